@@ -1,0 +1,20 @@
+"""Ground rules of all tests: one thread (two workers share two cores), no network but loopback, no home folder."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    """Every test starts from the same random state, whatever ran before it."""
+    torch.manual_seed(0)

@@ -1,0 +1,162 @@
+import hashlib
+import itertools
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform as timm_transform
+
+from tests.fixtures import make_image
+from vpt.config import TransformConfig
+from vpt.data.transforms import create_transform, evaluation_transform, training_transform
+from vpt.errors import ConfigError
+from vpt.structures import Preprocess
+
+MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.25, 0.27)
+UNIT = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+SIZES = [(48, 48), (97, 61), (61, 97), (31, 33), (200, 20), (20, 200), (224, 225), (1, 1), (36, 36)]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 33), (32, 48), (47, 30)])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_evaluation_transform__any_geometry__equals_timm_bit_for_bit(size, crop_mode):
+    compared = 0
+    for crop_pct, interpolation in itertools.product((0.875, 0.9, 1.0), ("bicubic", "bilinear")):
+        ours = evaluation_transform(Preprocess(size, MEAN, STD, interpolation, crop_pct, crop_mode))
+        theirs = timm_transform(
+            input_size=(3, *size),
+            interpolation=interpolation,
+            mean=MEAN,
+            std=STD,
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
+            is_training=False,
+        )
+        for seed, image_size in enumerate(SIZES):
+            image = make_image(seed, image_size)
+            try:
+                expected = theirs(image)
+            except ValueError:
+                continue  # timm refuses what it would shrink to no pixel
+            assert torch.equal(ours(image), expected)
+            compared += 1
+    assert compared >= 6 * (len(SIZES) - 1)
+
+
+def test_evaluation_transform__unknown_interpolation__is_named():
+    with pytest.raises(ConfigError, match="cubicle"):
+        evaluation_transform(Preprocess((8, 8), MEAN, STD, "cubicle"))
+
+
+def test_evaluation_transform__grey_image__has_three_channels():
+    image = make_image().convert("L")
+    assert torch.equal(
+        evaluation_transform(UNIT)(image), evaluation_transform(UNIT)(image.convert("RGB"))
+    )
+
+
+EVERYTHING = {"rotate": 20.0, "color_jitter": 0.4}
+KINDS = {
+    "random_resized_crop": TransformConfig(name="random_resized_crop", **EVERYTHING),
+    "resize_crop": TransformConfig(name="resize_crop", resize=40, **EVERYTHING),
+    "none": TransformConfig(name="none"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+@pytest.mark.parametrize("image_size", [(100, 70), (8, 8), (1, 1), (3, 90)])
+def test_training_transform__any_image__has_the_wanted_size(name, size, image_size):
+    transform = training_transform(Preprocess(size, MEAN, STD), KINDS[name])
+    tensor = transform(make_image(0, image_size), 5)
+    assert tensor.shape == (3, *size)
+    assert tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_training_transform__same_seed__gives_same_bits_in_any_order(name):
+    transform = training_transform(UNIT, KINDS[name])
+    image = make_image(0, (60, 50))
+    first = {seed: transform(image, seed) for seed in range(6)}
+    np.random.seed(3)
+    random.seed(3)
+    again = {seed: transform(image, seed) for seed in (5, 3, 4, 0, 2, 1)}
+    assert all(torch.equal(first[seed], again[seed]) for seed in first)
+    distinct = {tensor.numpy().tobytes() for tensor in first.values()}
+    assert len(distinct) == (1 if name == "none" else 6)
+
+
+SCRIPT = """
+import hashlib
+from tests.fixtures import make_image
+from vpt.config import TransformConfig
+from vpt.data.transforms import training_transform
+from vpt.structures import Preprocess
+unit = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+transform = training_transform(unit, TransformConfig(rotate=20.0, color_jitter=0.4))
+print(hashlib.sha256(transform(make_image(0, (60, 50)), 2**62 + 1).numpy().tobytes()).hexdigest())
+"""
+
+
+def test_training_transform__other_process__gives_same_bits():
+    transform = training_transform(UNIT, KINDS["random_resized_crop"])
+    here = transform(make_image(0, (60, 50)), 2**62 + 1).numpy().tobytes()
+    there = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True).stdout
+    assert there.decode().strip() == hashlib.sha256(here).hexdigest()
+
+
+def test_training_transform__crop_and_flip__draw_independently():
+    """A ramp from left to right shows the crop's place and width, and whether it was flipped.
+
+    With one copy of the same stream per transform, flip and width correlate at -0.8.
+    """
+    ramp = np.linspace(0, 255, 200).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(ramp[None, :, None], (150, 200, 3)).copy())
+    transform = training_transform(UNIT, TransformConfig(scale=(0.1, 0.6)))
+    crops = torch.stack([transform(image, seed) for seed in range(600)])[:, 0, 16]
+    flipped = (crops[:, 0] > crops[:, -1]).float()
+    places, widths = crops.mean(1), (crops[:, 0] - crops[:, -1]).abs()
+    related = torch.corrcoef(torch.stack([flipped, places, widths]))
+    assert 0.4 < flipped.mean() < 0.6
+    assert widths.std() > 0.05
+    assert related[0, 1].abs() < 0.15  # 3.7 standard errors
+    assert related[0, 2].abs() < 0.15
+
+
+def test_training_transform__hflip__follows_its_probability():
+    image = make_image(0, (32, 32))
+    plain = TransformConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0)
+    whole = training_transform(UNIT, plain)(image, 0)
+    always = training_transform(UNIT, plain.model_copy(update={"hflip": 1.0}))(image, 0)
+    assert torch.equal(whole, evaluation_transform(UNIT)(image))
+    assert torch.equal(always, whole.flip(-1))
+
+
+def test_training_transform__shrinking__is_antialiased():
+    """One-pixel stripes become even grey; without antialiasing they stay stripes."""
+    stripes = np.zeros((256, 256, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    options = TransformConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    tensor = training_transform(UNIT, options)(Image.fromarray(stripes), 0)
+    assert tensor[..., 2:-2].std() < 0.02
+
+
+def test_training_transform__resize_smaller_than_crop__is_refused():
+    options = TransformConfig(name="resize_crop", resize=30)
+    with pytest.raises(ConfigError, match=r"30 .* at least 32"):
+        training_transform(UNIT, options)
+
+
+def test_create_transform__train__draws_from_torch():
+    image = make_image(0, (60, 50))
+    transform = create_transform(UNIT, train=True)
+    torch.manual_seed(0)
+    first, second = transform(image), transform(image)
+    torch.manual_seed(0)
+    assert torch.equal(transform(image), first)
+    assert not torch.equal(first, second)
+    assert torch.equal(create_transform(UNIT)(image), evaluation_transform(UNIT)(image))

@@ -1,0 +1,167 @@
+import os
+import pickle  # noqa: TID251 (an attacker's file)
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from vpt.engine.prompt_file import (
+    BackboneRecord,
+    PromptHeader,
+    read_prompt_file,
+    read_prompt_header,
+    write_prompt_file,
+)
+from vpt.engine.sealed_file import write_sealed
+from vpt.errors import PromptFileError
+
+TENSORS = {"prompt.rows": torch.arange(6.0).reshape(2, 3), "head.weight": torch.ones(2, 2)}
+
+
+def header(**changes):
+    backbone = BackboneRecord(
+        name="timm/test_vit", sha256="ab" * 32, pretrained=False, image_size=(32, 48), grid=(2, 3)
+    )
+    values = {"backbone": backbone, "preprocess": {"size": [32, 48]}, "prompt": {"name": "none"}}
+    return PromptHeader(**{**values, **changes})
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "prompt.safetensors"
+    write_prompt_file(path, TENSORS, header())
+    return path
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | numbers | st.text(max_size=5)
+json_values = st.recursive(
+    plain,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+json_objects = st.dictionaries(st.text(max_size=8), json_values, max_size=4)
+positive_pairs = st.tuples(st.integers(1, 4096), st.integers(1, 4096))
+headers = st.builds(
+    PromptHeader,
+    backbone=st.builds(
+        BackboneRecord,
+        name=st.text(max_size=10),
+        sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
+        pretrained=st.booleans(),
+        weights=st.none() | st.text(max_size=10),
+        image_size=positive_pairs,
+        grid=positive_pairs,
+        activation=st.none() | st.text(max_size=10),
+    ),
+    preprocess=json_objects,
+    prompt=json_objects | st.lists(json_objects, max_size=3),
+    head=st.none() | json_objects,
+    tuning=st.text(max_size=10),
+    class_names=st.none() | st.lists(st.text(max_size=10), max_size=5),
+    metrics=st.dictionaries(st.text(max_size=10), numbers, max_size=4),
+    seed=st.none() | st.integers(0, 2**63),
+    config=st.none() | json_objects,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(values=headers)
+def test_prompt_header__any_values__read_back_equal(path, values):
+    write_prompt_file(path, TENSORS, values)
+    assert read_prompt_header(path) == values
+    read, tensors = read_prompt_file(path)
+    assert read == values
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_prompt_file__defaults__name_the_version_that_wrote_it(path):
+    read = read_prompt_header(path)
+    assert read.format_version == 1
+    assert read.vpt_version[0].isdigit()
+    assert read.requires == []
+
+
+def test_prompt_file__cut_at_any_byte__refused_naming_the_path(path):
+    raw = path.read_bytes()
+    for length in range(0, len(raw), 7):
+        path.write_bytes(raw[:length])
+        with pytest.raises(PromptFileError, match=r"prompt\.safetensors"):
+            read_prompt_file(path)
+
+
+def test_prompt_file__random_bytes_flipped__always_refused(path):
+    raw, generator = path.read_bytes(), random.Random(0)
+    for _ in range(300):
+        changed = bytearray(raw)
+        for position in generator.sample(range(len(raw)), generator.choice([1, 1, 2, 8])):
+            changed[position] ^= generator.randrange(1, 256)
+        path.write_bytes(changed)
+        with pytest.raises(PromptFileError):
+            read_prompt_file(path)
+
+
+def test_prompt_file__pickle_renamed__refused_and_its_code_never_runs(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "prompt.safetensors"
+
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(canary),)
+
+    path.write_bytes(pickle.dumps(Payload()))
+    for read in (read_prompt_file, read_prompt_header):
+        with pytest.raises(PromptFileError, match="pickle"):
+            read(path)
+    assert not canary.exists()
+
+
+def test_prompt_file__nan_in_a_tensor__refused_and_old_file_kept(path):
+    old = path.read_bytes()
+    with pytest.raises(PromptFileError, match=r"tensor 'head\.bias' holds NaN"):
+        write_prompt_file(path, {"head.bias": torch.tensor([1.0, float("nan")])}, header())
+    assert path.read_bytes() == old
+
+
+def test_prompt_file__nan_metric__refused():
+    with pytest.raises(ValidationError, match="finite"):
+        header(metrics={"top1": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [{"format_version": 2, "novelty": 1}, {"requires": ["novelty"], "novelty": 1}],
+    ids=["format", "feature"],
+)
+def test_prompt_file__from_a_newer_version__says_how_to_upgrade(path, newer):
+    write_sealed(path, TENSORS, {**header().model_dump(mode="json"), **newer})
+    for read in (read_prompt_file, read_prompt_header):
+        with pytest.raises(PromptFileError, match="newer vpt: pip install -U vpt"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"novelty": 1}, "'novelty'"),
+        ({"task": "flying"}, "'task'"),
+        ({"backbone": {"name": "a"}}, r"'backbone\.sha256'"),
+        ({"format_version": "1"}, "'format_version'"),
+    ],
+)
+def test_prompt_file__header_field_wrong__field_named_in_one_line(path, change, named):
+    write_sealed(path, TENSORS, {**header().model_dump(mode="json"), **change})
+    with pytest.raises(PromptFileError, match=f"prompt.safetensors .*{named}") as error:
+        read_prompt_file(path)
+    assert "\n" not in str(error.value)
+
+
+def test_prompt_file__header_over_one_megabyte__refused(path):
+    with pytest.raises(PromptFileError, match="at most 1048576"):
+        write_prompt_file(path, TENSORS, header(class_names=["x" * 2**20]))

@@ -1,0 +1,187 @@
+"""The one contract of all backbones: embed, run_block, norm, pool; frozen and in eval by construction."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from vpt.errors import BackboneError
+from vpt.structures import Context, Dimensions, Preprocess, Tokens
+
+
+class Backbone(nn.Module, ABC):
+    """A vision transformer taken apart into the steps between which prompts go.
+
+    It freezes itself, stays in eval whatever `.train()` its owner gets, and never writes to a block, so several
+    tasks can share one.
+
+    Attributes:
+        name: e.g. 'timm/vit_base_patch16_224.orig_in21k'; empty for a module that a user passed in.
+        preprocess: how its images are prepared.
+        sha256: of the image tower's weights as loaded (`weights_hash`); None on the meta device.
+        pretrained: whether the published weights were loaded.
+        weights: the local file they came from instead, if any.
+        activation: class name of the MLP's activation, e.g. 'GELU'.
+        embed_dim, feature_dim, depth, patch_size, num_prefix: see `Dimensions`.
+    """
+
+    name: str
+    preprocess: Preprocess
+    sha256: str | None
+    pretrained: bool = False
+    weights: str | None = None
+    activation: str
+    embed_dim: int
+    feature_dim: int
+    depth: int
+    patch_size: tuple[int, int]
+    num_prefix: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trained: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tokens:
+        """Everything before block 0: patches, prefix tokens, positions, pre-norm.
+
+        Args:
+            images: (B, 3, H, W), preprocessed.
+
+        Raises:
+            BackboneError: the size is not the backbone's and it has no dynamic size.
+        """
+
+    @abstractmethod
+    def takes_context(self, index: int) -> bool:
+        """Whether block `index` is of a known kind, which can see prompts as context."""
+
+    @abstractmethod
+    def project_context(self, index: int, rows: Tensor) -> Context:
+        """The keys and values of prompt rows (1 | B, T, D) in block `index`."""
+
+    @abstractmethod
+    def run_block(
+        self, index: int, tokens: Tokens, context: Context | None = None, keep: int | None = None
+    ) -> Tokens:
+        """One transformer block.
+
+        Args:
+            index: 0..L-1.
+            tokens: the sequence.
+            context: keys and values of prompts that are not in the sequence.
+            keep: compute only the first `keep` tokens (they still attend to all); needs a known block.
+        """
+
+    @abstractmethod
+    def pool(self, tokens: Tokens) -> Tensor:
+        """(B, F): the checkpoint's whole way from tokens to its feature; prompt tokens are left out."""
+
+    @property
+    @abstractmethod
+    def pooled_tokens(self) -> int | None:
+        """How many leading tokens `pool` reads, or None when it reads all."""
+
+    @abstractmethod
+    def norm_dense(self, tokens: Tokens) -> Tokens:
+        """The sequence after the final norm, for maps; unchanged where the norm belongs to the pooled feature."""
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """The plain numbers that prompts and heads are built from."""
+        return Dimensions(
+            embed_dim=self.embed_dim,
+            feature_dim=self.feature_dim,
+            depth=self.depth,
+            patch_size=self.patch_size,
+            image_size=self.preprocess.size,
+            num_prefix=self.num_prefix,
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the patch grid at the preprocessing's size."""
+        height, width = self.preprocess.size
+        return height // self.patch_size[0], width // self.patch_size[1]
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Names of this backbone's own tensors that are trained; empty when frozen."""
+        return self._trained
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval: dropout and stochastic depth of a frozen backbone would only add noise."""
+        del mode
+        return super().train(False)
+
+    def freeze(self) -> Backbone:
+        """Take every tensor out of training, and go to eval."""
+        self.requires_grad_(False)
+        self._trained = frozenset()
+        self.train()
+        return self
+
+    def unfreeze(self, names: Iterable[str]) -> None:
+        """Let the named tensors be trained, and no others."""
+        self.freeze()
+        parameters = dict(self.named_parameters())
+        for name in names:
+            parameters[name].requires_grad_(True)
+        self._trained = frozenset(names)
+
+    def select(self, what: str) -> list[str]:
+        """Names of the parameters that a tuning method trains.
+
+        Args:
+            what: 'all'; 'biases' (BitFit, Ben Zaken et al. 2022); 'norms' (scales and biases of every norm);
+                'blocks:last:k' (the last k blocks and the norms after them).
+
+        Raises:
+            BackboneError: unknown word, or more blocks than there are.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        if what == "all":
+            return names
+        if what == "biases":
+            return [name for name in names if name.split(".")[-1] in _BIASES]
+        if what == "norms":
+            norms = [name for name, module in self.named_modules() if _is_norm(module)]
+            return [name for name in names if name.rpartition(".")[0] in set(norms)]
+        if match := re.fullmatch(r"blocks:last:(\d+)", what):
+            count = int(match[1])
+            if not 1 <= count <= self.depth:
+                raise BackboneError(
+                    f"last:{count} blocks of '{self.name}': it has {self.depth}; use last:1..last:{self.depth}"
+                )
+            return self._last_blocks(names, count)
+        raise BackboneError(f"cannot select '{what}': use all, biases, norms or blocks:last:k")
+
+    def _last_blocks(self, names: list[str], count: int) -> list[str]:
+        found = [(name, re.search(r"(?:^|\.)blocks\.(\d+)\.", name)) for name in names]
+        last_block = max(place for place, (_, match) in enumerate(found) if match)
+        chosen = [name for name, match in found if match and int(match[1]) >= self.depth - count]
+        return chosen + [name for place, (name, match) in enumerate(found) if place > last_block]
+
+
+_BIASES = frozenset({"bias", "q_bias", "v_bias"})
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() and any(True for _ in module.parameters(False))
+
+
+def weights_hash(tensors: dict[str, Tensor]) -> str | None:
+    """SHA-256 over name, shape and little-endian bytes of the tensors, sorted by name; None on meta."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        if tensor.is_meta:
+            return None
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,435 @@
+"""Readers of the layouts in which image data sets come; none guesses, skips or substitutes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.images import SUFFIXES
+from vpt.data.sampling import holdout
+from vpt.data.splits import Sample, Split, SplitName, Splits
+from vpt.errors import DataError
+from vpt.registry import nearest
+
+_SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a reader found, before any cut."""
+
+    class_names: tuple[str, ...]
+    samples: dict[SplitName, list[Sample]]
+    array: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a list: an image, its label as written, and where that was."""
+
+    key: str
+    label: str
+    where: str
+
+
+def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
+    """The splits of a data set: files and labels, no image is opened.
+
+    The order of images is sorted or that of the lists, never that of the file system.
+
+    Args:
+        descriptor: the data set.
+        root: its folder; the descriptor's own if None.
+
+    Raises:
+        DataError: the folder is missing, or its content contradicts itself or the descriptor.
+    """
+    parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
+    if not any(parts.samples.values()):
+        raise DataError(f"no images in '{descriptor.name}'{_hint(descriptor)}")
+    _check_duplicates(parts)
+    splits = _cut(descriptor, parts)
+    _check_classes(splits)
+    _check_counts(descriptor, splits)
+    return splits
+
+
+def _find_root(descriptor: Descriptor, root: Path | None) -> Path:
+    root = root or descriptor.root
+    if descriptor.format == "sklearn_digits":
+        return Path()
+    if root is None:
+        raise DataError(
+            f"no folder given for '{descriptor.name}'; set data.root or the descriptor's 'root'"
+        )
+    if not root.is_dir():
+        raise DataError(
+            f"the data of '{descriptor.name}' are not in '{root}'{_hint(descriptor)}"
+            + ("" if descriptor.how_to_get else "; set data.root to the folder that holds them")
+        )
+    return root
+
+
+def _hint(descriptor: Descriptor) -> str:
+    return f"; to get them: {descriptor.how_to_get}" if descriptor.how_to_get else ""
+
+
+# Image folders
+
+
+def _read_folder(descriptor: Descriptor, root: Path) -> _Parts:
+    folders = _split_paths(descriptor, root, suffix="")
+    if not folders:
+        raise DataError(
+            f"'{root}' has none of the folders train, val, test; put one folder of images per "
+            "class into each, or name the folders in a descriptor"
+        )
+    names = descriptor.classes or _class_folders(next(iter(folders.values())))
+    samples = {}
+    for split, folder in folders.items():
+        _check_class_folders(folder, names)
+        samples[split] = [
+            Sample(path, label, path.relative_to(root).as_posix())
+            for label, name in enumerate(names)
+            for path in _images_below(folder / name)
+        ]
+    return _Parts(tuple(names), samples)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _check_class_folders(folder: Path, names: Iterable[str]) -> None:
+    found, wanted = set(_class_folders(folder)), set(names)
+    if missing := sorted(wanted - found):
+        raise DataError(f"'{folder}' has no folder for class '{missing[0]}'")
+    if unknown := sorted(found - wanted):
+        raise DataError(
+            f"'{folder}' has a folder '{unknown[0]}' that is no class of this data set"
+            f"{nearest(unknown[0], wanted)}"
+        )
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """All images of a class, sorted; hidden files (such as '._a.jpg') are left out."""
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
+    if not paths:
+        raise DataError(f"class folder '{folder}' has no images; add some or remove the folder")
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitName, Path]:
+    """Folder or file of each split: as named, or the usual one where that exists."""
+    paths: dict[SplitName, Path] = {}
+    for split in _SPLIT_NAMES:
+        source = getattr(descriptor.splits, split)
+        if isinstance(source, Cut):
+            continue
+        path = root / (source or f"{split}{suffix}")
+        exists = path.is_file() if suffix else path.is_dir()
+        if exists:
+            paths[split] = path
+        elif source is not None:
+            raise DataError(f"splits.{split} of '{descriptor.name}': no such path '{path}'")
+    return paths
+
+
+# Lists: CSV and 'path label' lines
+
+
+def _read_csv(descriptor: Descriptor, root: Path) -> _Parts:
+    columns = descriptor.columns
+    if descriptor.file is None:
+        rows = {
+            split: [row for row, _ in _csv_rows(path, columns.path, columns.label, None)]
+            for split, path in _split_paths(descriptor, root, suffix=".csv").items()
+        }
+        return _label_rows(descriptor, root, rows)
+    pairs = _csv_rows(root / descriptor.file, columns.path, columns.label, columns.split)
+    if columns.split is None:
+        return _label_rows(descriptor, root, {"train": [row for row, _ in pairs]})
+    rows = {}
+    for row, value in pairs:
+        rows.setdefault(_split_of_value(descriptor, value, row.where), []).append(row)
+    return _label_rows(descriptor, root, rows)
+
+
+def _csv_rows(path: Path, image: str, label: str, split: str | None) -> list[tuple[_Row, str]]:
+    wanted = [name for name in (image, label, split) if name is not None]
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            for name in wanted:
+                if name not in (reader.fieldnames or ()):
+                    raise DataError(
+                        f"{path}: no column '{name}' in the header "
+                        f"({', '.join(reader.fieldnames or ())}); name it under 'columns'"
+                    )
+            for values in reader:
+                where = f"{path}:{reader.line_num}"
+                for name in wanted:
+                    if not (values[name] or "").strip():
+                        raise DataError(f"{where}: no value for '{name}'")
+                row = _Row(_key(values[image].strip()), values[label].strip(), where)
+                rows.append((row, values[split].strip() if split else ""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error})") from error
+    return rows
+
+
+def _split_of_value(descriptor: Descriptor, value: str, where: str) -> SplitName:
+    names: dict[str, SplitName] = {}
+    for split in _SPLIT_NAMES:
+        source = getattr(descriptor.splits, split)
+        if not isinstance(source, Cut):
+            names[source or split] = split
+    if value not in names:
+        raise DataError(f"{where}: split '{value}' is none of {', '.join(names)}")
+    return names[value]
+
+
+def _read_image_list(descriptor: Descriptor, root: Path) -> _Parts:
+    rows = {
+        split: [
+            _Row(_key(path), label, where)
+            for where, (path, label) in _text_rows(file, fields=2, what="path label", last=True)
+        ]
+        for split, file in _split_paths(descriptor, root, suffix=".txt").items()
+    }
+    return _label_rows(descriptor, root, rows)
+
+
+def _text_rows(
+    path: Path, *, fields: int, what: str, last: bool = False
+) -> list[tuple[str, list[str]]]:
+    """('file:line', fields) of each line that is not blank; the first or last field is a word."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        split = line.strip().rsplit if last else line.strip().split
+        values = split(maxsplit=fields - 1)
+        if len(values) != fields:
+            raise DataError(f"{path}:{number}: '{line.strip()[:80]}' is not '{what}'")
+        rows.append((f"{path}:{number}", values))
+    return rows
+
+
+def _key(path: str) -> str:
+    return Path(path).as_posix()
+
+
+def _label_rows(descriptor: Descriptor, root: Path, rows: dict[SplitName, list[_Row]]) -> _Parts:
+    names = descriptor.classes or _class_names(row for part in rows.values() for row in part)
+    labels = {name: label for label, name in enumerate(names)}
+    samples = {
+        split: [Sample(root / row.key, _label(row, labels), row.key) for row in part]
+        for split, part in rows.items()
+    }
+    _check_files(sample for part in samples.values() for sample in part)
+    return _Parts(tuple(names), samples)
+
+
+def _class_names(rows: Iterable[_Row]) -> list[str]:
+    """The labels themselves, sorted; '0', '1', ... where all of them are whole numbers."""
+    first = {row.label: row.where for row in reversed(list(rows))}
+    if not all(_is_integer(label) for label in first):
+        return sorted(first)
+    numbers = {int(label): where for label, where in first.items()}
+    if set(numbers) != set(range(len(numbers))):
+        outside = min(number for number in numbers if not 0 <= number < len(numbers))
+        raise DataError(
+            f"{numbers[outside]}: label {outside} is out of range: {len(numbers)} classes are "
+            f"numbered 0..{len(numbers) - 1}; renumber them or list 'classes' in the descriptor"
+        )
+    return [str(number) for number in sorted(numbers)]
+
+
+def _label(row: _Row, labels: dict[str, int]) -> int:
+    """The class of a label written as a name or, where it is no name, as a number."""
+    if row.label in labels:
+        return labels[row.label]
+    if not _is_integer(row.label):
+        raise DataError(f"{row.where}: unknown class '{row.label}'{nearest(row.label, labels)}")
+    if not 0 <= int(row.label) < len(labels):
+        raise DataError(
+            f"{row.where}: label {row.label} is out of range: {len(labels)} classes are numbered "
+            f"0..{len(labels) - 1}"
+        )
+    return int(row.label)
+
+
+def _is_integer(text: str) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,9}", text) is not None
+
+
+# CUB-200-2011
+
+
+def _read_cub(descriptor: Descriptor, root: Path) -> _Parts:
+    for name in _CUB_FILES:
+        if not (root / name).is_file():
+            raise DataError(f"'{root}' has no {name}{_hint(descriptor)}")
+    classes = _cub_table(root / "classes.txt", "class_id class_name")
+    class_of = _cub_table(root / "image_class_labels.txt", "image_id class_id")
+    is_train = _cub_table(root / "train_test_split.txt", "image_id is_training_image")
+    labels = {class_id: label for label, class_id in enumerate(sorted(classes, key=int))}
+    samples: dict[SplitName, list[Sample]] = {"train": [], "test": []}
+    for image, key in _cub_table(root / "images.txt", "image_id image_name").items():
+        class_id, train = class_of.get(image), is_train.get(image)
+        if class_id not in labels:
+            raise DataError(
+                f"{root / 'image_class_labels.txt'}: image {image} has class {class_id}, "
+                f"which is not in classes.txt (1..{len(labels)})"
+            )
+        if train not in ("0", "1"):
+            raise DataError(
+                f"{root / 'train_test_split.txt'}: image {image} is marked {train}; use 1 or 0"
+            )
+        part: SplitName = "train" if train == "1" else "test"
+        samples[part].append(Sample(root / "images" / key, labels[class_id], key))
+    _check_files(sample for part in samples.values() for sample in part)
+    names = descriptor.classes or [classes[class_id] for class_id in labels]
+    if len(names) != len(labels):
+        raise DataError(
+            f"{root / 'classes.txt'} has {len(labels)} classes, the descriptor {len(names)}"
+        )
+    return _Parts(tuple(names), samples)
+
+
+_CUB_FILES = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
+
+
+def _cub_table(path: Path, what: str) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for where, (number, value) in _text_rows(path, fields=2, what=what):
+        if not _is_integer(number):
+            raise DataError(f"{where}: '{number}' is no id ('{what}' is expected)")
+        if number in table:
+            raise DataError(f"{where}: id {number} is listed twice")
+        table[number] = value
+    return table
+
+
+# The digits of scikit-learn
+
+
+def _read_sklearn_digits(descriptor: Descriptor, root: Path) -> _Parts:
+    # Imported here: it takes a second that no other data set needs.
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    array = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    labels = [int(label) for label in digits.target]
+    _check_digits(descriptor, array, labels)
+    samples = [Sample(index, label, f"{index:04d}") for index, label in enumerate(labels)]
+    names = descriptor.classes or [str(digit) for digit in range(10)]
+    return _Parts(tuple(names), {"train": samples}, array)
+
+
+def _check_digits(descriptor: Descriptor, array: NDArray[np.uint8], labels: list[int]) -> None:
+    found = "sha256:" + hashlib.sha256(array.tobytes() + bytes(labels)).hexdigest()
+    if descriptor.checksum not in (None, found):
+        raise DataError(
+            f"the digits of the installed scikit-learn have checksum {found}, "
+            f"'{descriptor.name}' expects {descriptor.checksum}"
+        )
+
+
+_READERS: dict[str, Callable[[Descriptor, Path], _Parts]] = {
+    "folder": _read_folder,
+    "csv": _read_csv,
+    "image_list": _read_image_list,
+    "cub": _read_cub,
+    "sklearn_digits": _read_sklearn_digits,
+}
+
+
+# Cuts and checks that all formats share
+
+
+def _cut(descriptor: Descriptor, parts: _Parts) -> Splits:
+    """Splits from parts: test is cut out of train where the descriptor says so, then val."""
+    found: dict[str, Split | None] = dict.fromkeys(_SPLIT_NAMES)
+    for name, samples in parts.samples.items():
+        if not samples:
+            raise DataError(f"no images in split '{name}' of '{descriptor.name}'")
+        found[name] = Split(name, tuple(samples), parts.class_names, parts.array)
+    for name in ("test", "val"):
+        cut: Any = getattr(descriptor.splits, name)
+        if isinstance(cut, Cut):
+            train = found["train"]
+            if train is None:
+                raise DataError(
+                    f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no "
+                    "train split"
+                )
+            if found[name] is not None:
+                raise DataError(
+                    f"'{descriptor.name}' has a {name} split of its own; remove splits.{name}"
+                )
+            found["train"], held = holdout(train, cut.fraction, cut.seed)
+            found[name] = held.with_samples(held.samples, name)
+    return Splits(found["train"], found["val"], found["test"], parts.class_names)
+
+
+def _check_duplicates(parts: _Parts) -> None:
+    seen: dict[str, str] = {}
+    for split, samples in parts.samples.items():
+        for sample in samples:
+            if sample.key in seen:
+                before = seen[sample.key]
+                place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
+                raise DataError(f"image '{sample.key}' is listed {place}; keep one of them")
+            seen[sample.key] = split
+
+
+def _check_files(samples: Iterable[Sample]) -> None:
+    listed = [sample.source for sample in samples]
+    missing = [path for path in listed if isinstance(path, Path) and not path.is_file()]
+    if missing:
+        raise DataError(
+            f"'{missing[0]}' is listed but does not exist "
+            f"({len(missing)} of {len(listed)} listed images are missing)"
+        )
+
+
+def _check_classes(splits: Splits) -> None:
+    """Every class has an image to learn from."""
+    if splits.train is None:
+        return
+    for name, count in zip(splits.class_names, splits.train.class_counts(), strict=True):
+        if count == 0:
+            raise DataError(f"class '{name}' has no image in 'train'; add some or remove the class")
+
+
+def _check_counts(descriptor: Descriptor, splits: Splits) -> None:
+    found: dict[str, int] = {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES}
+    found["train_and_val"] = found["train"] + found["val"]
+    for name, count in found.items():
+        expected = getattr(descriptor.counts, name)
+        if expected is not None and count != expected:
+            raise DataError(
+                f"'{descriptor.name}' has {count} images in {name}, {expected} are expected; "
+                f"are the data complete?{_hint(descriptor)}"
+            )

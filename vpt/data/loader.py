@@ -1,0 +1,204 @@
+"""From splits to batches: decoding, the scan for unreadable images, the loader."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vpt.data.images import read_image
+from vpt.data.sampling import EpochBatches
+from vpt.data.splits import Sample, Split
+from vpt.data.transforms import Transform
+from vpt.errors import DataError
+from vpt.seeding import derive_seed
+from vpt.structures import Batch
+
+Item = tuple[Tensor, int, int]
+"""(image (3, H, W) float32, label, index in the split)."""
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A file that does not decode, and why in one line."""
+
+    path: Path
+    reason: str
+
+
+class ImageDataset(Dataset[Item]):
+    """A split as tensors; every image is a pure function of seed, epoch and index."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int):
+        """Join a split with a transform.
+
+        Args:
+            split: what to read.
+            transform: (image, seed) -> (3, H, W) float32.
+            seed: of the run; the transform gets one derived from it, the epoch and the index.
+        """
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, item: tuple[int, int]) -> Item:
+        """The image (epoch, index).
+
+        Raises:
+            DataError: the file cannot be read; the message names it.
+        """
+        epoch, index = item
+        sample = self.split.samples[index]
+        image = load_sample(self.split, sample)
+        seed = derive_seed("augment", self.seed, epoch, index)
+        return self.transform(image, seed), sample.label, index
+
+
+def load_sample(split: Split, sample: Sample) -> Image.Image:
+    """The image of a sample, upright, in RGB.
+
+    Raises:
+        DataError: the file cannot be read; the message names it.
+    """
+    if isinstance(sample.source, Path):
+        return read_image(sample.source)
+    if split.array is None:
+        raise DataError(f"split '{split.name}' has no array to take image {sample.key} from")
+    return Image.fromarray(split.array[sample.source]).convert("RGB")
+
+
+def scan_images(split: Split, num_workers: int = 0) -> list[BadImage]:
+    """Decode every image of a split, and list those that fail, in the split's order.
+
+    Args:
+        split: its files are read whole; nothing is written.
+        num_workers: processes; 0 scans in this one.
+    """
+    files: DataLoader[BadImage | None] = DataLoader(
+        _Scan(split),
+        batch_size=32,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),
+    )
+    return [bad for batch in files for bad in batch if bad is not None]
+
+
+def drop_bad(split: Split, bad: Sequence[BadImage]) -> Split:
+    """The split without the images that failed the scan; labels stay with their images.
+
+    Raises:
+        DataError: a class of the split is left without images.
+    """
+    paths = {image.path for image in bad}
+    rest = split.with_samples(sample for sample in split.samples if sample.source not in paths)
+    counts = zip(split.class_names, split.class_counts(), rest.class_counts(), strict=True)
+    for name, before, after in counts:
+        if before > 0 and after == 0:
+            raise DataError(
+                f"class '{name}' has no readable image left in '{split.name}' "
+                f"({before} unreadable); replace its files"
+            )
+    return rest
+
+
+def make_loader(
+    dataset: ImageDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
+) -> BatchLoader:
+    """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
+
+    The bits of the batches do not depend on the number of workers. An unreadable image raises its
+    DataError here, in the main process.
+    """
+    return BatchLoader(dataset, batches, num_workers=num_workers, pin_memory=pin_memory)
+
+
+class BatchLoader:
+    """One epoch: iterates over `Batch`, and has as length the batches that it yields."""
+
+    def __init__(
+        self, dataset: ImageDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
+    ):
+        self.batches = batches
+        self._loader: DataLoader[Item | DataError] = DataLoader(
+            _Caught(dataset),
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            images, labels, indices = batch
+            yield Batch(images, labels, indices)
+
+
+class _Caught(Dataset["Item | DataError"]):
+    """Errors as values: raised in a worker, torch would wrap them in a traceback of many lines."""
+
+    def __init__(self, dataset: ImageDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> Item | DataError:
+        try:
+            return self.dataset[item]
+        except DataError as error:
+            return DataError(str(error))
+
+
+class _Scan(Dataset["BadImage | None"]):
+    """For each image None, or what is wrong with it."""
+
+    def __init__(self, split: Split):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> BadImage | None:
+        path = self.split.samples[index].source
+        if not isinstance(path, Path):
+            return None
+        try:
+            read_image(path)
+        except DataError as error:
+            return BadImage(path, str(error).removeprefix(f"{path}: "))
+        return None
+
+
+def _collate(items: Iterable[Item | DataError]) -> tuple[Tensor, Tensor, Tensor] | DataError:
+    """A tuple, which torch can pin, unlike a `Batch`; or the first error."""
+    good: list[Item] = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        good.append(item)
+    images, labels, indices = zip(*good, strict=True)
+    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker, and Ctrl-C is the main process's to answer (it saves first)."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,143 @@
+"""Which images, in which order: hold-out cuts, few-shot choices and the batches of an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from vpt.data.splits import Sample, Split
+from vpt.errors import DataError
+from vpt.seeding import derive_seed
+
+
+def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """(rest, held): a share of each class cut out of a split, at random but always the same.
+
+    Which images are held depends on the seed and on each image's key alone, not on their order,
+    the platform or the library versions. Every class keeps at least one image in the rest; a class
+    with too few images for one to be held has none in held.
+
+    Args:
+        split: what to cut; it is not changed.
+        fraction: of each class, rounded to the nearest count.
+        seed: another seed holds other images.
+
+    Raises:
+        DataError: no class has enough images for one to be held.
+    """
+    held: set[str] = set()
+    for samples in _by_label(split.samples).values():
+        count = min(math.floor(fraction * len(samples) + 0.5), len(samples) - 1)
+        held.update(sample.key for sample in _shuffled(samples, "holdout", seed)[:count])
+    if not held:
+        raise DataError(
+            f"a fraction of {fraction} cut out of '{split.name}' ({len(split.samples)} images) "
+            "holds no image; raise it or add images"
+        )
+    rest = split.with_samples(sample for sample in split.samples if sample.key not in held)
+    return rest, split.with_samples(sample for sample in split.samples if sample.key in held)
+
+
+def few_shot(split: Split, shots: int, seed: int) -> Split:
+    """`shots` images of each class; with one seed, fewer shots are a subset of more.
+
+    Raises:
+        DataError: a class has fewer images.
+    """
+    if shots < 1:
+        raise DataError(f"{shots} shots: at least 1 image per class is needed")
+    by_label = _by_label(split.samples)
+    chosen: set[str] = set()
+    for label, name in enumerate(split.class_names):
+        samples = by_label.get(label, [])
+        if len(samples) < shots:
+            raise DataError(
+                f"class '{name}' has {len(samples)} images in '{split.name}', fewer than "
+                f"{shots} shots; lower the shots"
+            )
+        chosen.update(sample.key for sample in _shuffled(samples, "few_shot", seed)[:shots])
+    return split.with_samples(sample for sample in split.samples if sample.key in chosen)
+
+
+class EpochBatches:
+    """The batches of one epoch as lists of (epoch, index); a batch sampler for `make_loader`.
+
+    The order is a function of seed and epoch alone, so a run can go on at `start_batch` without
+    any saved state of a loader and whatever the number of workers.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start_batch: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ):
+        """Plan an epoch.
+
+        Args:
+            length: images in the split.
+            batch_size: images per batch; the last one may be smaller unless `drop_last`.
+            seed: of the run.
+            epoch: counted from 0.
+            start_batch: batches of this epoch that are done already.
+            shuffle: False keeps the split's order.
+            drop_last: leave out an incomplete last batch.
+
+        Raises:
+            DataError: there is not one batch in the epoch.
+        """
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+        self.start_batch = start_batch
+        self.shuffle = shuffle
+        self.total = length // batch_size if drop_last else math.ceil(length / batch_size)
+        if self.total == 0:
+            raise DataError(
+                f"{length} images make no batch of {batch_size}; lower the batch size to "
+                f"{max(length, 1)} or add images"
+            )
+        if not 0 <= start_batch <= self.total:
+            raise ValueError(f"start_batch {start_batch} is not in 0..{self.total}")
+
+    def __len__(self) -> int:
+        return self.total - self.start_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self._order()
+        for batch in range(self.start_batch, self.total):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, index) for index in indices]
+
+    def _order(self) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.length))
+        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self.epoch))
+        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
+        return order
+
+
+def _by_label(samples: Iterable[Sample]) -> dict[int, list[Sample]]:
+    groups: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.label].append(sample)
+    return groups
+
+
+def _shuffled(samples: list[Sample], purpose: str, seed: int) -> list[Sample]:
+    """Sorted by a hash of the key: a shuffle that is the same everywhere and for ever."""
+
+    def rank(sample: Sample) -> bytes:
+        return hashlib.blake2b(f"{purpose}:{seed}:{sample.key}".encode()).digest()
+
+    return sorted(samples, key=rank)

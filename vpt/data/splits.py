@@ -1,0 +1,96 @@
+"""Splits: which images belong to train, val and test, and their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpt.errors import DataError
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its label.
+
+    Attributes:
+        source: the image file, or the position in the split's array.
+        label: index into the class names.
+        key: the name of the image in its data set, the same on every machine.
+    """
+
+    source: Path | int
+    label: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with labels, in a fixed order.
+
+    Attributes:
+        name: 'train', 'val' or 'test'.
+        samples: the images.
+        class_names: in label order.
+        array: (images, H, W) uint8 greys for samples without a file.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    class_names: tuple[str, ...]
+    array: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The label of each image."""
+        return tuple(sample.label for sample in self.samples)
+
+    def class_counts(self) -> list[int]:
+        """Images per class, in label order."""
+        counts = [0] * len(self.class_names)
+        for sample in self.samples:
+            counts[sample.label] += 1
+        return counts
+
+    def with_samples(self, samples: Iterable[Sample], name: str | None = None) -> Split:
+        """The same split (or one of another name) with other samples."""
+        return replace(self, samples=tuple(samples), name=name or self.name)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a data set; one that it does not have is None."""
+
+    train: Split | None
+    val: Split | None
+    test: Split | None
+    class_names: tuple[str, ...]
+
+    def require(self, name: SplitName) -> Split:
+        """The split of that name.
+
+        Raises:
+            DataError: the data set has none.
+        """
+        split = self.get(name)
+        if split is None:
+            known = ", ".join(other for other in get_args(SplitName) if self.get(other))
+            raise DataError(
+                f"the data set has no '{name}' split (it has: {known}); name it under 'splits' in "
+                "a descriptor (val and test can be cut out of train: {fraction: 0.1, seed: 0})"
+            )
+        return split
+
+    def get(self, name: SplitName) -> Split | None:
+        """The split of that name, or None."""
+        split: Split | None = getattr(self, name)
+        return split

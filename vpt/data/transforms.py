@@ -1,0 +1,247 @@
+"""From a PIL image to a backbone's input: the exact evaluation transform, seeded augmentation."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as F  # noqa: N812 (torchvision's own convention)
+
+from vpt.config import TransformConfig
+from vpt.data.images import to_rgb
+from vpt.errors import ConfigError
+from vpt.structures import Preprocess
+
+# Without this, importing albumentations asks its makers' server for a newer version.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+import albumentations as A  # noqa: N812 (its own convention)
+
+Transform = Callable[[Image.Image, int], Tensor]
+"""(image, seed) -> (3, H, W) float32; the same image and seed give the same bits."""
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_BORDER_REFLECT_101 = 4  # cv2.BORDER_REFLECT_101
+_NO_OPTIONS = TransformConfig()
+
+
+class EvaluationTransform:
+    """A backbone's own preprocessing, pixel for pixel that of timm; nothing is random."""
+
+    def __init__(self, preprocess: Preprocess):
+        _resampling(preprocess)
+        self.preprocess = preprocess
+
+    def __call__(self, image: Image.Image, seed: int = 0) -> Tensor:
+        """(3, H, W) float32, normalised; the seed is taken for symmetry and has no effect."""
+        place = {"center": _center, "squash": _squash, "border": _border}[self.preprocess.crop_mode]
+        return _to_tensor(place(to_rgb(image), self.preprocess), self.preprocess)
+
+
+class TrainingTransform:
+    """Random augmentation, a pure function of image and seed."""
+
+    def __init__(self, preprocess: Preprocess, options: TransformConfig):
+        self.preprocess = preprocess
+        self.options = options
+        if options.name == "resize_crop" and options.resize < max(preprocess.size):
+            raise ConfigError(
+                f"transform.resize {options.resize} is smaller than the crop of "
+                f"{preprocess.size[0]} x {preprocess.size[1]} pixels; use at least "
+                f"{max(preprocess.size)}"
+            )
+        self.pipeline = A.Compose([_crop(preprocess, options), *_distortions(options)])
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """(3, H, W) float32, normalised."""
+        image = to_rgb(image)
+        if self.options.name == "resize_crop":
+            image = _resize_short_side(image, self.options.resize, self.preprocess)
+        # One stream for the whole pipeline. Seeding it with set_random_seed would give each
+        # transform its own copy of the same stream: a wide crop would always come with a flip.
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        pixels = self.pipeline(image=np.asarray(image))["image"]
+        return _to_tensor(Image.fromarray(pixels), self.preprocess)
+
+
+class UnseededTransform:
+    """A training transform for one's own data set: an image alone, its seed drawn from torch."""
+
+    def __init__(self, transform: Transform):
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(3, H, W) float32; other bits at each call."""
+        return self.transform(image, int(torch.randint(2**62, ()).item()))
+
+
+def evaluation_transform(preprocess: Preprocess) -> EvaluationTransform:
+    """The transform for validation, test and prediction: image -> (3, H, W) float32."""
+    return EvaluationTransform(preprocess)
+
+
+def training_transform(preprocess: Preprocess, options: TransformConfig) -> Transform:
+    """The transform for training images: (image, seed) -> (3, H, W) float32.
+
+    Args:
+        preprocess: size, interpolation, mean and std of the result.
+        options: 'random_resized_crop'; 'resize_crop', the short side to `resize` pixels and a
+            random crop, as in the VPT paper; 'none', the evaluation transform. The first two then
+            flip, rotate and jitter colours as the options say.
+
+    Raises:
+        ConfigError: `resize` is smaller than the crop, or the interpolation is unknown.
+    """
+    if options.name == "none":
+        return EvaluationTransform(preprocess)
+    return TrainingTransform(preprocess, options)
+
+
+def create_transform(
+    preprocess: Preprocess, *, train: bool = False, options: TransformConfig | None = None
+) -> Callable[[Image.Image], Tensor]:
+    """A transform of PIL images for any data set, e.g. torchvision's ImageFolder.
+
+    Args:
+        preprocess: what the backbone wants, `model.preprocess`.
+        train: augment at random, drawing from torch's global generator.
+        options: how to augment; the defaults of `TransformConfig` if None.
+
+    Returns:
+        image -> (3, H, W) float32, normalised.
+    """
+    if not train:
+        return EvaluationTransform(preprocess)
+    return UnseededTransform(training_transform(preprocess, options or _NO_OPTIONS))
+
+
+class _ResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
+    """Albumentations' random crop, resized with the filter of the evaluation transform.
+
+    OpenCV's cubic filter is another one than Pillow's (up to 38/255 apart when enlarging) and its
+    filters have no antialiasing; training and evaluation should see the same kind of pixels.
+    """
+
+    resampling = Image.Resampling.BICUBIC
+
+    def apply(
+        self, img: np.ndarray[Any, Any], crop_coords: tuple[int, int, int, int], **params: Any
+    ) -> np.ndarray[Any, Any]:
+        """(H, W, 3) uint8 of the wanted size."""
+        left, top, right, bottom = crop_coords
+        crop = Image.fromarray(np.ascontiguousarray(img[top:bottom, left:right]))
+        height, width = self.size
+        return np.asarray(crop.resize((width, height), self.resampling))
+
+
+def _crop(preprocess: Preprocess, options: TransformConfig) -> Any:
+    height, width = preprocess.size
+    if options.name == "resize_crop":
+        return A.RandomCrop(height=height, width=width)
+    crop = _ResizedCrop(size=preprocess.size, scale=options.scale, ratio=options.ratio)
+    crop.resampling = _resampling(preprocess)
+    return crop
+
+
+def _distortions(options: TransformConfig) -> list[Any]:
+    steps = [A.HorizontalFlip(p=options.hflip)]
+    if options.rotate > 0:
+        limits = (-options.rotate, options.rotate)
+        steps.append(A.Rotate(limit=limits, border_mode=_BORDER_REFLECT_101, p=1.0))
+    if options.color_jitter > 0:
+        factors = (max(0.0, 1 - options.color_jitter), 1 + options.color_jitter)
+        steps.append(
+            A.ColorJitter(brightness=factors, contrast=factors, saturation=factors, hue=0, p=1.0)
+        )
+    return steps
+
+
+def _resampling(preprocess: Preprocess) -> Image.Resampling:
+    if preprocess.interpolation not in _RESAMPLING:
+        raise ConfigError(
+            f"unknown interpolation '{preprocess.interpolation}' (known: {', '.join(_RESAMPLING)})"
+        )
+    return _RESAMPLING[preprocess.interpolation]
+
+
+def _to_tensor(image: Image.Image, preprocess: Preprocess) -> Tensor:
+    tensor = F.to_tensor(image)
+    normalised: Tensor = F.normalize(tensor, list(preprocess.mean), list(preprocess.std))
+    return normalised
+
+
+def _scaled_size(preprocess: Preprocess) -> tuple[int, int]:
+    """(H, W) that the image is resized to before the crop takes `crop_pct` of it."""
+    height, width = preprocess.size
+    return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
+
+
+def _resize(image: Image.Image, height: int, width: int, preprocess: Preprocess) -> Image.Image:
+    return image.resize((width, height), _resampling(preprocess))
+
+
+def _resize_short_side(image: Image.Image, side: int, preprocess: Preprocess) -> Image.Image:
+    """The short side becomes `side` pixels; the long one is rounded down, as torchvision does."""
+    width, height = image.size
+    if min(width, height) == side:
+        return image
+    if width <= height:
+        return _resize(image, int(side * height / width), side, preprocess)
+    return _resize(image, side, int(side * width / height), preprocess)
+
+
+def _center(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """Resize so that the scaled size is covered, then crop the middle."""
+    height, width = _scaled_size(preprocess)
+    if height == width:
+        image = _resize_short_side(image, height, preprocess)
+    else:
+        ratio = min(image.height / height, image.width / width)
+        size = round(image.height / ratio), round(image.width / ratio)
+        image = _resize(image, *size, preprocess)
+    return _crop_or_pad(image, preprocess.size, fill=(0, 0, 0))
+
+
+def _squash(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """Resize both sides, whatever the aspect, then crop the middle."""
+    image = _resize(image, *_scaled_size(preprocess), preprocess)
+    return _crop_or_pad(image, preprocess.size, fill=(0, 0, 0))
+
+
+def _border(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """Resize so that the whole image fits the scaled size, pad with the mean colour, crop."""
+    height, width = _scaled_size(preprocess)
+    ratio = max(image.height / height, image.width / width)
+    size = max(1, round(image.height / ratio)), max(1, round(image.width / ratio))
+    image = _resize(image, *size, preprocess)
+    red, green, blue = (round(255 * value) for value in preprocess.mean)
+    return _crop_or_pad(image, preprocess.size, fill=(red, green, blue))
+
+
+def _crop_or_pad(
+    image: Image.Image, size: tuple[int, int], fill: tuple[int, int, int]
+) -> Image.Image:
+    """The middle of the image; where it is too small, padding, the odd pixel right and below."""
+    height, width = size
+    canvas_size = max(image.width, width), max(image.height, height)
+    if canvas_size != image.size:
+        canvas = Image.new("RGB", canvas_size, fill)
+        canvas.paste(
+            image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2)
+        )
+        image = canvas
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))

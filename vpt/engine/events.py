@@ -1,0 +1,233 @@
+"""What a run tells while it trains: TensorBoard events, and every scalar again in metrics.jsonl."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from vpt.engine.atomic_file import write_atomic, write_error
+from vpt.errors import RunError
+
+_MOST_TICKS = 30
+"""Most classes whose names still fit beside a confusion matrix."""
+
+
+class Events:
+    """The one writer of a run's metrics.jsonl and of its TensorBoard folder.
+
+    TensorBoard is a view: where it cannot be written, one warning is logged and the run goes on.
+    metrics.jsonl is the record: where it cannot be written, `RunError` is raised.
+    Call `flush` before a checkpoint, so that the record is never behind it.
+    """
+
+    def __init__(
+        self,
+        run_dir_path: Path,
+        *,
+        resume_step: int | None,
+        log: Callable[[str], None] = lambda line: None,
+    ):
+        """Open both for appending, without what was written after the step that is resumed.
+
+        Args:
+            run_dir_path: the run's directory, which exists.
+            resume_step: optimiser steps done at the checkpoint that the run goes on from; None
+                starts anew, and what an earlier attempt wrote is dropped.
+            log: takes one-line warnings.
+
+        Raises:
+            RunError: metrics.jsonl cannot be read or written.
+        """
+        self._log = log
+        self._metrics_path = run_dir_path / "metrics.jsonl"
+        cut_back_metrics(self._metrics_path, resume_step)
+        self._metrics = self._open_metrics()
+        self._writer: SummaryWriter | None = None
+        purge_step = 0 if resume_step is None else resume_step + 1
+        folder = str(run_dir_path / "tensorboard")
+        self._on_tensorboard(lambda: self._start_tensorboard(folder, purge_step))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers of one step, e.g. {"train/loss": 1.2}.
+
+        metrics.jsonl gets one line {"step", "time" (Unix seconds), key: value}; a value that is
+        not finite is null there.
+
+        Raises:
+            ValueError: a key is 'step' or 'time'.
+            RunError: metrics.jsonl cannot be written; it holds no half line.
+        """
+        if "step" in values or "time" in values:
+            raise ValueError("'step' and 'time' are fields of every line, not names of scalars")
+        numbers = {key: float(value) for key, value in values.items()}
+        finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **finite}, allow_nan=False)
+        self._append(f"{line}\n".encode())
+        for key, value in numbers.items():
+            self._draw("add_scalar", key, value, step)
+
+    def images(self, step: int, tag: str, images: Tensor) -> None:
+        """Show images as one grid.
+
+        Args:
+            step: optimiser steps done.
+            tag: its name.
+            images: (K, 3, H, W), uint8 or floats in [0, 1].
+        """
+        self._draw("add_images", tag, images.detach().cpu(), step)
+
+    def confusion_matrix(
+        self, step: int, tag: str, counts: Tensor, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Show a confusion matrix.
+
+        Args:
+            step: optimiser steps done.
+            tag: its name.
+            counts: (C, C), rows are the true classes, columns the predicted ones.
+            class_names: C names; written beside the matrix for up to 30 classes.
+        """
+        if self._writer is not None:
+            pixels = draw_confusion_matrix(counts, class_names)
+            self._draw("add_image", tag, pixels, step, dataformats="HWC")
+
+    def text(self, tag: str, text: str) -> None:
+        """Show a text as it is, in a fixed-width font."""
+        indented = "\n".join(f"    {line}" for line in text.splitlines())
+        self._draw("add_text", tag, indented, 0)
+
+    def flush(self) -> None:
+        """Bring everything written so far to the disk.
+
+        Raises:
+            RunError: metrics.jsonl cannot be written.
+        """
+        try:
+            os.fsync(self._metrics)
+        except OSError as error:
+            raise write_error(self._metrics_path, error, 0) from error
+        self._draw("flush")
+
+    def close(self) -> None:
+        """Flush and close both; closing twice does nothing more."""
+        self._draw("close")
+        self._writer = None
+        if self._metrics >= 0:
+            os.close(self._metrics)
+            self._metrics = -1
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_metrics(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            return os.open(self._metrics_path, flags, 0o666)
+        except OSError as error:
+            raise write_error(self._metrics_path, error, 0) from error
+
+    def _append(self, line: bytes) -> None:
+        """Append a line or nothing: unbuffered, so that a killed process loses none."""
+        size = os.fstat(self._metrics).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._metrics, line[written:])
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._metrics, size)
+            raise write_error(self._metrics_path, error, len(line)) from error
+
+    def _start_tensorboard(self, folder: str, purge_step: int) -> None:
+        self._writer = SummaryWriter(folder, purge_step=purge_step)
+
+    def _draw(self, method: str, *args: Any, **options: Any) -> None:
+        writer = self._writer
+        if writer is not None:
+            self._on_tensorboard(lambda: getattr(writer, method)(*args, **options))
+
+    def _on_tensorboard(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._writer = None
+            self._log(f"TensorBoard is off for the rest of this run, the run goes on: {error}")
+
+
+def cut_back_metrics(path: Path, resume_step: int | None) -> None:
+    """Keep the lines up to a step, in one atomic rewrite; a torn or unreadable line is dropped.
+
+    Args:
+        path: metrics.jsonl; nothing is done where it is missing.
+        resume_step: last step to keep; None keeps nothing.
+
+    Raises:
+        RunError: the file cannot be read or written.
+    """
+    try:
+        old = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    lines = old.splitlines(keepends=True)
+    kept = b"".join(line for line in lines if _is_up_to(line, resume_step))
+    if kept != old:
+        write_atomic(path, [kept])
+
+
+def draw_confusion_matrix(
+    counts: Tensor, class_names: Sequence[str] | None = None
+) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8 picture of a (C, C) matrix, rows as shares of their class."""
+    # Figure and canvas without pyplot: no global state, no display, nothing to close.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = counts.detach().cpu().to(torch.float64)
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    figure = Figure(figsize=(7, 6), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    figure.colorbar(axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis"))
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if class_names is not None and len(class_names) <= _MOST_TICKS:
+        # '$' starts mathematics in matplotlib, and a class may be named with one.
+        names = [name.replace("$", r"\$") for name in class_names]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3].copy()
+
+
+def _is_up_to(line: bytes, resume_step: int | None) -> bool:
+    if resume_step is None or not line.endswith(b"\n"):
+        return False
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return False
+    step = values.get("step") if isinstance(values, dict) else None
+    return isinstance(step, int) and step <= resume_step

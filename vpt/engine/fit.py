@@ -1,0 +1,429 @@
+"""The training loop, as a story; a run goes on from any checkpoint bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vpt.engine.checkpoint import Checkpoint, CheckpointStore
+from vpt.engine.device import autocast
+from vpt.engine.evaluate import evaluate
+from vpt.engine.events import Events
+from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
+from vpt.engine.optim import (
+    OptimSettings,
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rates,
+)
+from vpt.engine.progress import TrainingProgress
+from vpt.errors import RunError
+from vpt.evaluation import Evaluator
+from vpt.models import Classifier
+from vpt.seeding import derive_seed
+from vpt.structures import Batch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Plain numbers of a training run.
+
+    Attributes:
+        optim: optimiser and schedule.
+        seed: of dropout; order and augmentation come with the batches.
+        epochs: passes over the training set.
+        max_steps: at most so many optimiser steps; the schedule ends there.
+        max_hours: stop after so many hours, earlier attempts counted in.
+        accumulation: batches per optimiser step.
+        clip_grad_norm: largest norm of the whole gradient.
+        label_smoothing: share of the target spread over all classes.
+        class_weights: one per class, or None.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        select: validation metric that decides which epoch is best.
+        early_stopping: epochs without a better one after which to stop.
+        checkpoint_seconds: between checkpoints inside an epoch.
+        log_every: optimiser steps between logged training values.
+    """
+
+    optim: OptimSettings
+    seed: int
+    epochs: int
+    max_steps: int | None = None
+    max_hours: float | None = None
+    accumulation: int = 1
+    clip_grad_norm: float | None = None
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    select: str = "top1"
+    early_stopping: int | None = None
+    checkpoint_seconds: float = 600.0
+    log_every: int = 20
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Where batches come from.
+
+    Attributes:
+        train: (epoch, batches to skip) -> the rest of that epoch's batches.
+        batches_per_epoch: of the training set.
+        val: () -> the validation batches.
+        evaluator: of the validation batches.
+    """
+
+    train: Callable[[int, int], Iterable[Batch]]
+    batches_per_epoch: int
+    val: Callable[[], Iterable[Batch]]
+    evaluator: Evaluator
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run leaves its traces; each part may be missing.
+
+    Attributes:
+        events: curves.
+        checkpoints: for `--resume`.
+        on_best: called with the metrics of a new best epoch; the model holds its tensors.
+        log: takes plain lines.
+        console: for a progress bar, if it is a terminal.
+    """
+
+    events: Events | None = None
+    checkpoints: CheckpointStore | None = None
+    on_best: Callable[[dict[str, float]], None] = lambda metrics: None
+    log: Callable[[str], None] = lambda line: None
+    console: Console | None = None
+
+
+@dataclass
+class FitState:
+    """What a run knows of its past; all JSON values, kept in every checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        evaluated: epochs whose validation is done.
+        best: validation metrics of the best epoch.
+        best_epoch: 0-based.
+        stale: epochs since.
+        loss_sum: of the steps since the last log.
+        loss_count: how many.
+        images: trained on so far, over all epochs and attempts.
+        train_seconds: spent in training steps and waiting for their data.
+        seconds: spent training and validating, earlier attempts counted in.
+        finished: why the run is over, if it is.
+    """
+
+    step: int = 0
+    evaluated: int = 0
+    best: dict[str, float] | None = None
+    best_epoch: int = -1
+    stale: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    images: int = 0
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+    finished: str | None = None
+
+
+def fit(
+    model: Classifier,
+    data: FitData,
+    settings: FitSettings,
+    *,
+    device: torch.device,
+    outputs: Outputs | None = None,
+    resume: Checkpoint | None = None,
+) -> FitState:
+    """Train a model's prompt, head and selected backbone tensors; the model ends with the last step's.
+
+    Args:
+        model: on `device`.
+        data: training and validation batches.
+        settings: plain numbers.
+        device: where to compute.
+        outputs: curves, checkpoints, messages.
+        resume: go on from here, exactly.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT; a checkpoint of this step is saved.
+        RunError: the loss or the gradient is not finite, or a file cannot be written.
+    """
+    loop = _Loop(model, data, settings, device, outputs or Outputs())
+    if resume is not None:
+        loop.restore(resume)
+    state = loop.state
+    with stop_request() as stop, loop.progress(state) as progress:
+        while state.finished is None:
+            epoch = state.step // loop.steps_per_epoch
+            if state.evaluated < epoch or state.step >= loop.total_steps:
+                loop.evaluate_epoch(state.evaluated, stop)
+            else:
+                loop.train_epoch(epoch, stop, progress)
+    return state
+
+
+def steps_per_epoch(batches: int, accumulation: int) -> int:
+    """Optimiser steps of an epoch; the last may see fewer batches."""
+    return math.ceil(batches / accumulation)
+
+
+def total_steps(settings: FitSettings, batches_per_epoch: int) -> int:
+    """Optimiser steps of the whole run."""
+    steps = settings.epochs * steps_per_epoch(batches_per_epoch, settings.accumulation)
+    return min(steps, settings.max_steps or steps)
+
+
+class _Loop:
+    """The objects of one run and the three things done with them: train, evaluate, save."""
+
+    def __init__(
+        self, model: Classifier, data: FitData, settings: FitSettings, device: torch.device, outputs: Outputs
+    ):
+        self.model, self.data, self.settings, self.device = model, data, settings, device
+        self.outputs = outputs
+        self.steps_per_epoch = steps_per_epoch(data.batches_per_epoch, settings.accumulation)
+        self.total_steps = total_steps(settings, data.batches_per_epoch)
+        self.optimizer: Optimizer = build_optimizer(model.trained_tensors(), settings.optim)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")  # type: ignore[attr-defined]
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        weights = settings.class_weights
+        self.class_weights = None if weights is None else torch.tensor(weights, device=device)
+        self.state = FitState()
+        self.last_checkpoint = time.monotonic()
+
+    def progress(self, state: FitState) -> TrainingProgress:
+        console = self.outputs.console or Console(quiet=True, force_terminal=False)
+        return TrainingProgress(self.total_steps, state.step, console=console, log=self.outputs.log)
+
+    # ---------------------------------------------------------------------------------- training
+
+    def train_epoch(self, epoch: int, stop: StopRequest, progress: TrainingProgress) -> None:
+        """The rest of an epoch, from wherever the state is."""
+        self.model.train()
+        state, settings = self.state, self.settings
+        done = state.step % self.steps_per_epoch
+        batches = iter(self.data.train(epoch, done * settings.accumulation))
+        meter = _Meter()
+        while group := meter.wait(_take(batches, settings.accumulation)):
+            rates = set_learning_rates(self.optimizer, settings.optim, state.step, self.total_steps)
+            loss, grad_norm = self._train_step(group, rates)
+            state.step += 1
+            state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
+            meter.count(sum(len(batch.labels) for batch in group), state)
+            speed, wait = meter.speed(), meter.data_wait()
+            mean_loss = state.loss_sum / state.loss_count
+            progress.show(state.step, epoch=epoch, loss=mean_loss, images_per_second=speed, data_wait=wait)
+            if state.step % settings.log_every == 0 or state.step == self.total_steps:
+                timing = {"train/images_per_second": speed, "train/data_wait": wait}
+                self._log_step(mean_loss, grad_norm, rates, timing)
+                meter = _Meter()
+            self._stop_or_save(stop)
+            if state.step >= self.total_steps or state.step % self.steps_per_epoch == 0:
+                return
+            if settings.max_hours is not None and state.seconds > settings.max_hours * 3600:
+                self.outputs.log(f"max_hours {settings.max_hours} reached at step {state.step}")
+                self.total_steps = state.step
+                return
+
+    def _train_step(self, group: list[Batch], rates: dict[str, float]) -> tuple[float, float]:
+        """One optimiser step over a group of batches: mean loss over all their images, gradient norm."""
+        settings, step = self.settings, self.state.step
+        shares = self._shares(group)
+        total = torch.zeros((), device=self.device)
+        for number, (batch, share) in enumerate(zip(group, shares, strict=True)):
+            torch.manual_seed(derive_seed("dropout", settings.seed, step, number))
+            with autocast(self.device, settings.precision):
+                losses = self.model.loss(
+                    batch.to(self.device),
+                    label_smoothing=settings.label_smoothing,
+                    class_weights=self.class_weights,
+                )
+            loss = losses["loss"] * share
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        limit = settings.clip_grad_norm or math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        mean_loss = float(total)
+        self._check_finite(mean_loss, grad_norm, rates)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return mean_loss, grad_norm
+
+    def _shares(self, group: list[Batch]) -> list[float]:
+        """Each batch's share in the mean over the whole group, by images or by their class weights."""
+        if self.settings.class_weights is None:
+            sizes = [float(len(batch.labels)) for batch in group]
+        else:
+            weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
+            sizes = [float(weights[batch.labels].sum()) for batch in group]
+        return [size / sum(sizes) for size in sizes]
+
+    def _check_finite(self, loss: float, grad_norm: float, rates: dict[str, float]) -> None:
+        scaled = self.scaler.is_enabled()
+        if math.isfinite(loss) and (scaled or math.isfinite(grad_norm)):
+            return
+        what = "loss" if not math.isfinite(loss) else "gradient"
+        lr = max(rates.values(), default=0.0)
+        raise RunError(
+            f"the {what} is not finite at step {self.state.step} (lr {lr:g}); lower optim.lr or set "
+            "optim.clip_grad_norm; the last checkpoint and prompt file are as they were"
+        )
+
+    def _log_step(
+        self, loss: float, grad_norm: float, rates: dict[str, float], timing: dict[str, float]
+    ) -> None:
+        self.state.loss_sum, self.state.loss_count = 0.0, 0
+        if self.outputs.events is None:
+            return
+        values = {"train/loss": loss, "train/grad_norm": grad_norm, **timing}
+        values |= {f"lr/{part}": rate for part, rate in rates.items()}
+        for layer in self.model.prompt.layers:
+            rows = self.model.prompt.rows(layer)
+            if rows is not None:
+                values[f"prompt_norm/layer_{layer:02d}"] = float(rows.detach().norm(dim=-1).mean())
+        self.outputs.events.scalars(self.state.step, values)
+
+    # -------------------------------------------------------------------------------- evaluation
+
+    def evaluate_epoch(self, epoch: int, stop: StopRequest) -> None:
+        """Validate after an epoch, keep the best, decide whether the run is over, save."""
+        began = time.monotonic()
+
+        def after_batch(images: int) -> None:
+            if stop:
+                self._save_and_stop(stop)
+
+        metrics = evaluate(
+            self.model,
+            self.data.val(),
+            self.data.evaluator,
+            device=self.device,
+            precision=self.settings.precision,
+            after_batch=after_batch,
+        )
+        state = self.state
+        state.seconds += time.monotonic() - began
+        state.evaluated = epoch + 1
+        is_best = self._note(metrics, epoch)
+        mark = " (best)" if is_best else ""
+        self.outputs.log(f"epoch {epoch + 1}/{self.settings.epochs} {format_metrics(metrics)}{mark}")
+        if self.outputs.events is not None:
+            self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
+        if is_best:
+            self.outputs.on_best(metrics)
+        state.finished = self._finish_reason()
+        self.save()
+        if stop and state.finished is None:
+            self._save_and_stop(stop)
+
+    def _note(self, metrics: dict[str, float], epoch: int) -> bool:
+        """Whether this epoch is the best so far; on ties the earlier one stays."""
+        state, select = self.state, self.settings.select
+        if select == "loss":
+            better = state.best is None or metrics[select] < state.best[select]
+        else:
+            better = state.best is None or metrics[select] > state.best[select]
+        if better:
+            state.best, state.best_epoch, state.stale = metrics, epoch, 0
+        else:
+            state.stale += 1
+        return better
+
+    def _finish_reason(self) -> str | None:
+        state, settings = self.state, self.settings
+        if state.step >= self.total_steps:
+            return "done"
+        if settings.early_stopping is not None and state.stale >= settings.early_stopping:
+            return f"no better {settings.select} in {state.stale} epochs"
+        return None
+
+    # ------------------------------------------------------------------------------------ saving
+
+    def _stop_or_save(self, stop: StopRequest) -> None:
+        if stop:
+            self._save_and_stop(stop)
+        if time.monotonic() - self.last_checkpoint >= self.settings.checkpoint_seconds:
+            self.save()
+
+    def _save_and_stop(self, stop: StopRequest) -> None:
+        self.save()
+        if self.outputs.checkpoints is None:
+            raise Interrupted(f"stopped by {stop.signal_name} at step {self.state.step}")
+        raise Interrupted(
+            f"stopped by {stop.signal_name} at step {self.state.step}; go on with --resume"
+        )
+
+    def save(self) -> None:
+        """A checkpoint of this step; the curves are on the disk before it is."""
+        self.last_checkpoint = time.monotonic()
+        if self.outputs.events is not None:
+            self.outputs.events.flush()
+        if self.outputs.checkpoints is None:
+            return
+        tensors = dict(self.model.trained_tensors()) | optimizer_tensors(self.optimizer)
+        state: dict[str, Any] = {"fit": asdict(self.state), "scaler": self.scaler.state_dict()}
+        self.outputs.checkpoints.save(self.state.step, tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint as if the run had never stopped."""
+        tensors = {name: t for name, t in checkpoint.tensors.items() if not name.startswith("optimizer.")}
+        self.model.load_trained(tensors)
+        load_optimizer_tensors(self.optimizer, checkpoint.tensors)
+        self.scaler.load_state_dict(checkpoint.state["scaler"])
+        self.state.__dict__.update(checkpoint.state["fit"])
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Metrics for one line: shares in percent, the loss as it is."""
+    return ", ".join(f"{k} {v:.4f}" if k == "loss" else f"{k} {v:.1%}" for k, v in metrics.items())
+
+
+class _Meter:
+    """Images per second and the share of time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+        self.images = 0
+        self.waited = 0.0
+
+    def wait(self, group: list[T]) -> list[T]:
+        """Called as soon as the next data are there."""
+        now = time.monotonic()
+        self.waited += now - self.last
+        return group
+
+    def count(self, images: int, state: FitState) -> None:
+        """Called after each step."""
+        now = time.monotonic()
+        state.seconds += now - self.last
+        state.train_seconds += now - self.last
+        state.images += images
+        self.images += images
+        self.last = now
+
+    def speed(self) -> float:
+        return self.images / max(1e-9, self.last - self.began)
+
+    def data_wait(self) -> float:
+        return self.waited / max(1e-9, self.last - self.began)
+
+
+def _take(batches: Iterator[Batch], count: int) -> list[Batch]:
+    return list(islice(batches, count))

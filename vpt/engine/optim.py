@@ -1,0 +1,107 @@
+"""Optimisers with a group each for prompt, head and backbone tensors, and the learning rate of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """The optimiser and its schedule; rates per optimiser step, used as they are.
+
+    Attributes:
+        name: the update rule.
+        lr: peak rate by part: 'prompt', 'head', 'backbone'.
+        weight_decay: by part; biases and norms of head and backbone are never decayed.
+        momentum: of SGD.
+        betas: of AdamW.
+        schedule: cosine from the peak down to `min_lr`, or constant.
+        warmup_steps: linear, from peak / warmup_steps on.
+        min_lr: at the end of the cosine.
+    """
+
+    name: Literal["sgd", "adamw"]
+    lr: dict[str, float]
+    weight_decay: dict[str, float]
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+    min_lr: float = 0.0
+
+
+def build_optimizer(tensors: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings) -> Optimizer:
+    """An optimiser over named tensors ('prompt.*', 'head.*', 'backbone.*').
+
+    Each group carries 'peak_lr' and the names of its tensors.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, tensor in tensors:
+        if not tensor.requires_grad:
+            continue
+        part = name.split(".")[0]
+        decayed = part == "prompt" or tensor.ndim > 1
+        group = groups.setdefault((part, decayed), _new_group(part, decayed, settings))
+        group["params"].append(tensor)
+        group["names"].append(name)
+    if settings.name == "sgd":
+        return SGD(groups.values(), lr=1.0, momentum=settings.momentum)
+    return AdamW(groups.values(), lr=1.0, betas=settings.betas)
+
+
+def _new_group(part: str, decayed: bool, settings: OptimSettings) -> dict[str, Any]:
+    decay = settings.weight_decay[part] if decayed else 0.0
+    return {"params": [], "names": [], "part": part, "peak_lr": settings.lr[part], "weight_decay": decay}
+
+
+def set_learning_rates(
+    optimizer: Optimizer, settings: OptimSettings, step: int, total_steps: int
+) -> dict[str, float]:
+    """Set the rates for optimiser step `step` (0-based) and return them by part."""
+    rates = {}
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(group["peak_lr"], settings, step, total_steps)
+        rates[group["part"]] = group["lr"]
+    return rates
+
+
+def learning_rate(peak: float, settings: OptimSettings, step: int, total_steps: int) -> float:
+    """The rate of one step: linear warm-up that starts above zero, then cosine (SGDR, eq. 5) or constant."""
+    warmup = min(settings.warmup_steps, total_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    floor = min(settings.min_lr, peak)
+    return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * progress))
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as 'optimizer.<tensor name>/<field>' -> tensor."""
+    found = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for field, value in optimizer.state[parameter].items():
+                if value is not None:
+                    found[f"optimizer.{name}/{field}"] = torch.as_tensor(value)
+    return found
+
+
+def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`; moments go to their parameter's device, step counts stay on the CPU."""
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            prefix = f"optimizer.{name}/"
+            fields = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+            optimizer.state[parameter] = {
+                field: value.clone() if field == "step" else value.to(parameter.device, copy=True)
+                for field, value in fields.items()
+            }

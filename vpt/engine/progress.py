@@ -1,0 +1,84 @@
+"""What a person sees of a running training: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Log = Callable[[str], None]
+
+
+class TrainingProgress:
+    """Optimiser steps done, with ETA, images/s and the share of time spent waiting for data.
+
+    Args:
+        total_steps: of the whole run.
+        start_step: done before, by the run that this one goes on from.
+        console: on a terminal a bar is drawn there; else every `line_seconds` one line goes to `log`.
+        log: takes plain lines.
+        line_seconds: between plain lines.
+    """
+
+    def __init__(
+        self, total_steps: int, start_step: int, *, console: Console, log: Log, line_seconds: float = 15.0
+    ):
+        self._total, self._start, self._log = total_steps, start_step, log
+        self._line_seconds = line_seconds
+        self._began = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            columns = (
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} {task.description}"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("", total=total_steps, completed=start_step)
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, step: int, *, epoch: int, loss: float, images_per_second: float, data_wait: float) -> None:
+        """Tell of one optimiser step.
+
+        Args:
+            step: optimiser steps done.
+            epoch: 0-based.
+            loss: mean over the steps since the last log.
+            images_per_second: of the last steps.
+            data_wait: share of time spent waiting for data.
+        """
+        text = f"epoch {epoch + 1} loss {loss:.4f} {images_per_second:.0f} images/s, {data_wait:.0%} data wait"
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=text)
+        elif time.monotonic() - self._last_line >= self._line_seconds:
+            self._last_line = time.monotonic()
+            self._log(f"step {step}/{self._total} {text}, ETA {self._eta(step)}")
+
+    def _eta(self, step: int) -> str:
+        spent = time.monotonic() - self._began
+        rest = spent / max(1, step - self._start) * (self._total - step)
+        return format_seconds(rest)
+
+
+def format_seconds(seconds: float) -> str:
+    """'2h05m', '3m20s' or '42s'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

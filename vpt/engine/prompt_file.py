@@ -1,0 +1,165 @@
+"""The prompt file, what a user keeps of a run: trained tensors and all that their use needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+from torch import Tensor
+
+from vpt.engine.sealed_file import SealedFileError, read_sealed, read_sealed_header, write_sealed
+from vpt.errors import PromptFileError
+
+FORMAT_VERSION = 1
+HEADER_LIMIT = 2**20
+"""Most bytes that the header's JSON may take."""
+
+KNOWN_FEATURES: frozenset[str] = frozenset()
+"""What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
+
+_UPGRADE = "it needs a newer vpt: pip install -U vpt"
+
+
+class BackboneRecord(BaseModel):
+    """Which backbone the tensors belong to.
+
+    Attributes:
+        name: as in a config, e.g. 'timm/vit_tiny_patch16_224'.
+        sha256: of the image tower's weights as loaded.
+        pretrained: whether the published weights were loaded.
+        weights: the local weight file that the user gave, or None.
+        image_size: (H, W) in pixels.
+        grid: (h, w) of the patch tokens.
+        activation: the blocks' activation where it is not the model's own, or None.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    pretrained: bool
+    weights: str | None = None
+    image_size: tuple[PositiveInt, PositiveInt]
+    grid: tuple[PositiveInt, PositiveInt]
+    activation: str | None = None
+
+
+class PromptHeader(BaseModel):
+    """What a prompt file says about its tensors.
+
+    Attributes:
+        format_version: of the file's layout.
+        vpt_version: that wrote the file.
+        task: what the model does.
+        backbone: the backbone the tensors belong to.
+        preprocess: `Preprocess.to_dict()` of the images the model was trained on.
+        prompt: the prompt's config, or a list of them.
+        head: the head's config; None gives features.
+        tuning: 'frozen', 'full', 'bias', ...: which backbone tensors the file holds.
+        class_names: of the logits, in order.
+        metrics: name to value, as measured when the file was written.
+        seed: of the run.
+        config: the run's resolved config.
+        requires: features that a reader has to know to use the file rightly.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1] = 1
+    vpt_version: str = Field(default_factory=lambda: version("vpt"))
+    task: Literal["classification"] = "classification"
+    backbone: BackboneRecord
+    preprocess: dict[str, Any]
+    prompt: dict[str, Any] | list[dict[str, Any]]
+    head: dict[str, Any] | None = None
+    tuning: str = "frozen"
+    class_names: list[str] | None = None
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    seed: int | None = None
+    config: dict[str, Any] | None = None
+    requires: list[str] = Field(default_factory=list)
+
+
+def write_prompt_file(path: Path, tensors: Mapping[str, Tensor], header: PromptHeader) -> None:
+    """Replace `path` with a prompt file, as a whole or not at all.
+
+    Raises:
+        PromptFileError: a tensor or a number is not finite, or the header is over 1 MB.
+        RunError: the disk is full, forbidden or broken.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise PromptFileError(
+                f"cannot write {path}: tensor '{name}' holds NaN or infinity; "
+                f"take an earlier checkpoint or a lower learning rate"
+            )
+    values = header.model_dump(mode="json")
+    size = len(json.dumps(values))
+    if size > HEADER_LIMIT:
+        raise PromptFileError(
+            f"cannot write {path}: its header takes {size} bytes, at most {HEADER_LIMIT} are "
+            f"allowed; shorten the class names or the config"
+        )
+    try:
+        write_sealed(path, tensors, values)
+    except SealedFileError as error:
+        raise PromptFileError(str(error)) from error
+
+
+def read_prompt_file(path: Path | str) -> tuple[PromptHeader, dict[str, Tensor]]:
+    """The header and the tensors (on the CPU) of a prompt file, after every byte was verified.
+
+    Raises:
+        PromptFileError: the file is missing, damaged, of another kind, or needs a newer vpt.
+    """
+    path = Path(path)
+    try:
+        values, tensors = read_sealed(path)
+    except SealedFileError as error:
+        raise PromptFileError(str(error)) from error
+    return _validate(path, values), tensors
+
+
+def read_prompt_header(path: Path | str) -> PromptHeader:
+    """The header alone, without reading the tensors.
+
+    Raises:
+        PromptFileError: the file is missing, damaged in its head, of another kind, or needs a
+            newer vpt.
+    """
+    path = Path(path)
+    try:
+        values = read_sealed_header(path)
+    except SealedFileError as error:
+        raise PromptFileError(str(error)) from error
+    return _validate(path, values)
+
+
+def _validate(path: Path, values: dict[str, Any]) -> PromptHeader:
+    # Before the schema: a newer file may hold fields that this schema does not know.
+    _refuse_newer(path, values)
+    if len(json.dumps(values)) > HEADER_LIMIT:
+        raise PromptFileError(f"{path}: its header is over the {HEADER_LIMIT} bytes allowed")
+    try:
+        return PromptHeader.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise PromptFileError(
+            f"{path} is no prompt file of this version: header field '{key}': {first['msg']}"
+        ) from error
+
+
+def _refuse_newer(path: Path, values: dict[str, Any]) -> None:
+    written = values.get("format_version")
+    if isinstance(written, int) and written > FORMAT_VERSION:
+        raise PromptFileError(f"{path} has format {written}; {_UPGRADE}")
+    requires = values.get("requires", [])
+    for feature in requires if isinstance(requires, list) else []:
+        if feature not in KNOWN_FEATURES:
+            raise PromptFileError(f"{path} requires the feature '{feature}'; {_UPGRADE}")

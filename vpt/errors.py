@@ -1,0 +1,25 @@
+"""What can go wrong by a user's input: every error here prints as one line and exits with code 2."""
+
+
+class VptError(Exception):
+    """Base of all errors that a user can mend; the message names the value, the rule, the way out."""
+
+
+class ConfigError(VptError):
+    """A configuration or an argument is wrong."""
+
+
+class BackboneError(VptError):
+    """A backbone is unknown, unsupported, or does not fit what is asked of it."""
+
+
+class DataError(VptError):
+    """A data set is missing, unreadable or inconsistent."""
+
+
+class PromptFileError(VptError):
+    """A prompt file is damaged, of another backbone, or needs a newer version."""
+
+
+class RunError(VptError):
+    """A run cannot start, go on or be saved: directory in use, no space, loss not finite."""

@@ -1,0 +1,20 @@
+"""The contract of all evaluators."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Evaluator(Protocol):
+    """Gathers outputs and labels batch by batch, and computes metrics once at the end."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Take one batch: outputs (B, C), labels (B,)."""
+
+    def compute(self) -> dict[str, float]:
+        """Metric names to values over all batches since `reset`."""

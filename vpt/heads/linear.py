@@ -1,0 +1,59 @@
+"""The linear classification head."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vpt.config import Schema
+from vpt.heads.base import Head
+from vpt.registry import HEADS
+from vpt.structures import Dimensions, Features
+
+Initializer = Literal["normal", "zeros", "paper"]
+
+
+class LinearOptions(Schema):
+    """Options of `linear`."""
+
+    init: Initializer = Field(
+        "normal", description="normal: std 0.01, bias 0; paper: Kaiming fan-out, bias -ln 99"
+    )
+
+
+class LinearHead(Head):
+    """Logits (B, C) of the pooled feature (B, F).
+
+    Args:
+        feature_dim: F.
+        num_classes: C.
+        init: 'normal' (std 0.01, bias 0), 'zeros', or 'paper' (Kaiming normal by fan-out, bias -ln 99, as the
+            authors of VPT start theirs).
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, *, init: Initializer = "normal"):
+        super().__init__()
+        self.num_classes = num_classes
+        self.options = {"name": "linear", "init": init}
+        self.weight = nn.Parameter(torch.zeros(num_classes, feature_dim))
+        self.bias = nn.Parameter(torch.full((num_classes,), -math.log(99.0) if init == "paper" else 0.0))
+        if init == "paper":
+            nn.init.kaiming_normal_(self.weight, mode="fan_out")
+        elif init == "normal":
+            nn.init.normal_(self.weight, std=0.01)
+
+    def forward(self, features: Features) -> Tensor:
+        """See `Head.forward`."""
+        assert features.pooled is not None
+        return nn.functional.linear(features.pooled, self.weight, self.bias)
+
+
+def _build(at: Dimensions, num_classes: int, **options: Any) -> LinearHead:
+    return LinearHead(at.feature_dim, num_classes, **options)
+
+
+HEADS.register("linear", LinearOptions, _build)

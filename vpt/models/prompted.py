@@ -1,0 +1,109 @@
+"""The loop over blocks: where prompts meet a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vpt.backbones import Backbone
+from vpt.prompts import Prompt
+from vpt.prompts.initializers import sample_patches
+from vpt.structures import Features, Tokens
+
+
+class PromptedBackbone(nn.Module):
+    """A backbone that sees a prompt.
+
+    Where the prompt of a layer has no successor (the next layer is prompted afresh, or there is none), it goes in
+    as keys and values only; elsewhere its tokens are inserted between prefix and patches.
+
+    Args:
+        backbone: shared and frozen, or with tensors to train.
+        prompt: what is learned.
+        insert: always insert tokens, as the original paper does: same numbers, slower.
+    """
+
+    def __init__(self, backbone: Backbone, prompt: Prompt, *, insert: bool = False):
+        super().__init__()
+        self.backbone = backbone
+        self.prompt = prompt
+        self.insert = insert
+
+    def forward(
+        self, images: Tensor, *, need: Sequence[str] = ("pooled",), taps: Sequence[int] = ()
+    ) -> Features:
+        """Features of images (B, 3, H, W); what is not needed is not computed.
+
+        Args:
+            images: preprocessed.
+            need: of 'pooled', 'prefix', 'prompts', 'patches'.
+            taps: layers whose patch tokens are wanted, as they leave the block.
+        """
+        tokens = self.backbone.embed(self.prompt.on_images(images))
+        tapped: dict[int, Tensor] = {}
+        for layer in range(self.backbone.depth):
+            rows, context = self.prompt.rows(layer), None
+            if rows is not None:
+                rows = self.prompt.drop(rows, len(images)).to(tokens.values.dtype)
+                if self._as_context(layer, need):
+                    tokens = tokens.without_prompts()
+                    context = self.backbone.project_context(layer, rows)
+                else:
+                    tokens = tokens.with_prompts(rows)
+            keep = self._keep(layer, need, taps)
+            tokens = self.backbone.run_block(layer, tokens, context, keep)
+            if layer in taps:
+                tapped[layer] = tokens.patches
+        return self._features(tokens, need, tapped)
+
+    def _as_context(self, layer: int, need: Sequence[str]) -> bool:
+        last = layer == self.backbone.depth - 1
+        no_successor = "prompts" not in need if last else layer + 1 in self.prompt.layers
+        return no_successor and not self.insert and self.backbone.takes_context(layer)
+
+    def _keep(self, layer: int, need: Sequence[str], taps: Sequence[int]) -> int | None:
+        """In the last block of a prompted model only the tokens that are read; without prompts it runs natively."""
+        backbone, wanted = self.backbone, set(need)
+        last = layer == backbone.depth - 1
+        if not last or not self.prompt.layers or self.insert or layer in taps:
+            return None
+        if wanted - {"pooled", "prefix"} or not backbone.takes_context(layer):
+            return None
+        if "pooled" in wanted and backbone.pooled_tokens is None:
+            return None
+        return backbone.num_prefix if "prefix" in wanted else backbone.pooled_tokens
+
+    def _features(self, tokens: Tokens, need: Sequence[str], taps: dict[int, Tensor]) -> Features:
+        pooled = self.backbone.pool(tokens) if "pooled" in need else None
+        if not {"prefix", "prompts", "patches"} & set(need):
+            return Features(tokens.grid, pooled=pooled, taps=taps)
+        normed = self.backbone.norm_dense(tokens)
+        return Features(
+            tokens.grid,
+            pooled=pooled,
+            prefix=normed.prefix if "prefix" in need else None,
+            prompts=normed.prompts if "prompts" in need and tokens.num_prompts else None,
+            patches=normed.patches if "patches" in need else None,
+            taps=taps,
+        )
+
+
+@torch.no_grad()
+def start_from_patches(model: PromptedBackbone, images: Tensor, generator: torch.Generator) -> None:
+    """Start prompt tokens from patch tokens of training images, each layer's from that layer's own input.
+
+    Args:
+        model: its prompt has `init: patches`; other prompts are left alone.
+        images: (B, 3, H, W) of the training set, preprocessed; B * N patch tokens must suffice.
+        generator: on the CPU, draws which patches.
+    """
+    count = model.prompt.wants_patches
+    if not count:
+        return
+    tokens = model.backbone.embed(images)
+    for layer in range(model.backbone.depth):
+        if layer in model.prompt.layers:
+            model.prompt.set_patch_rows(layer, sample_patches(tokens.patches, count, generator))
+        tokens = model.backbone.run_block(layer, tokens)

@@ -1,0 +1,123 @@
+"""What every prompt method is to the loop over blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpt.errors import ConfigError
+from vpt.registry import PROMPTS
+from vpt.structures import Dimensions
+
+
+class Prompt(nn.Module):
+    """Learned input beside the image: token rows at some layers, or a change of the pixels.
+
+    Attributes:
+        layers: the layers at which rows are new, ascending; rows flow on where the next layer is not among them.
+        options: what `build_prompt` makes the same prompt from, as it goes into the prompt file; None for a
+            method that is not registered, which cannot be saved.
+    """
+
+    layers: tuple[int, ...] = ()
+    options: dict[str, Any] | list[dict[str, Any]] | None = None
+
+    def rows(self, layer: int) -> Tensor | None:
+        """The prompt tokens that are new at `layer`, before dropout: (1, T, D), or None."""
+        del layer
+        return None
+
+    def drop(self, rows: Tensor, batch_size: int) -> Tensor:
+        """Prompt dropout: (1 | B, T, D), an own mask per image in training, `rows` unchanged otherwise."""
+        del batch_size
+        return rows
+
+    def on_images(self, images: Tensor) -> Tensor:
+        """The images (B, 3, H, W), normalised, as the method wants the backbone to see them."""
+        return images
+
+    def set_patch_rows(self, layer: int, patches: Tensor) -> None:
+        """Take (T, D) patch tokens of the training set as start values; only methods with such an initialiser."""
+        raise ConfigError(f"a {type(self).__name__} cannot start from patch tokens")
+
+    @property
+    def wants_patches(self) -> int:
+        """How many patch tokens per prompted layer `set_patch_rows` waits for; 0 for none."""
+        return 0
+
+
+class PromptList(Prompt):
+    """Several prompt methods at once, e.g. pixels and tokens; token rows at the same layer stand side by side.
+
+    Raises:
+        ConfigError: two of them insert tokens at different sets of layers, so that what flows on would be unclear.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]):
+        super().__init__()
+        layer_sets = {prompt.layers for prompt in prompts if prompt.layers}
+        if len(layer_sets) > 1:
+            raise ConfigError(f"prompts in a list must prompt the same layers, not {sorted(layer_sets)}")
+        self.prompts = nn.ModuleList(prompts)
+        self.layers = layer_sets.pop() if layer_sets else ()
+        if all(isinstance(prompt.options, dict) for prompt in prompts):
+            self.options = [prompt.options for prompt in prompts]  # type: ignore[misc]
+
+    def rows(self, layer: int) -> Tensor | None:
+        """See `Prompt.rows`."""
+        return _side_by_side([prompt.rows(layer) for prompt in self._members])
+
+    def drop(self, rows: Tensor, batch_size: int) -> Tensor:
+        """Each member drops its own share of the rows."""
+        parts, start = [], 0
+        for prompt in self._members:
+            first = prompt.rows(self.layers[0]) if self.layers else None
+            if first is not None:
+                stop = start + first.shape[1]
+                parts.append(prompt.drop(rows[:, start:stop], batch_size))
+                start = stop
+        return _side_by_side(parts)  # type: ignore[return-value]
+
+    def on_images(self, images: Tensor) -> Tensor:
+        """See `Prompt.on_images`; in order."""
+        for prompt in self._members:
+            images = prompt.on_images(images)
+        return images
+
+    def set_patch_rows(self, layer: int, patches: Tensor) -> None:
+        """Share the patch tokens out among the members that want some."""
+        start = 0
+        for prompt in self._members:
+            stop = start + prompt.wants_patches
+            if stop > start:
+                prompt.set_patch_rows(layer, patches[start:stop])
+            start = stop
+
+    @property
+    def wants_patches(self) -> int:
+        """See `Prompt.wants_patches`."""
+        return sum(prompt.wants_patches for prompt in self._members)
+
+    @property
+    def _members(self) -> list[Prompt]:
+        return list(self.prompts)  # type: ignore[arg-type]
+
+
+def build_prompt(options: Mapping[str, Any] | Sequence[Mapping[str, Any]], at: Dimensions) -> Prompt:
+    """A prompt from checked options ({name, ...} or a list of those) for a backbone of the given dimensions."""
+    if not isinstance(options, Mapping):
+        return PromptList([build_prompt(each, at) for each in options])
+    given = {key: value for key, value in options.items() if key != "name"}
+    prompt: Prompt = PROMPTS[options["name"]].build(at, **given)
+    return prompt
+
+
+def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    batch = max(part.shape[0] for part in present)
+    return torch.cat([part.expand(batch, -1, -1) for part in present], dim=1)

@@ -1,0 +1,28 @@
+"""No prompt: a linear probe, or the baseline that trains backbone tensors."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from vpt.config import Schema
+from vpt.prompts.base import Prompt
+from vpt.registry import PROMPTS
+from vpt.structures import Dimensions
+
+
+class NoPromptOptions(Schema):
+    """No options."""
+
+
+class NoPrompt(Prompt):
+    """The backbone as it is."""
+
+    options: ClassVar[dict[str, Any]] = {"name": "none"}
+
+
+def _build(at: Dimensions) -> NoPrompt:
+    del at
+    return NoPrompt()
+
+
+PROMPTS.register("none", NoPromptOptions, _build)

@@ -1,0 +1,59 @@
+"""Registries: a name in a configuration leads to its schema and its builder."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from vpt.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """', did you mean ...?' for the nearest known names, or '' where none is near."""
+    matches = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    return f", did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered kind: the schema of its options and the function that builds it from them."""
+
+    name: str
+    schema: type[BaseModel]
+    build: Callable[..., T]
+
+
+class Registry(Generic[T]):
+    """Names to entries of one kind ('prompt', 'head')."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, Entry[T]] = {}
+
+    def register(self, name: str, schema: type[BaseModel], build: Callable[..., T]) -> None:
+        """Add a kind under its name; a name is taken once."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} '{name}' is registered twice")
+        self._entries[name] = Entry(name, schema, build)
+
+    def __getitem__(self, name: str) -> Entry[T]:
+        if name not in self._entries:
+            known = ", ".join(self._entries)
+            raise ConfigError(
+                f"unknown {self.kind} '{name}'{nearest(name, self._entries)} (known: {known})"
+            )
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """The registered names, in order of registration."""
+        return list(self._entries)
+
+
+PROMPTS: Registry[Any] = Registry("prompt")
+HEADS: Registry[Any] = Registry("head")

@@ -1,0 +1,1 @@
+"""What is printed, drawn and written about runs and data."""

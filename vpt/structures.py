@@ -1,0 +1,171 @@
+"""The values that travel between the layers, and the shape alphabet.
+
+B batch, L layers, P prefix tokens, T prompt tokens, N patch tokens, D embed dim, F feature dim, C classes,
+H W image height and width in pixels, h w height and width of the patch grid (N = h * w).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+CropMode = Literal["center", "squash", "border"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a backbone wants its images: timm's and open_clip's own fields, kept in the prompt file.
+
+    Attributes:
+        size: (H, W) in pixels.
+        mean: per channel, of pixel values in [0, 1].
+        std: per channel.
+        interpolation: 'bicubic', 'bilinear' or 'nearest', always with antialiasing.
+        crop_pct: share of the resized image's side that the crop keeps.
+        crop_mode: 'center' (resize the short side, crop), 'squash' (resize both sides), 'border'
+            (resize the long side, pad).
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: CropMode = "center"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
+        """The inverse of `to_dict`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The plain numbers of a backbone that prompts and heads are built from.
+
+    Attributes:
+        embed_dim: width D of a token inside the blocks.
+        feature_dim: width F of the pooled feature.
+        depth: number of blocks L.
+        patch_size: (height, width) of a patch in pixels.
+        image_size: (H, W) in pixels.
+        num_prefix: tokens before the patches (class, registers).
+    """
+
+    embed_dim: int
+    feature_dim: int
+    depth: int
+    patch_size: tuple[int, int]
+    image_size: tuple[int, int]
+    num_prefix: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A sequence inside a backbone: (B, P + T + N, D), prompts directly after the prefix.
+
+    Attributes:
+        values: (B, P + T + N, D).
+        grid: (h, w) of the patch tokens.
+        num_prefix: P.
+        num_prompts: T.
+        rotary: the family's rotary embedding of the patch tokens, or None.
+    """
+
+    values: Tensor
+    grid: tuple[int, int]
+    num_prefix: int
+    num_prompts: int = 0
+    rotary: Any = None
+
+    def without_prompts(self) -> Tokens:
+        """The sequence with its prompt tokens taken out: [prefix | patches]."""
+        if self.num_prompts == 0:
+            return self
+        prefix, patches = self.values[:, : self.num_prefix], self.patches
+        return replace(self, values=torch.cat([prefix, patches], dim=1), num_prompts=0)
+
+    def with_prompts(self, rows: Tensor) -> Tokens:
+        """The sequence [prefix | rows | patches]; rows (1 | B, T, D) replace the prompts there were."""
+        rows = rows.to(self.values.dtype).expand(self.values.shape[0], -1, -1)
+        values = torch.cat([self.values[:, : self.num_prefix], rows, self.patches], dim=1)
+        return replace(self, values=values, num_prompts=rows.shape[1])
+
+    @property
+    def prefix(self) -> Tensor:
+        """(B, P, D)."""
+        return self.values[:, : self.num_prefix]
+
+    @property
+    def prompts(self) -> Tensor:
+        """(B, T, D)."""
+        return self.values[:, self.num_prefix : self.num_prefix + self.num_prompts]
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, N, D)."""
+        return self.values[:, self.num_prefix + self.num_prompts :]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one attention layer sees of prompts that have no place in the sequence.
+
+    Attributes:
+        keys: (1 | B, heads, T, head_dim).
+        values: (1 | B, heads, T, head_dim).
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a prompted backbone gives a head; what was not asked for is None.
+
+    Attributes:
+        grid: (h, w) of the patch tokens.
+        pooled: (B, F), the checkpoint's own feature.
+        prefix: (B, P, D) after the dense norm.
+        prompts: (B, T, D) after the dense norm, None where no prompt is in the last sequence.
+        patches: (B, N, D) after the dense norm, row-major over the grid.
+        taps: layer -> (B, N, D), patch tokens after that block.
+    """
+
+    grid: tuple[int, int]
+    pooled: Tensor | None = None
+    prefix: Tensor | None = None
+    prompts: Tensor | None = None
+    patches: Tensor | None = None
+    taps: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step and what is known of them.
+
+    Attributes:
+        images: (B, 3, H, W) float32, preprocessed.
+        labels: (B,) int64.
+        indices: (B,) int64, positions in the data set's split.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device (images without waiting for the copy)."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.indices,
+        )
