@@ -1,4 +1,4 @@
-"""Ground rules of all tests: one thread (two workers share two cores), no network but loopback, no home folder."""
+"""Ground rules of all tests: one thread (two workers share two cores), no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VPT from the paper's equations, by inserting tokens into timm's own blocks; what the package is held against."""
+"""VPT from the paper's equations, by insertion into timm's own blocks: the tests' oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def vpt_features(native: Any, images: Tensor, prompts: dict[int, Tensor]) -> Tensor:
-    """Pooled features with fresh prompt tokens (1, T, D) at each layer of `prompts`, flowing on elsewhere.
+    """Pooled features with fresh prompt tokens (1, T, D) at each layer of `prompts`.
+
+    They flow on elsewhere.
 
     [x_i, _, E_i] = L_i([x_{i-1}, P_{i-1}, E_{i-1}])   (Jia et al. 2022, equation 6)
     """
@@ -33,7 +35,10 @@ def vpt_features(native: Any, images: Tensor, prompts: dict[int, Tensor]) -> Ten
 
 
 def _run(native: Any, block: Any, x: Tensor, rope: Any, layer: int, unrotated: int) -> Tensor:
-    """A rotary block leaves its prefix unrotated: the oracle tells a twin of it that prompts belong to the prefix."""
+    """A rotary block leaves its prefix unrotated.
+
+    The oracle tells a twin of it that prompts belong to the prefix.
+    """
     if rope is None:
         return block(x)
     twin = copy.copy(block)

@@ -15,6 +15,9 @@ def main(
     model: Annotated[
         str, typer.Option(help="backbone, with random weights")
     ] = "timm/vit_base_patch16_224",
+    image_size: Annotated[
+        int | None, typer.Option(help="pixels; the model's own by default")
+    ] = None,
     num_tokens: Annotated[int, typer.Option(help="prompt tokens at each layer")] = 100,
     batch_size: Annotated[int, typer.Option(help="images per step")] = 4,
     pairs: Annotated[int, typer.Option(help="turns to measure")] = 5,
@@ -26,7 +29,12 @@ def main(
     """Time a training step and inference with prompts as context, inserted, and without prompts."""
     try:
         result = benchmark_context(
-            model, num_tokens=num_tokens, batch_size=batch_size, pairs=pairs, threads=threads
+            model,
+            image_size=image_size,
+            num_tokens=num_tokens,
+            batch_size=batch_size,
+            pairs=pairs,
+            threads=threads,
         )
     except VptError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)

@@ -1,24 +1,49 @@
-"""Visual prompt tuning: one frozen vision transformer, one small file per task."""
+"""Visual prompt tuning: one frozen vision transformer, one small file per task.
 
-from importlib.metadata import version
+The names below are loaded when they are first used, so that `import vpt` and `vpt --help` cost
+nothing.
+"""
 
-from vpt.backbones import Backbone, list_backbones
-from vpt.data import create_transform
-from vpt.engine.prompt_file import read_prompt_header
-from vpt.errors import (
-    BackboneError,
-    ConfigError,
-    DataError,
-    PromptFileError,
-    RunError,
-    VptError,
-)
-from vpt.experiment import create_model, list_prompts, load_prompt, save_prompt
-from vpt.models import Classifier
-from vpt.prompts import Prompt
-from vpt.structures import Features, Preprocess
+from __future__ import annotations
 
-__version__ = version("vpt")
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpt.backbones import Backbone, list_backbones
+    from vpt.data import create_transform
+    from vpt.engine.prompt_file import read_prompt_header
+    from vpt.errors import (
+        BackboneError,
+        ConfigError,
+        DataError,
+        PromptFileError,
+        RunError,
+        VptError,
+    )
+    from vpt.experiment import create_model, list_prompts, load_prompt, save_prompt
+    from vpt.models import Classifier
+    from vpt.prompts import Prompt
+    from vpt.structures import Features, Preprocess
+
+_HOMES = {
+    "vpt.backbones": ("Backbone", "list_backbones"),
+    "vpt.data": ("create_transform",),
+    "vpt.engine.prompt_file": ("read_prompt_header",),
+    "vpt.errors": (
+        "BackboneError",
+        "ConfigError",
+        "DataError",
+        "PromptFileError",
+        "RunError",
+        "VptError",
+    ),
+    "vpt.experiment": ("create_model", "list_prompts", "load_prompt", "save_prompt"),
+    "vpt.models": ("Classifier",),
+    "vpt.prompts": ("Prompt",),
+    "vpt.structures": ("Features", "Preprocess"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Backbone",
@@ -32,6 +57,7 @@ __all__ = [
     "PromptFileError",
     "RunError",
     "VptError",
+    "__version__",
     "create_model",
     "create_transform",
     "list_backbones",
@@ -40,3 +66,17 @@ __all__ = [
     "read_prompt_header",
     "save_prompt",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vpt")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'vpt' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,8 +1,14 @@
-"""What can go wrong by a user's input: every error here prints as one line and exits with code 2."""
+"""What can go wrong by a user's input.
+
+Every error here prints as one line and exits with code 2.
+"""
 
 
 class VptError(Exception):
-    """Base of all errors that a user can mend; the message names the value, the rule, the way out."""
+    """Base of all errors that a user can mend.
+
+    The message names the value, the rule, the way out.
+    """
 
 
 class ConfigError(VptError):

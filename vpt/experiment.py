@@ -1,4 +1,7 @@
-"""The composition root: checked options become objects; the only module that knows every registry."""
+"""The composition root: checked options become objects.
+
+The only module that knows every registry.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from vpt.backbones import Backbone, create_backbone, wrap_backbone
@@ -47,7 +51,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class _ModelOptions(Schema):
     """What `create_model` checks of its arguments."""
 
-    prompt: PromptConfig = {"name": "none"}
+    prompt: PromptConfig = Field(default_factory=lambda: {"name": "none"})
     head: HeadConfig
 
 
@@ -68,16 +72,18 @@ def create_model(
     preprocess: Preprocess | None = None,
     **prompt_options: Any,
 ) -> Classifier:
-    """A prompted model: logits (B, C) of images (B, 3, H, W), an ordinary module for any training loop.
+    """A prompted model: logits (B, C) of images (B, 3, H, W).
+
+    It is an ordinary module for any training loop.
 
     Args:
-        backbone: a name ('timm/<model>[.tag]', 'bundled/glyph_vit'), a timm module (copied), or a `Backbone`,
-            which is shared.
+        backbone: a name ('timm/<model>[.tag]', 'bundled/glyph_vit'), a timm module (copied), or a
+            `Backbone`, which is shared.
         prompt: a name, a mapping {name, options}, a `Prompt`, or a list of those.
         num_classes: C; None gives the feature (B, F) without a head.
         head: a name or a mapping.
-        tuning: 'frozen'; or backbone tensors to train too: 'full', 'bias', 'norm', 'last:k'. A shared backbone
-            is copied first.
+        tuning: 'frozen'; or backbone tensors to train too: 'full', 'bias', 'norm', 'last:k'. A
+            shared backbone is copied first.
         pretrained: load the named weights.
         weights: a local safetensors file with them, instead of a download.
         image_size: pixels, or (H, W); None keeps the backbone's own.
@@ -92,7 +98,9 @@ def create_model(
     if class_names is not None and num_classes != len(class_names):
         raise ConfigError(f"{len(class_names)} class_names for num_classes {num_classes}")
     if isinstance(backbone, str):
-        body = create_backbone(backbone, pretrained=pretrained, weights=weights, image_size=image_size)
+        body = create_backbone(
+            backbone, pretrained=pretrained, weights=weights, image_size=image_size
+        )
     else:
         body = wrap_backbone(backbone)
     body = _tuned(body, tuning)
@@ -124,7 +132,9 @@ def _make_prompt(spec: PromptSpec, options: Mapping[str, Any], backbone: Backbon
     if not isinstance(spec, str | Mapping):
         return PromptList([_make_prompt(each, {}, backbone) for each in spec])
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    checked = validate(_ModelOptions, {"prompt": given | dict(options), "head": "linear"}, source="create_model")
+    checked = validate(
+        _ModelOptions, {"prompt": given | dict(options), "head": "linear"}, source="create_model"
+    )
     return build_prompt(checked.prompt, backbone.dimensions)
 
 
@@ -157,12 +167,15 @@ def save_prompt(
 
     Raises:
         PromptFileError: a tensor is not finite.
-        ConfigError: the prompt is of a method that is not registered, or the names do not fit the head.
+        ConfigError: the prompt is of a method that is not registered, or the names do not fit the
+            head.
         RunError: the file cannot be written.
     """
     backbone, options = model.backbone, model.prompt.options
     if options is None:
-        raise ConfigError(f"a {type(model.prompt).__name__} cannot be saved: register its method and set `options`")
+        raise ConfigError(
+            f"a {type(model.prompt).__name__} cannot be saved: register its method, set `options`"
+        )
     if backbone.sha256 is None:
         raise ConfigError("a model on the meta device has no weights to save")
     names = list(class_names) if class_names is not None else model.class_names
@@ -180,7 +193,9 @@ def save_prompt(
         backbone=record,
         preprocess=model.preprocess.to_dict(),
         prompt=options,
-        head=None if model.head is None else {**model.head.options, "num_classes": model.head.num_classes},
+        head=None
+        if model.head is None
+        else {**model.head.options, "num_classes": model.head.num_classes},
         tuning=model.tuning,
         class_names=names,
         metrics=dict(metrics or {}),
@@ -210,7 +225,8 @@ def load_prompt(
     Args:
         path: the file.
         backbone: one that is already in memory, which is shared; None creates the file's.
-        weights: a local file with the backbone's weights, where the file's own note of it no longer holds.
+        weights: a local file with the backbone's weights, where the file's own note of it no longer
+            holds.
 
     Raises:
         PromptFileError: the file is damaged, needs a newer version, or belongs to another backbone.
@@ -233,7 +249,7 @@ def load_prompt(
         model.load_trained(tensors)
     except (ConfigError, PromptFileError, TypeError) as error:
         raise PromptFileError(f"{path}: {error}") from error
-    return model.eval()  # type: ignore[return-value]
+    return model.eval()
 
 
 def _backbone_of(
@@ -246,8 +262,12 @@ def _backbone_of(
             raise PromptFileError(f"{path}: its backbone was built by hand; pass it as backbone=")
         file = weights or record.weights
         if weights is None and file is not None and not Path(file).is_file():
-            raise PromptFileError(f"{path}: the backbone's weight file {file} is gone; name it with weights")
-        body = create_backbone(name, pretrained=record.pretrained, weights=file, image_size=record.image_size)
+            raise PromptFileError(
+                f"{path}: the backbone's weight file {file} is gone; name it with weights"
+            )
+        body = create_backbone(
+            name, pretrained=record.pretrained, weights=file, image_size=record.image_size
+        )
     else:
         body = wrap_backbone(given)
     if body.sha256 != record.sha256:
@@ -257,7 +277,8 @@ def _backbone_of(
         )
     if body.preprocess.size != record.image_size or body.grid != record.grid:
         raise PromptFileError(
-            f"{path} was trained at {record.image_size} pixels, the backbone given is at {body.preprocess.size}"
+            f"{path} was trained at {record.image_size} pixels, "
+            f"the backbone given is at {body.preprocess.size}"
         )
     return body
 
@@ -292,6 +313,10 @@ class Experiment:
         """Training batches per epoch; the last may be smaller."""
         return -(-len(self.splits.require("train")) // self.config.data.batch_size)
 
+    def with_splits(self, splits: Splits) -> Experiment:
+        """The same with other images, and what follows from their numbers."""
+        return replace(self, splits=splits, settings=_fit_settings(self.config, splits))
+
 
 def build(config: RunConfig, *, backbone: Backbone | None = None) -> Experiment:
     """Objects from a config.
@@ -304,6 +329,8 @@ def build(config: RunConfig, *, backbone: Backbone | None = None) -> Experiment:
         VptError: anything in the config that does not fit together.
     """
     descriptor, splits = load_splits(config)
+    # Where no weights are loaded, the random ones are the seed's: a run must find them again.
+    torch.manual_seed(derive_seed("backbone", config.seed))
     body = backbone or create_backbone(
         config.backbone.name,
         pretrained=config.backbone.pretrained,
@@ -357,12 +384,18 @@ def _start_from(model: Classifier, path: Path) -> None:
     """Take a prompt file's tensors; its head only where the classes are the same."""
     header = read_prompt_header(path)
     if header.backbone.sha256 != model.backbone.sha256:
-        raise PromptFileError(f"train.init_from {path} belongs to '{header.backbone.name}' with other weights")
+        raise PromptFileError(
+            f"train.init_from {path} belongs to '{header.backbone.name}' with other weights"
+        )
     _, tensors = read_prompt_file(path)
     own = dict(model.trained_tensors())
     same_classes = header.class_names == model.class_names
     start = {name: t for name, t in tensors.items() if same_classes or not name.startswith("head.")}
-    kept = {name: t.detach().clone() for name, t in own.items() if name.startswith("head.") and not same_classes}
+    kept = {
+        name: t.detach().clone()
+        for name, t in own.items()
+        if name.startswith("head.") and not same_classes
+    }
     try:
         model.load_trained(start | kept)
     except PromptFileError as error:
@@ -386,6 +419,7 @@ def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:
         class_weights=_class_weights(config, splits),
         precision=train.precision,
         select=train.select,
+        evaluate_every=train.evaluate_every,
         early_stopping=train.early_stopping,
         checkpoint_seconds=train.checkpoint_seconds,
         log_every=train.log_every,
@@ -415,7 +449,10 @@ def _optim_settings(optim: OptimConfig, warmup_steps: int) -> OptimSettings:
 
 
 def _class_weights(config: RunConfig, splits: Splits) -> tuple[float, ...] | None:
-    """'balanced': images / (classes x images of the class), so that the mean weight of an image is 1."""
+    """'balanced': images / (classes x images of the class).
+
+    So the mean weight of an image is 1.
+    """
     weights = config.loss.class_weights
     if weights is None:
         return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from vpt.backbones import Backbone
 from vpt.config import RunConfig, dump, load_config
 from vpt.data import (
+    BadImage,
     EpochBatches,
     ImageDataset,
     Split,
@@ -27,12 +29,13 @@ from vpt.data import (
     read_splits,
     scan_images,
 )
+from vpt.data.splits import SplitName
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.evaluate import evaluate
 from vpt.engine.events import Events
 from vpt.engine.fit import FitData, FitState, Outputs, fit, format_metrics, total_steps
-from vpt.engine.progress import format_seconds
+from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
 from vpt.engine.prompt_file import read_prompt_file
 from vpt.engine.run_dir import (
     OpenMode,
@@ -51,6 +54,8 @@ from vpt.seeding import derive_seed
 from vpt.structures import Batch
 
 Log = Callable[[str], None]
+
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
 FREE_ON_RESUME = frozenset(
     {
@@ -84,7 +89,8 @@ class Plan:
         parameters: by part, trained ones; 'backbone' counts all of the backbone's.
         trained: how many are trained in all.
         checkpoint_bytes: of one checkpoint, about.
-        seconds: estimated from a few steps, None where no image could be read.
+        seconds: estimated from a few real steps; a validation image counts a third of a training
+            image.
         peak_memory_bytes: after those steps.
     """
 
@@ -94,49 +100,41 @@ class Plan:
     parameters: dict[str, int]
     trained: int
     checkpoint_bytes: int
-    seconds: float | None
+    seconds: float
     peak_memory_bytes: int
 
 
 def make_plan(experiment: Experiment) -> Plan:
-    """A plan, with the time of three real training steps and one validation batch scaled up."""
+    """A plan from a few real training steps; the experiment's model is used up by them."""
     config, splits = experiment.config, experiment.splits
     device = choose_device(config.train.device)
-    began = time.monotonic()
-    state = _train_briefly(experiment, device, steps=3)
-    per_step = state.train_seconds / max(1, state.step)
-    val_share = len(splits.require("val")) / max(1, state.images) * state.train_seconds / 3
+    _rehearse(experiment, device, steps=1)  # the first step also pays for warming up
+    state = _rehearse(experiment, device, steps=3)
+    per_image = state.train_seconds / state.images
+    validations = -(-config.train.epochs // config.train.evaluate_every)
+    val_images = len(splits.require("val")) * validations
     steps = total_steps(experiment.settings, experiment.batches_per_epoch)
-    del began
-    parameters = count_parameters(experiment.model)
-    trained = sum(p.numel() for p in experiment.model.trainable_parameters())
+    train_images = steps / state.step * state.images
     return Plan(
-        images={name: len(split) for name in ("train", "val", "test") if (split := splits.get(name))},  # type: ignore[arg-type]
+        images={
+            name: len(split) for name in ("train", "val", "test") if (split := splits.get(name))
+        },
         classes=len(splits.class_names),
         steps=steps,
-        parameters=parameters,
-        trained=trained,
+        parameters=count_parameters(experiment.model),
+        trained=sum(p.numel() for p in experiment.model.trainable_parameters()),
         checkpoint_bytes=_checkpoint_bytes(experiment),
-        seconds=per_step * steps + val_share * config.train.epochs,
+        seconds=per_image * (train_images + val_images / 3),
         peak_memory_bytes=peak_memory_bytes(device),
     )
 
 
-def _train_briefly(experiment: Experiment, device: torch.device, *, steps: int) -> FitState:
-    """A few steps of a copy-free rehearsal; the model is rebuilt by whoever trains for real."""
-    from dataclasses import replace
-
-    settings = replace(experiment.settings, max_steps=steps, epochs=max(1, experiment.settings.epochs))
-    experiment.model.to(device)
+def _rehearse(experiment: Experiment, device: torch.device, *, steps: int) -> FitState:
+    """A few training steps, and validation on one batch, without a trace."""
+    settings = replace(experiment.settings, max_steps=steps)
     data = _fit_data(experiment, device)
-    rehearsal = replace(data, val=lambda: _first(data.val()))
-    return fit(experiment.model, rehearsal, settings, device=device)
-
-
-def _first(batches: Iterable[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        return
+    short = replace(data, val=lambda: islice(data.val(), 1))
+    return fit(experiment.model.to(device), short, settings, device=device)
 
 
 def count_parameters(model: Classifier) -> dict[str, int]:
@@ -150,7 +148,9 @@ def count_parameters(model: Classifier) -> dict[str, int]:
 
 def _checkpoint_bytes(experiment: Experiment) -> int:
     moments = 2 if experiment.config.optim.name == "adamw" else 1
-    return sum(p.numel() * 4 for p in experiment.model.trainable_parameters()) * (1 + moments) + 2**16
+    return (
+        sum(p.numel() * 4 for p in experiment.model.trainable_parameters()) * (1 + moments) + 2**16
+    )
 
 
 # ------------------------------------------------------------------------------------------- train
@@ -214,14 +214,49 @@ def train(
     experiment = build(config, backbone=backbone)
     with open_run_directory(config.run_dir, mode=mode) as run:
         resume = _newest_checkpoint(run, config, log) if mode == "resume" else None
+        if mode == "resume" and run.result.exists():
+            log(f"{run.path} is finished; its result stands")
+            return _read_result(run.result)
         _check_space(run, experiment)
         experiment = _scanned(experiment, log)
         if resume is None:
             _write_start(run, experiment)
-        with Events(run.path, resume_step=resume.step if resume else None, log=log) as events:
+        else:
+            _refuse_other_data(run, experiment)
+        with _open_events(run, resume, log) as events:
             if resume is None:
                 _show_start(events, experiment)
             return _train_in(run, experiment, events, resume, device, log, console)
+
+
+def try_out(config: RunConfig, *, backbone: Backbone | None = None) -> dict[str, float]:
+    """The best epoch's validation metrics of a training that leaves no file behind.
+
+    The test split is not read: this is for choosing between configs. Images are not scanned first.
+
+    Args:
+        config: checked; its run directory is not used.
+        backbone: one in memory, to share between runs.
+
+    Raises:
+        VptError: anything that a user can mend.
+        Interrupted: a signal.
+    """
+    device = choose_device(config.train.device)
+    experiment = build(config, backbone=backbone)
+    experiment.model.to(device)
+    _start_prompts(experiment, device)
+    data = _fit_data(experiment, device)
+    state = fit(experiment.model, data, experiment.settings, device=device)
+    assert state.best is not None
+    return state.best
+
+
+def _open_events(run: RunDirectory, resume: Checkpoint | None, log: Log) -> Events:
+    if resume is None:
+        return Events(run.path, resume_step=None, log=log)
+    lines = resume.state["metrics_lines"]
+    return Events(run.path, resume_step=resume.step, resume_lines=lines, log=log)
 
 
 def _train_in(
@@ -246,11 +281,12 @@ def _train_in(
         console=console,
     )
     data = _fit_data(experiment, device)
-    state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
-    assert state.best is not None
-    _save(run.last_prompt, experiment, {})
-    model.load_trained(read_prompt_file(run.best_prompt)[1])
-    test = _test(experiment, events, state, device)
+    with stop_request() as stop:
+        state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
+        assert state.best is not None
+        _save(run.last_prompt, experiment, {})
+        model.load_trained(read_prompt_file(run.best_prompt)[1])
+        test = _test(experiment, events, state, device, stop)
     result = _result(run, experiment, state, test, device)
     write_json_atomic(run.result, asdict(result))
     best = test if test is not None else state.best
@@ -265,13 +301,22 @@ def _save(path: Path, experiment: Experiment, metrics: dict[str, float]) -> None
 
 
 def _test(
-    experiment: Experiment, events: Events, state: FitState, device: torch.device
+    experiment: Experiment,
+    events: Events,
+    state: FitState,
+    device: torch.device,
+    stop: StopRequest,
 ) -> dict[str, float] | None:
     """Read the test split, once."""
     split = experiment.splits.test
     if split is None:
         return None
     config = experiment.config
+
+    def after_batch(images: int) -> None:
+        if stop:
+            raise Interrupted(f"stopped by {stop.signal_name} while testing; go on with --resume")
+
     metrics, evaluator = evaluate_split(
         experiment.model,
         split,
@@ -280,10 +325,13 @@ def _test(
         batch_size=config.data.eval_batch_size or config.data.batch_size,
         num_workers=config.data.num_workers,
         precision=config.train.precision,
+        after_batch=after_batch,
     )
     events.scalars(state.step, {f"test/{name}": value for name, value in metrics.items()})
     counts = evaluator.confusion_matrix()
-    events.confusion_matrix(state.step, "test/confusion_matrix", counts, experiment.splits.class_names)
+    events.confusion_matrix(
+        state.step, "test/confusion_matrix", counts, experiment.splits.class_names
+    )
     return metrics
 
 
@@ -317,7 +365,11 @@ def _fit_data(experiment: Experiment, device: torch.device) -> FitData:
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[Batch]:
         batches = EpochBatches(
-            len(dataset), config.data.batch_size, seed=config.seed, epoch=epoch, start_batch=start_batch
+            len(dataset),
+            config.data.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            start_batch=start_batch,
         )
         pin = device.type == "cuda"
         return make_loader(dataset, batches, num_workers=config.data.num_workers, pin_memory=pin)
@@ -346,7 +398,7 @@ def _in_order(
 def _start_prompts(experiment: Experiment, device: torch.device) -> None:
     """Patch tokens of up to 64 training images, where the prompt's initialiser asks for them."""
     prompted = experiment.model.prompted
-    if not prompted.prompt.wants_patches:
+    if not prompted.prompt.wants_patches or experiment.config.train.init_from is not None:
         return
     config, split = experiment.config, experiment.splits.require("train")
     seed = derive_seed("init-patches", config.seed)
@@ -358,34 +410,47 @@ def _start_prompts(experiment: Experiment, device: torch.device) -> None:
 
 def _scanned(experiment: Experiment, log: Log) -> Experiment:
     """The experiment without unreadable images, or one error that lists them all."""
-    from dataclasses import replace
-
     config, splits = experiment.config, experiment.splits
     if not config.data.scan:
         return experiment
-    kept: dict[str, Split | None] = {}
-    problems: list[str] = []
-    for name in ("train", "val", "test"):
-        split = splits.get(name)  # type: ignore[arg-type]
-        bad = scan_images(split, config.data.num_workers) if split else []
-        kept[name] = drop_bad(split, bad) if split and bad else split
-        problems += [f"{image.path}: {image.reason}" for image in bad]
-    if problems and config.data.on_bad_image == "error":
+    bad: dict[str, list[BadImage]] = {}
+    for name in SPLIT_NAMES:
+        split = splits.get(name)
+        bad[name] = scan_images(split, config.data.num_workers) if split else []
+    problems = [f"{image.path}: {image.reason}" for images in bad.values() for image in images]
+    if not problems:
+        return experiment
+    if config.data.on_bad_image == "error":
         listing = "\n".join(problems)
         raise DataError(
-            f"{len(problems)} unreadable images (data.on_bad_image=skip leaves them out):\n{listing}"
+            f"{len(problems)} unreadable images (data.on_bad_image=skip leaves them out):\n"
+            f"{listing}"
         )
     for problem in problems:
         log(f"left out: {problem}")
-    return replace(experiment, splits=Splits(**kept, class_names=splits.class_names))  # type: ignore[arg-type]
+
+    def kept(name: SplitName) -> Split | None:
+        split = splits.get(name)
+        return drop_bad(split, bad[name]) if split else None
+
+    train, val, test = map(kept, SPLIT_NAMES)
+    return experiment.with_splits(Splits(train, val, test, splits.class_names))
 
 
 def _write_start(run: RunDirectory, experiment: Experiment) -> None:
-    splits = experiment.splits
     write_text_atomic(run.config, dump(experiment.config))
     write_json_atomic(run.environment, environment())
-    keys = {n: [s.key for s in split.samples] for n in ("train", "val", "test") if (split := splits.get(n))}  # type: ignore[arg-type]
-    write_json_atomic(run.split, {"class_names": list(splits.class_names), **keys})
+    write_json_atomic(run.split, _split_keys(experiment.splits))
+
+
+def _split_keys(splits: Splits) -> dict[str, list[str]]:
+    """Class names, and each split's images by their keys."""
+    keys = {"class_names": list(splits.class_names)}
+    for name in SPLIT_NAMES:
+        split = splits.get(name)
+        if split is not None:
+            keys[name] = [sample.key for sample in split.samples]
+    return keys
 
 
 def _show_start(events: Events, experiment: Experiment) -> None:
@@ -400,6 +465,24 @@ def _show_start(events: Events, experiment: Experiment) -> None:
     events.text("config", dump(experiment.config))
 
 
+def _refuse_other_data(run: RunDirectory, experiment: Experiment) -> None:
+    """A run goes on with the images that it began with."""
+    before, now = json.loads(run.split.read_text()), _split_keys(experiment.splits)
+    for name in before.keys() | now.keys():
+        old, new = before.get(name, []), now.get(name, [])
+        if old != new:
+            changed = sorted(set(old) ^ set(new))
+            what = f"{len(changed)} differ, e.g. {changed[0]}" if changed else "another order"
+            raise DataError(
+                f"{run.path} began with other data ('{name}': {what}); restore them, or start a "
+                "new run_dir"
+            )
+
+
+def _read_result(path: Path) -> RunResult:
+    return RunResult(**json.loads(path.read_text()))
+
+
 def _newest_checkpoint(run: RunDirectory, config: RunConfig, log: Log) -> Checkpoint | None:
     if run.config.exists():
         _refuse_other_config(load_config(run.config), config, run.path)
@@ -412,18 +495,26 @@ def _refuse_other_config(before: RunConfig, now: RunConfig, path: Path) -> None:
     changed = [k for k in changed if k not in FREE_ON_RESUME]
     if changed:
         changes = ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in changed)
-        raise ConfigError(f"{path} holds a run of another config ({changes}); use its own, or a new run_dir")
+        raise ConfigError(
+            f"{path} holds a run of another config ({changes}); use its own, or a new run_dir"
+        )
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         return {prefix: values}
-    return {k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}".strip(".")).items()}
+    return {
+        k: v
+        for key, value in values.items()
+        for k, v in _flat(value, f"{prefix}.{key}".strip(".")).items()
+    }
 
 
 def _check_space(run: RunDirectory, experiment: Experiment) -> None:
     """Room for the checkpoints kept, the one being written, and two prompt files."""
-    need = _checkpoint_bytes(experiment) * (experiment.config.train.keep_checkpoints + 3) + 16 * 2**20
+    need = (
+        _checkpoint_bytes(experiment) * (experiment.config.train.keep_checkpoints + 3) + 16 * 2**20
+    )
     free = free_bytes(run.path)
     if free < need:
         raise RunError(
@@ -444,11 +535,16 @@ def evaluate_split(
     batch_size: int = 64,
     num_workers: int = 2,
     precision: str = "fp32",
+    after_batch: Callable[[int], None] = lambda images: None,
 ) -> tuple[dict[str, float], ClassificationEvaluator]:
     """Metrics of a model on one split, and the evaluator for more."""
-    batches = _in_order(split, transform, batch_size=batch_size, num_workers=num_workers, device=device)
+    batches = _in_order(
+        split, transform, batch_size=batch_size, num_workers=num_workers, device=device
+    )
     evaluator = ClassificationEvaluator(len(split.class_names))
-    metrics = evaluate(model, batches, evaluator, device=device, precision=precision)
+    metrics = evaluate(
+        model, batches, evaluator, device=device, precision=precision, after_batch=after_batch
+    )
     return metrics, evaluator
 
 
@@ -477,7 +573,9 @@ def evaluate_prompt(
     if model.head is None or names is None:
         raise PromptFileError(f"{path} holds no head with class names: nothing to evaluate")
     if list(splits.class_names) != names:
-        raise PromptFileError(f"{path} has other classes than {dataset}: {_difference(names, splits.class_names)}")
+        raise PromptFileError(
+            f"{path} has other classes than {dataset}: {_difference(names, splits.class_names)}"
+        )
     transform = evaluation_transform(model.preprocess)
     metrics, _ = evaluate_split(
         model, chosen, transform, device=where, batch_size=batch_size, num_workers=num_workers
@@ -512,9 +610,17 @@ class Prediction:
 
 
 def predict_images(
-    model: Classifier, paths: Iterable[Path], *, device: torch.device, batch_size: int = 32, top_k: int = 1
+    model: Classifier,
+    paths: Iterable[Path],
+    *,
+    device: torch.device,
+    batch_size: int = 32,
+    top_k: int = 1,
 ) -> Iterator[Prediction]:
-    """Predictions in the order of the paths; an unreadable image gives its error, and the rest goes on."""
+    """Predictions in the order of the paths.
+
+    An unreadable image gives its error, and the rest goes on.
+    """
     transform = evaluation_transform(model.preprocess)
     assert model.head is not None
     names = model.class_names or [str(number) for number in range(model.head.num_classes)]
@@ -526,13 +632,19 @@ def predict_images(
             except DataError as error:
                 read.append((path, str(error)))
         tensors = [image for _, image in read if isinstance(image, torch.Tensor)]
-        rows = iter(model.predict(torch.stack(tensors).to(device)).cpu() if tensors else [])
+        rows: Iterator[torch.Tensor] = iter(
+            model.predict(torch.stack(tensors).to(device)).cpu() if tensors else []
+        )
         for path, image in read:
             yield _prediction(path, image, rows, names, top_k)
 
 
 def _prediction(
-    path: Path, image: torch.Tensor | str, rows: Iterator[torch.Tensor], names: list[str], top_k: int
+    path: Path,
+    image: torch.Tensor | str,
+    rows: Iterator[torch.Tensor],
+    names: list[str],
+    top_k: int,
 ) -> Prediction:
     if isinstance(image, str):
         return Prediction(str(path), None, None, error=image)
@@ -559,7 +671,6 @@ __all__ = [
     "RunResult",
     "evaluate_prompt",
     "evaluate_split",
-    "format_seconds",
     "make_plan",
     "predict_images",
     "train",

@@ -1,4 +1,7 @@
-"""Seeds for everything random: a pure function of what it is for, never of time, worker or history."""
+"""Seeds for everything random.
+
+A pure function of what it is for, never of time, worker or history.
+"""
 
 from __future__ import annotations
 

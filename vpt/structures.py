@@ -1,7 +1,7 @@
 """The values that travel between the layers, and the shape alphabet.
 
-B batch, L layers, P prefix tokens, T prompt tokens, N patch tokens, D embed dim, F feature dim, C classes,
-H W image height and width in pixels, h w height and width of the patch grid (N = h * w).
+B batch, L layers, P prefix tokens, T prompt tokens, N patch tokens, D embed dim, F feature dim, C
+classes, H W image height and width in pixels, h w height and width of the patch grid (N = h * w).
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
         """The inverse of `to_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ class Tokens:
         return replace(self, values=torch.cat([prefix, patches], dim=1), num_prompts=0)
 
     def with_prompts(self, rows: Tensor) -> Tokens:
-        """The sequence [prefix | rows | patches]; rows (1 | B, T, D) replace the prompts there were."""
+        """The sequence [prefix | rows | patches].
+
+        Rows (1 | B, T, D) replace the prompts there were.
+        """
         rows = rows.to(self.values.dtype).expand(self.values.shape[0], -1, -1)
         values = torch.cat([self.values[:, : self.num_prefix], rows, self.patches], dim=1)
         return replace(self, values=values, num_prompts=rows.shape[1])

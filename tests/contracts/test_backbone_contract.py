@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import pickle
+import pickle  # noqa: TID251 - the model must survive it, as loaders and launchers pickle
 
 import pytest
 import torch
@@ -21,9 +21,8 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 def token_prompt(native, layers=None, num_tokens=12, **options) -> TokenPrompt:
     torch.manual_seed(1)
     chosen = tuple(range(len(native.blocks))) if layers is None else layers
-    prompt = TokenPrompt(num_tokens, chosen, embed_dim=native.embed_dim, patch_size=(8, 8), init="normal",
-                         std=1.0, **options)  # fmt: skip
-    return prompt.eval()
+    options = {"embed_dim": native.embed_dim, "patch_size": (8, 8), "init": "normal", **options}
+    return TokenPrompt(num_tokens, chosen, std=1.0, **options).eval()
 
 
 def prompted(native, prompt: Prompt, **options) -> PromptedBackbone:
@@ -83,7 +82,9 @@ def test_known_blocks_take_context_and_others_go_by_insertion(kind):
     backbone = wrap_backbone(make(kind))
     expected = kind not in BY_INSERTION
     assert all(backbone.takes_context(index) == expected for index in range(backbone.depth))
-    assert (backbone.pooled_tokens == 1) == (kind in TOKEN_POOLED or kind in {"res_post"} | BY_INSERTION)
+    assert (backbone.pooled_tokens == 1) == (
+        kind in TOKEN_POOLED or kind in {"res_post"} | BY_INSERTION
+    )
 
 
 @kinds
@@ -135,7 +136,7 @@ def test_deepcopy_and_pickle__are_independent__and_compute_the_same(kind):
     images = images_for(native)
     with torch.no_grad():
         expected = pooled(model, images)
-        twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]  # noqa: S301
+        twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
         model.prompt.tokens.zero_()
         assert all(torch.equal(pooled(twin, images), expected) for twin in twins)
 

@@ -1,6 +1,7 @@
 """The one attention with context tokens, for timm's Attention, EvaAttention and AttentionRope.
 
-A prompt that gets no successor needs no query, output projection or MLP: at such a layer it is only keys and values,
+A prompt that gets no successor needs no query, output projection or MLP: at such a layer it is only
+keys and values,
     K = [W_k LN(x), W_k LN(P)],  V = [W_v LN(x), W_v LN(P)],  Q = W_q LN(x),
 which is exact in real arithmetic and keeps the sequence as long as it was.
 """
@@ -22,7 +23,10 @@ KNOWN_ATTENTION = (Attention, AttentionRope, EvaAttention)
 
 
 def is_known_attention(module: nn.Module) -> bool:
-    """Whether `attend` computes what the module computes: by exact type, as look-alikes compute something else."""
+    """Whether `attend` computes what the module computes.
+
+    It goes by exact type, as look-alikes compute something else.
+    """
     return type(module) in KNOWN_ATTENTION
 
 
@@ -35,7 +39,9 @@ def attend(
     rotary: Tensor | None = None,
     num_unrotated: int = 0,
 ) -> Tensor:
-    """Self-attention of a known module, in eval mode, with more keys and values than its sequence has.
+    """Self-attention of a known module, in eval mode.
+
+    It may have more keys and values than its sequence has.
 
     Args:
         attention: a module for which `is_known_attention` holds.
@@ -92,12 +98,15 @@ def _project_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fused(attention: Any, x: Tensor, start: int, stop: int) -> Tensor:
-    """Outputs start..stop of the fused projection; a wrapped or quantised Linear is called, never sliced."""
+    """Outputs start..stop of the fused projection.
+
+    A wrapped or quantised Linear is called, never sliced.
+    """
     bias = _fused_bias(attention)
     if type(attention.qkv) is nn.Linear:
         weight = attention.qkv.weight[start:stop]
         return F.linear(x, weight, None if bias is None else bias[start:stop])
-    out = attention.qkv(x)[..., start:stop]
+    out: Tensor = attention.qkv(x)[..., start:stop]
     return out if bias is attention.qkv.bias or bias is None else out + bias[start:stop]
 
 
@@ -109,7 +118,8 @@ def _fused_bias(attention: Any) -> Tensor | None:
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)
 
 
 def _repeat_groups(attention: Any, x: Tensor) -> Tensor:

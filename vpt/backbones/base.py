@@ -1,4 +1,7 @@
-"""The one contract of all backbones: embed, run_block, norm, pool; frozen and in eval by construction."""
+"""The one contract of all backbones: embed, run_block, norm, pool.
+
+Frozen and in eval by construction.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from vpt.structures import Context, Dimensions, Preprocess, Tokens
 class Backbone(nn.Module, ABC):
     """A vision transformer taken apart into the steps between which prompts go.
 
-    It freezes itself, stays in eval whatever `.train()` its owner gets, and never writes to a block, so several
-    tasks can share one.
+    It freezes itself, stays in eval whatever `.train()` its owner gets, and never writes to a
+    block, so several tasks can share one.
 
     Attributes:
         name: e.g. 'timm/vit_base_patch16_224.orig_in21k'; empty for a module that a user passed in.
@@ -75,12 +78,16 @@ class Backbone(nn.Module, ABC):
             index: 0..L-1.
             tokens: the sequence.
             context: keys and values of prompts that are not in the sequence.
-            keep: compute only the first `keep` tokens (they still attend to all); needs a known block.
+            keep: compute only the first `keep` tokens (they still attend to all); needs a known
+                block.
         """
 
     @abstractmethod
     def pool(self, tokens: Tokens) -> Tensor:
-        """(B, F): the checkpoint's whole way from tokens to its feature; prompt tokens are left out."""
+        """(B, F): the checkpoint's whole way from tokens to its feature.
+
+        Prompt tokens are left out.
+        """
 
     @property
     @abstractmethod
@@ -89,7 +96,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def norm_dense(self, tokens: Tokens) -> Tokens:
-        """The sequence after the final norm, for maps; unchanged where the norm belongs to the pooled feature."""
+        """The sequence after the final norm, for maps.
+
+        Unchanged where the norm belongs to the pooled feature.
+        """
 
     @property
     def dimensions(self) -> Dimensions:
@@ -138,8 +148,8 @@ class Backbone(nn.Module, ABC):
         """Names of the parameters that a tuning method trains.
 
         Args:
-            what: 'all'; 'biases' (BitFit, Ben Zaken et al. 2022); 'norms' (scales and biases of every norm);
-                'blocks:last:k' (the last k blocks and the norms after them).
+            what: 'all'; 'biases' (BitFit, Ben Zaken et al. 2022); 'norms' (scales and biases of
+                every norm); 'blocks:last:k' (the last k blocks and the norms after them).
 
         Raises:
             BackboneError: unknown word, or more blocks than there are.
@@ -156,7 +166,8 @@ class Backbone(nn.Module, ABC):
             count = int(match[1])
             if not 1 <= count <= self.depth:
                 raise BackboneError(
-                    f"last:{count} blocks of '{self.name}': it has {self.depth}; use last:1..last:{self.depth}"
+                    f"last:{count} blocks of '{self.name}': it has {self.depth}; "
+                    f"use last:1..last:{self.depth}"
                 )
             return self._last_blocks(names, count)
         raise BackboneError(f"cannot select '{what}': use all, biases, norms or blocks:last:k")
@@ -176,12 +187,15 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def weights_hash(tensors: dict[str, Tensor]) -> str | None:
-    """SHA-256 over name, shape and little-endian bytes of the tensors, sorted by name; None on meta."""
+    """SHA-256 over name, shape and little-endian bytes of the tensors, sorted by name.
+
+    None for tensors on the meta device.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         if tensor.is_meta:
             return None
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -54,14 +54,17 @@ def create_backbone(
     backbone.pretrained = pretrained
     backbone.weights = None if weights is None else str(weights)
     if image_size is not None:
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = (size[0], size[1])
         if size != backbone.preprocess.size:
             backbone.resize(size)
     return backbone
 
 
 def wrap_backbone(module: nn.Module) -> Backbone:
-    """A backbone around a timm module that a user built; its classifier is dropped from a copy, not from it.
+    """A backbone around a timm module that a user built.
+
+    Its classifier is dropped from a copy, not from it.
 
     Raises:
         BackboneError: its class is not supported.
@@ -70,7 +73,9 @@ def wrap_backbone(module: nn.Module) -> Backbone:
         return module
     adapter = ADAPTERS.get(type(module))
     if adapter is None:
-        raise BackboneError(f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are")
+        raise BackboneError(
+            f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are"
+        )
     config = getattr(module, "pretrained_cfg", None) or {}
     tag = f".{config['tag']}" if config.get("tag") else ""
     name = f"timm/{config['architecture']}{tag}" if config.get("architecture") else ""
@@ -107,7 +112,9 @@ def _refuse_unsupported(name: str, model_name: str) -> None:
     with torch.device("meta"):
         kind = type(_create(name, model_name, pretrained=False))
     if kind not in ADAPTERS:
-        raise BackboneError(f"'{name}' is a {kind.__name__}, which is not supported: {SUPPORTED} are")
+        raise BackboneError(
+            f"'{name}' is a {kind.__name__}, which is not supported: {SUPPORTED} are"
+        )
 
 
 def _create(name: str, model_name: str, **options: Any) -> Any:
@@ -115,20 +122,31 @@ def _create(name: str, model_name: str, **options: Any) -> Any:
         return timm.create_model(model_name, **options)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        hint = "; without network give backbone.weights=FILE.safetensors" if options["pretrained"] else ""
+        hint = (
+            "; without network give backbone.weights=FILE.safetensors"
+            if options["pretrained"]
+            else ""
+        )
         raise BackboneError(f"cannot create '{name}': {reason}{hint}") from error
 
 
 def _create_with_weights(name: str, model_name: str, weights: Path) -> Any:
-    """Load strictly: the file's own head size is used, so that not one other tensor may be missing."""
+    """Load strictly: the file's own head size is used.
+
+    So not one other tensor may be missing.
+    """
     if weights.suffix != ".safetensors":
-        raise BackboneError(f"weights {weights}: only .safetensors files are read; convert it first")
+        raise BackboneError(
+            f"weights {weights}: only .safetensors files are read; convert it first"
+        )
     if not weights.is_file():
         raise BackboneError(f"weights {weights}: no such file")
     try:
         state = load_state_dict(str(weights))
-    except Exception as error:  # noqa: BLE001 - the reader's own error types are not importable here
-        raise BackboneError(f"weights {weights}: not a readable safetensors file ({error})") from error
+    except Exception as error:
+        raise BackboneError(
+            f"weights {weights}: not a readable safetensors file ({error})"
+        ) from error
     head = state.get("head.weight")
     num_classes = 0 if head is None else head.shape[0]
     overlay = {"state_dict": state, "num_classes": num_classes, "custom_load": False}

@@ -17,8 +17,8 @@ from vpt.structures import Context, Tokens
 class TimmEva(TimmViT):
     """A timm `Eva` behind the backbone contract.
 
-    Prompts have no place in the image, so they are never rotated: where prompts are in the sequence, or as
-    context, the block's attention is computed here, both ways.
+    Prompts have no place in the image, so they are never rotated: where prompts are in the
+    sequence, or as context, the block's attention is computed here, both ways.
     """
 
     def takes_context(self, index: int) -> bool:

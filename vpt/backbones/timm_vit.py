@@ -1,4 +1,4 @@
-"""timm's VisionTransformer: class token or none, registers, every pooling, pre-norm, layer scale, qk-norm."""
+"""timm's VisionTransformer, with class token or none, registers, and every pooling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class TimmViT(Backbone):
         super().__init__()
         if not body.global_pool:
             raise BackboneError(
-                f"'{name or type(body).__name__}' pools nothing; create it with global_pool='avg' or 'token'"
+                f"'{name or type(body).__name__}' pools nothing; "
+                "create it with global_pool='avg' or 'token'"
             )
         body.reset_classifier(0)
         self.body = body
@@ -35,7 +36,7 @@ class TimmViT(Backbone):
         self.depth = len(body.blocks)
         self.patch_size = tuple(body.patch_embed.patch_size)
         self.num_prefix = body.num_prefix_tokens
-        self.activation = type(getattr(body.blocks[0].mlp, "act", nn.Identity())).__name__
+        self.activation = _activation(body.blocks[0])
         self.preprocess = _preprocess(body)
         self.sha256 = weights_hash(dict(body.state_dict()))
         self.freeze()
@@ -119,3 +120,9 @@ def _preprocess(body: Any) -> Preprocess:
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
     )
+
+
+def _activation(block: nn.Module) -> str:
+    """Class name of the MLP's activation; '' for a block that has none of that name."""
+    activation = getattr(getattr(block, "mlp", None), "act", None)
+    return "" if activation is None else type(activation).__name__

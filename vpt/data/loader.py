@@ -198,7 +198,11 @@ def _collate(items: Iterable[Item | DataError]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker, and Ctrl-C is the main process's to answer (it saves first)."""
+    """One thread per worker; a signal to the whole group is the main process's to answer.
+
+    It saves first. A worker that died of the signal would be an error in the middle of a step.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -20,7 +20,13 @@ def choose_device(name: str) -> torch.device:
         ConfigError: the named device is not there.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     device = torch.device(name)
     present = {
         "cpu": True,

@@ -38,6 +38,7 @@ class Events:
         run_dir_path: Path,
         *,
         resume_step: int | None,
+        resume_lines: int | None = None,
         log: Callable[[str], None] = lambda line: None,
     ):
         """Open both for appending, without what was written after the step that is resumed.
@@ -46,6 +47,8 @@ class Events:
             run_dir_path: the run's directory, which exists.
             resume_step: optimiser steps done at the checkpoint that the run goes on from; None
                 starts anew, and what an earlier attempt wrote is dropped.
+            resume_lines: `lines` at that checkpoint; what was written at its step, but after it,
+                is dropped too.
             log: takes one-line warnings.
 
         Raises:
@@ -53,12 +56,17 @@ class Events:
         """
         self._log = log
         self._metrics_path = run_dir_path / "metrics.jsonl"
-        cut_back_metrics(self._metrics_path, resume_step)
+        self._lines = cut_back_metrics(self._metrics_path, resume_step, resume_lines)
         self._metrics = self._open_metrics()
         self._writer: SummaryWriter | None = None
         purge_step = 0 if resume_step is None else resume_step + 1
         folder = str(run_dir_path / "tensorboard")
         self._on_tensorboard(lambda: self._start_tensorboard(folder, purge_step))
+
+    @property
+    def lines(self) -> int:
+        """Lines in metrics.jsonl."""
+        return self._lines
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers of one step, e.g. {"train/loss": 1.2}.
@@ -158,6 +166,7 @@ class Events:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._metrics, size)
             raise write_error(self._metrics_path, error, len(line)) from error
+        self._lines += 1
 
     def _start_tensorboard(self, folder: str, purge_step: int) -> None:
         self._writer = SummaryWriter(folder, purge_step=purge_step)
@@ -175,12 +184,16 @@ class Events:
             self._log(f"TensorBoard is off for the rest of this run, the run goes on: {error}")
 
 
-def cut_back_metrics(path: Path, resume_step: int | None) -> None:
+def cut_back_metrics(path: Path, resume_step: int | None, resume_lines: int | None = None) -> int:
     """Keep the lines up to a step, in one atomic rewrite; a torn or unreadable line is dropped.
 
     Args:
         path: metrics.jsonl; nothing is done where it is missing.
         resume_step: last step to keep; None keeps nothing.
+        resume_lines: most lines to keep, the first ones; None for any number.
+
+    Returns:
+        Lines kept.
 
     Raises:
         RunError: the file cannot be read or written.
@@ -188,13 +201,14 @@ def cut_back_metrics(path: Path, resume_step: int | None) -> None:
     try:
         old = path.read_bytes()
     except FileNotFoundError:
-        return
+        return 0
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     lines = old.splitlines(keepends=True)
-    kept = b"".join(line for line in lines if _is_up_to(line, resume_step))
-    if kept != old:
-        write_atomic(path, [kept])
+    kept = [line for line in lines if _is_up_to(line, resume_step)][:resume_lines]
+    if len(kept) < len(lines):
+        write_atomic(path, [b"".join(kept)])
+    return len(kept)
 
 
 def draw_confusion_matrix(

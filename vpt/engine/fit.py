@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from rich.console import Console
-from torch import Tensor
 from torch.optim import Optimizer
 
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
@@ -52,6 +51,8 @@ class FitSettings:
         class_weights: one per class, or None.
         precision: 'fp32', 'bf16' or 'fp16'.
         select: validation metric that decides which epoch is best.
+        evaluate_every: epochs from one validation, and its checkpoint, to the next; the last is
+            always validated.
         early_stopping: epochs without a better one after which to stop.
         checkpoint_seconds: between checkpoints inside an epoch.
         log_every: optimiser steps between logged training values.
@@ -68,6 +69,7 @@ class FitSettings:
     class_weights: tuple[float, ...] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     select: str = "top1"
+    evaluate_every: int = 1
     early_stopping: int | None = None
     checkpoint_seconds: float = 600.0
     log_every: int = 20
@@ -115,7 +117,7 @@ class FitState:
 
     Attributes:
         step: optimiser steps done.
-        evaluated: epochs whose validation is done.
+        evaluated: epochs done at the last validation.
         best: validation metrics of the best epoch.
         best_epoch: 0-based.
         stale: epochs since.
@@ -149,7 +151,9 @@ def fit(
     outputs: Outputs | None = None,
     resume: Checkpoint | None = None,
 ) -> FitState:
-    """Train a model's prompt, head and selected backbone tensors; the model ends with the last step's.
+    """Train a model's prompt, head and selected backbone tensors.
+
+    The model ends with the last step's.
 
     Args:
         model: on `device`.
@@ -169,11 +173,10 @@ def fit(
     state = loop.state
     with stop_request() as stop, loop.progress(state) as progress:
         while state.finished is None:
-            epoch = state.step // loop.steps_per_epoch
-            if state.evaluated < epoch or state.step >= loop.total_steps:
-                loop.evaluate_epoch(state.evaluated, stop)
+            if loop.is_validation_due():
+                loop.evaluate_epoch(math.ceil(state.step / loop.steps_per_epoch) - 1, stop)
             else:
-                loop.train_epoch(epoch, stop, progress)
+                loop.train_epoch(state.step // loop.steps_per_epoch, stop, progress)
     return state
 
 
@@ -192,14 +195,19 @@ class _Loop:
     """The objects of one run and the three things done with them: train, evaluate, save."""
 
     def __init__(
-        self, model: Classifier, data: FitData, settings: FitSettings, device: torch.device, outputs: Outputs
+        self,
+        model: Classifier,
+        data: FitData,
+        settings: FitSettings,
+        device: torch.device,
+        outputs: Outputs,
     ):
         self.model, self.data, self.settings, self.device = model, data, settings, device
         self.outputs = outputs
         self.steps_per_epoch = steps_per_epoch(data.batches_per_epoch, settings.accumulation)
         self.total_steps = total_steps(settings, data.batches_per_epoch)
         self.optimizer: Optimizer = build_optimizer(model.trained_tensors(), settings.optim)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         weights = settings.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
@@ -227,21 +235,26 @@ class _Loop:
             meter.count(sum(len(batch.labels) for batch in group), state)
             speed, wait = meter.speed(), meter.data_wait()
             mean_loss = state.loss_sum / state.loss_count
-            progress.show(state.step, epoch=epoch, loss=mean_loss, images_per_second=speed, data_wait=wait)
+            progress.show(
+                state.step, epoch=epoch, loss=mean_loss, images_per_second=speed, data_wait=wait
+            )
             if state.step % settings.log_every == 0 or state.step == self.total_steps:
                 timing = {"train/images_per_second": speed, "train/data_wait": wait}
                 self._log_step(mean_loss, grad_norm, rates, timing)
                 meter = _Meter()
             self._stop_or_save(stop)
-            if state.step >= self.total_steps or state.step % self.steps_per_epoch == 0:
-                return
-            if settings.max_hours is not None and state.seconds > settings.max_hours * 3600:
-                self.outputs.log(f"max_hours {settings.max_hours} reached at step {state.step}")
-                self.total_steps = state.step
+            if (
+                self._is_late()
+                or state.step >= self.total_steps
+                or state.step % self.steps_per_epoch == 0
+            ):
                 return
 
     def _train_step(self, group: list[Batch], rates: dict[str, float]) -> tuple[float, float]:
-        """One optimiser step over a group of batches: mean loss over all their images, gradient norm."""
+        """One optimiser step over a group of batches.
+
+        Gives the mean loss over all their images, and the gradient norm.
+        """
         settings, step = self.settings, self.state.step
         shares = self._shares(group)
         total = torch.zeros((), device=self.device)
@@ -254,7 +267,7 @@ class _Loop:
                     class_weights=self.class_weights,
                 )
             loss = losses["loss"] * share
-            self.scaler.scale(loss).backward()
+            torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         limit = settings.clip_grad_norm or math.inf
@@ -267,7 +280,10 @@ class _Loop:
         return mean_loss, grad_norm
 
     def _shares(self, group: list[Batch]) -> list[float]:
-        """Each batch's share in the mean over the whole group, by images or by their class weights."""
+        """Each batch's share in the mean over the whole group.
+
+        It goes by images, or by their class weights.
+        """
         if self.settings.class_weights is None:
             sizes = [float(len(batch.labels)) for batch in group]
         else:
@@ -279,11 +295,13 @@ class _Loop:
         scaled = self.scaler.is_enabled()
         if math.isfinite(loss) and (scaled or math.isfinite(grad_norm)):
             return
-        what = "loss" if not math.isfinite(loss) else "gradient"
+        raise self._diverged("loss" if not math.isfinite(loss) else "gradient", rates)
+
+    def _diverged(self, what: str, rates: dict[str, float]) -> RunError:
         lr = max(rates.values(), default=0.0)
-        raise RunError(
-            f"the {what} is not finite at step {self.state.step} (lr {lr:g}); lower optim.lr or set "
-            "optim.clip_grad_norm; the last checkpoint and prompt file are as they were"
+        return RunError(
+            f"the {what} is not finite at step {self.state.step} (lr {lr:g}); lower optim.lr or "
+            "set optim.clip_grad_norm; the last checkpoint and prompt file are as they were"
         )
 
     def _log_step(
@@ -319,18 +337,23 @@ class _Loop:
             after_batch=after_batch,
         )
         state = self.state
+        if not all(math.isfinite(value) for value in metrics.values()):
+            rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
+            raise self._diverged("validation loss", rates)
         state.seconds += time.monotonic() - began
         state.evaluated = epoch + 1
         is_best = self._note(metrics, epoch)
         mark = " (best)" if is_best else ""
-        self.outputs.log(f"epoch {epoch + 1}/{self.settings.epochs} {format_metrics(metrics)}{mark}")
+        self.outputs.log(
+            f"epoch {epoch + 1}/{self.settings.epochs} {format_metrics(metrics)}{mark}"
+        )
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
         if is_best:
             self.outputs.on_best(metrics)
         state.finished = self._finish_reason()
         self.save()
-        if stop and state.finished is None:
+        if stop:
             self._save_and_stop(stop)
 
     def _note(self, metrics: dict[str, float], epoch: int) -> bool:
@@ -343,13 +366,30 @@ class _Loop:
         if better:
             state.best, state.best_epoch, state.stale = metrics, epoch, 0
         else:
-            state.stale += 1
+            state.stale = epoch - state.best_epoch
         return better
+
+    def is_validation_due(self) -> bool:
+        """Whether validation comes next: every so many epochs, and at the end."""
+        done = self.state.step // self.steps_per_epoch
+        return self.is_over() or done - done % self.settings.evaluate_every > self.state.evaluated
+
+    def is_over(self) -> bool:
+        """Whether no step is left to do, or no time."""
+        return self.state.step >= self.total_steps or self._is_late()
+
+    def _is_late(self) -> bool:
+        hours = self.settings.max_hours
+        return (
+            hours is not None and self.state.train_seconds > 0 and self.state.seconds > hours * 3600
+        )
 
     def _finish_reason(self) -> str | None:
         state, settings = self.state, self.settings
         if state.step >= self.total_steps:
             return "done"
+        if self._is_late():
+            return f"max_hours {settings.max_hours:g} reached at step {state.step}"
         if settings.early_stopping is not None and state.stale >= settings.early_stopping:
             return f"no better {settings.select} in {state.stale} epochs"
         return None
@@ -378,12 +418,29 @@ class _Loop:
         if self.outputs.checkpoints is None:
             return
         tensors = dict(self.model.trained_tensors()) | optimizer_tensors(self.optimizer)
-        state: dict[str, Any] = {"fit": asdict(self.state), "scaler": self.scaler.state_dict()}
+        state: dict[str, Any] = {
+            "fit": asdict(self.state),
+            "scaler": self.scaler.state_dict(),
+            "backbone": self.model.backbone.sha256,
+            "metrics_lines": None if self.outputs.events is None else self.outputs.events.lines,
+        }
         self.outputs.checkpoints.save(self.state.step, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint as if the run had never stopped."""
-        tensors = {name: t for name, t in checkpoint.tensors.items() if not name.startswith("optimizer.")}
+        """Go on from a checkpoint as if the run had never stopped.
+
+        Raises:
+            RunError: it was trained on another backbone.
+        """
+        before, now = checkpoint.state["backbone"], self.model.backbone.sha256
+        if before != now:
+            raise RunError(
+                f"{checkpoint.path} was trained on a backbone with weights {str(before)[:12]}, "
+                f"not {str(now)[:12]}; give back the weights it had, or start a new run"
+            )
+        tensors = {
+            name: t for name, t in checkpoint.tensors.items() if not name.startswith("optimizer.")
+        }
         self.model.load_trained(tensors)
         load_optimizer_tensors(self.optimizer, checkpoint.tensors)
         self.scaler.load_state_dict(checkpoint.state["scaler"])

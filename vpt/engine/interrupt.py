@@ -27,12 +27,20 @@ class StopRequest:
         return self.signal_name is not None
 
 
+_active: list[StopRequest] = []
+"""The request that this process answers signals with, if any."""
+
+
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
     """Turn SIGTERM and the first SIGINT into a `StopRequest`; a second SIGINT interrupts at once.
 
+    Inside another one it yields that one's request, so that no signal falls between the two.
     Outside the main thread no signal can be caught, and the request never comes.
     """
+    if _active:
+        yield _active[-1]
+        return
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -44,8 +52,10 @@ def stop_request() -> Iterator[StopRequest]:
         request.signal_name = signal.Signals(number).name
 
     before = {number: signal.signal(number, answer) for number in (signal.SIGTERM, signal.SIGINT)}
+    _active.append(request)
     try:
         yield request
     finally:
+        _active.remove(request)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Optimisers with a group each for prompt, head and backbone tensors, and the learning rate of a step."""
+"""Optimisers with groups for prompt, head and backbone tensors; the learning rate of a step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class OptimSettings:
     min_lr: float = 0.0
 
 
-def build_optimizer(tensors: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings) -> Optimizer:
+def build_optimizer(
+    tensors: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings
+) -> Optimizer:
     """An optimiser over named tensors ('prompt.*', 'head.*', 'backbone.*').
 
     Each group carries 'peak_lr' and the names of its tensors.
@@ -58,7 +60,13 @@ def build_optimizer(tensors: Iterable[tuple[str, nn.Parameter]], settings: Optim
 
 def _new_group(part: str, decayed: bool, settings: OptimSettings) -> dict[str, Any]:
     decay = settings.weight_decay[part] if decayed else 0.0
-    return {"params": [], "names": [], "part": part, "peak_lr": settings.lr[part], "weight_decay": decay}
+    return {
+        "params": [],
+        "names": [],
+        "part": part,
+        "peak_lr": settings.lr[part],
+        "weight_decay": decay,
+    }
 
 
 def set_learning_rates(
@@ -73,7 +81,10 @@ def set_learning_rates(
 
 
 def learning_rate(peak: float, settings: OptimSettings, step: int, total_steps: int) -> float:
-    """The rate of one step: linear warm-up that starts above zero, then cosine (SGDR, eq. 5) or constant."""
+    """The rate of one step: linear warm-up that starts above zero, then cosine or constant.
+
+    The cosine is equation 5 of SGDR (Loshchilov and Hutter 2017), without restarts.
+    """
     warmup = min(settings.warmup_steps, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -96,7 +107,10 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`; moments go to their parameter's device, step counts stay on the CPU."""
+    """The inverse of `optimizer_tensors`.
+
+    Moments go to their parameter's device, step counts stay on the CPU.
+    """
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             prefix = f"optimizer.{name}/"

@@ -18,13 +18,20 @@ class TrainingProgress:
     Args:
         total_steps: of the whole run.
         start_step: done before, by the run that this one goes on from.
-        console: on a terminal a bar is drawn there; else every `line_seconds` one line goes to `log`.
+        console: on a terminal a bar is drawn there; else every `line_seconds` one line goes to
+            `log`.
         log: takes plain lines.
         line_seconds: between plain lines.
     """
 
     def __init__(
-        self, total_steps: int, start_step: int, *, console: Console, log: Log, line_seconds: float = 15.0
+        self,
+        total_steps: int,
+        start_step: int,
+        *,
+        console: Console,
+        log: Log,
+        line_seconds: float = 15.0,
     ):
         self._total, self._start, self._log = total_steps, start_step, log
         self._line_seconds = line_seconds
@@ -47,12 +54,17 @@ class TrainingProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar:
             self._bar.stop()
 
-    def show(self, step: int, *, epoch: int, loss: float, images_per_second: float, data_wait: float) -> None:
+    def show(
+        self, step: int, *, epoch: int, loss: float, images_per_second: float, data_wait: float
+    ) -> None:
         """Tell of one optimiser step.
 
         Args:
@@ -62,7 +74,8 @@ class TrainingProgress:
             images_per_second: of the last steps.
             data_wait: share of time spent waiting for data.
         """
-        text = f"epoch {epoch + 1} loss {loss:.4f} {images_per_second:.0f} images/s, {data_wait:.0%} data wait"
+        speed = f"{images_per_second:.0f} images/s, {data_wait:.0%} data wait"
+        text = f"epoch {epoch + 1} loss {loss:.4f} {speed}"
         if self._bar:
             self._bar.update(self._task, completed=step, description=text)
         elif time.monotonic() - self._last_line >= self._line_seconds:

@@ -1,14 +1,19 @@
-"""Classification metrics: top-1, top-5, mean class accuracy, loss, calibration, confusion matrix."""
+"""Classification metrics: accuracies, loss, calibration, confusion matrix."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+from torchmetrics.functional.classification import (
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
 
 
 class ClassificationEvaluator:
-    """Metrics of logits, computed in one go from all of them, so that batch sizes cannot change them.
+    """Metrics of logits, computed in one go from all of them.
+
+    So batch sizes cannot change them.
 
     Args:
         num_classes: C.
@@ -40,7 +45,9 @@ class ClassificationEvaluator:
         present = per_class > 0
         metrics = {
             "top1": float((logits.argmax(dim=-1) == labels).double().mean()),
-            "mean_class_accuracy": float((counts.diagonal()[present] / per_class[present]).double().mean()),
+            "mean_class_accuracy": float(
+                (counts.diagonal()[present] / per_class[present]).double().mean()
+            ),
             "loss": float(torch.nn.functional.cross_entropy(logits.double(), labels)),
             "calibration_error": float(
                 multiclass_calibration_error(logits.softmax(-1), labels, self.num_classes)

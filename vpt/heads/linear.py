@@ -31,8 +31,8 @@ class LinearHead(Head):
     Args:
         feature_dim: F.
         num_classes: C.
-        init: 'normal' (std 0.01, bias 0), 'zeros', or 'paper' (Kaiming normal by fan-out, bias -ln 99, as the
-            authors of VPT start theirs).
+        init: 'normal' (std 0.01, bias 0), 'zeros', or 'paper' (Kaiming normal by fan-out, bias -ln
+            99, as the authors of VPT start theirs).
     """
 
     def __init__(self, feature_dim: int, num_classes: int, *, init: Initializer = "normal"):
@@ -40,7 +40,9 @@ class LinearHead(Head):
         self.num_classes = num_classes
         self.options = {"name": "linear", "init": init}
         self.weight = nn.Parameter(torch.zeros(num_classes, feature_dim))
-        self.bias = nn.Parameter(torch.full((num_classes,), -math.log(99.0) if init == "paper" else 0.0))
+        self.bias = nn.Parameter(
+            torch.full((num_classes,), -math.log(99.0) if init == "paper" else 0.0)
+        )
         if init == "paper":
             nn.init.kaiming_normal_(self.weight, mode="fan_out")
         elif init == "normal":

@@ -13,7 +13,7 @@ from vpt.errors import PromptFileError
 from vpt.heads import Head
 from vpt.models.prompted import PromptedBackbone
 from vpt.prompts import Prompt
-from vpt.structures import Batch, Preprocess
+from vpt.structures import Batch, Features, Preprocess
 
 
 class Classifier(nn.Module):
@@ -54,12 +54,13 @@ class Classifier(nn.Module):
         return self.prompted.prompt
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C), or the feature (B, F) without a head, of preprocessed images (B, 3, H, W)."""
+        """Logits (B, C) of preprocessed images (B, 3, H, W); without a head, features (B, F)."""
         if self.head is None:
-            pooled = self.prompted(images).pooled
-            assert pooled is not None
-            return pooled
-        return self.head(self.prompted(images, need=self.head.needs))  # type: ignore[no-any-return]
+            features: Features = self.prompted(images)
+            assert features.pooled is not None
+            return features.pooled
+        logits: Tensor = self.head(self.prompted(images, need=self.head.needs))
+        return logits
 
     def loss(
         self, batch: Batch, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
@@ -81,11 +82,16 @@ class Classifier(nn.Module):
     def trained_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and tensors of what training may change and a prompt file holds.
 
-        That is everything reachable from the model minus what the frozen backbone owns, by identity. Names start
-        with 'prompt.', 'head.' or, for selected backbone tensors, 'backbone.'.
+        That is everything reachable from the model minus what the frozen backbone owns, by
+        identity. Names start with 'prompt.', 'head.' or, for selected backbone tensors,
+        'backbone.'.
         """
         selected = self.backbone.trained
-        frozen = {id(t) for name, t in self.backbone.state_dict(keep_vars=True).items() if name not in selected}
+        frozen = {
+            id(t)
+            for name, t in self.backbone.state_dict(keep_vars=True).items()
+            if name not in selected
+        }
         parts: tuple[tuple[str, nn.Module | None], ...] = (
             ("prompt", self.prompt),
             ("head", self.head),
@@ -105,12 +111,18 @@ class Classifier(nn.Module):
         """
         own = dict(self.trained_tensors())
         if own.keys() != tensors.keys():
-            missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-            raise PromptFileError(f"tensors do not fit the model: missing {missing}, unknown {unknown}")
+            missing, unknown = (
+                sorted(own.keys() - tensors.keys()),
+                sorted(tensors.keys() - own.keys()),
+            )
+            raise PromptFileError(
+                f"tensors do not fit the model: missing {missing}, unknown {unknown}"
+            )
         for name, tensor in own.items():
             if tensor.shape != tensors[name].shape:
                 raise PromptFileError(
-                    f"tensor {name} has shape {tuple(tensors[name].shape)}, the model's {tuple(tensor.shape)}"
+                    f"tensor {name} has shape {tuple(tensors[name].shape)}, "
+                    f"the model's has {tuple(tensor.shape)}"
                 )
         with torch.no_grad():
             for name, tensor in own.items():

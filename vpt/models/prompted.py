@@ -16,8 +16,9 @@ from vpt.structures import Features, Tokens
 class PromptedBackbone(nn.Module):
     """A backbone that sees a prompt.
 
-    Where the prompt of a layer has no successor (the next layer is prompted afresh, or there is none), it goes in
-    as keys and values only; elsewhere its tokens are inserted between prefix and patches.
+    Where the prompt of a layer has no successor (the next layer is prompted afresh, or there is
+    none), it goes in as keys and values only; elsewhere its tokens are inserted between prefix and
+    patches.
 
     Args:
         backbone: shared and frozen, or with tensors to train.
@@ -64,7 +65,10 @@ class PromptedBackbone(nn.Module):
         return no_successor and not self.insert and self.backbone.takes_context(layer)
 
     def _keep(self, layer: int, need: Sequence[str], taps: Sequence[int]) -> int | None:
-        """In the last block of a prompted model only the tokens that are read; without prompts it runs natively."""
+        """In the last block of a prompted model only the tokens that are read.
+
+        Without prompts it runs natively.
+        """
         backbone, wanted = self.backbone, set(need)
         last = layer == backbone.depth - 1
         if not last or not self.prompt.layers or self.insert or layer in taps:
@@ -92,7 +96,9 @@ class PromptedBackbone(nn.Module):
 
 @torch.no_grad()
 def start_from_patches(model: PromptedBackbone, images: Tensor, generator: torch.Generator) -> None:
-    """Start prompt tokens from patch tokens of training images, each layer's from that layer's own input.
+    """Start prompt tokens from patch tokens of training images.
+
+    Each layer's come from that layer's own input.
 
     Args:
         model: its prompt has `init: patches`; other prompts are left alone.

@@ -17,9 +17,10 @@ class Prompt(nn.Module):
     """Learned input beside the image: token rows at some layers, or a change of the pixels.
 
     Attributes:
-        layers: the layers at which rows are new, ascending; rows flow on where the next layer is not among them.
-        options: what `build_prompt` makes the same prompt from, as it goes into the prompt file; None for a
-            method that is not registered, which cannot be saved.
+        layers: the layers at which rows are new, ascending; rows flow on where the next layer is
+            not among them.
+        options: what `build_prompt` makes the same prompt from, as it goes into the prompt file;
+            None for a method that is not registered, which cannot be saved.
     """
 
     layers: tuple[int, ...] = ()
@@ -31,7 +32,10 @@ class Prompt(nn.Module):
         return None
 
     def drop(self, rows: Tensor, batch_size: int) -> Tensor:
-        """Prompt dropout: (1 | B, T, D), an own mask per image in training, `rows` unchanged otherwise."""
+        """Prompt dropout: (1 | B, T, D), an own mask per image in training.
+
+        `rows` unchanged otherwise.
+        """
         del batch_size
         return rows
 
@@ -40,7 +44,10 @@ class Prompt(nn.Module):
         return images
 
     def set_patch_rows(self, layer: int, patches: Tensor) -> None:
-        """Take (T, D) patch tokens of the training set as start values; only methods with such an initialiser."""
+        """Take (T, D) patch tokens of the training set as start values.
+
+        Only methods with such an initialiser.
+        """
         raise ConfigError(f"a {type(self).__name__} cannot start from patch tokens")
 
     @property
@@ -50,17 +57,22 @@ class Prompt(nn.Module):
 
 
 class PromptList(Prompt):
-    """Several prompt methods at once, e.g. pixels and tokens; token rows at the same layer stand side by side.
+    """Several prompt methods at once, e.g. pixels and tokens.
+
+    Token rows at the same layer stand side by side.
 
     Raises:
-        ConfigError: two of them insert tokens at different sets of layers, so that what flows on would be unclear.
+        ConfigError: two of them insert tokens at different sets of layers, so that what flows on
+            would be unclear.
     """
 
     def __init__(self, prompts: Sequence[Prompt]):
         super().__init__()
         layer_sets = {prompt.layers for prompt in prompts if prompt.layers}
         if len(layer_sets) > 1:
-            raise ConfigError(f"prompts in a list must prompt the same layers, not {sorted(layer_sets)}")
+            raise ConfigError(
+                f"prompts in a list must prompt the same layers, not {sorted(layer_sets)}"
+            )
         self.prompts = nn.ModuleList(prompts)
         self.layers = layer_sets.pop() if layer_sets else ()
         if all(isinstance(prompt.options, dict) for prompt in prompts):
@@ -106,8 +118,15 @@ class PromptList(Prompt):
         return list(self.prompts)  # type: ignore[arg-type]
 
 
-def build_prompt(options: Mapping[str, Any] | Sequence[Mapping[str, Any]], at: Dimensions) -> Prompt:
-    """A prompt from checked options ({name, ...} or a list of those) for a backbone of the given dimensions."""
+def build_prompt(
+    options: Mapping[str, Any] | Sequence[Mapping[str, Any]], at: Dimensions
+) -> Prompt:
+    """A prompt from checked options ({name, ...} or a list of those).
+
+    Args:
+        options: every option filled in, as the registry's schemas leave them.
+        at: of the backbone that the prompt is for.
+    """
     if not isinstance(options, Mapping):
         return PromptList([build_prompt(each, at) for each in options])
     given = {key: value for key, value in options.items() if key != "name"}

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def paper_uniform_bound(patch_size: tuple[int, int], prompt_dim: int) -> float:
-    """v of U(-v, v): Xavier's rule with a prompt seen as one more patch filter (Jia et al. 2022, section 3.2).
+    """Bound v of U(-v, v): Xavier's rule with a prompt seen as one more patch filter.
+
+    Jia et al. 2022, section 3.2:
 
     v = sqrt(6 / (3 * patch height * patch width + prompt_dim)); 0.0625 for ViT-B/16.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from vpt.config import Schema
 from vpt.prompts.base import Prompt
 from vpt.registry import PROMPTS
@@ -17,7 +15,9 @@ class NoPromptOptions(Schema):
 class NoPrompt(Prompt):
     """The backbone as it is."""
 
-    options: ClassVar[dict[str, Any]] = {"name": "none"}
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = {"name": "none"}
 
 
 def _build(at: Dimensions) -> NoPrompt:

@@ -22,12 +22,16 @@ class PixelOptions(Schema):
     """Options of `pixels`."""
 
     width: int = Field(30, gt=0, description="of the frame, in pixels of the preprocessed image")
-    init: Literal["zeros", "normal"] = Field("zeros", description="normal: standard deviation `std`")
+    init: Literal["zeros", "normal"] = Field(
+        "zeros", description="normal: standard deviation `std`"
+    )
     std: float = Field(0.02, gt=0.0, description="in normalised pixel values")
 
 
 class PixelPrompt(Prompt):
-    """A frame of learned values, added to the normalised image; 69,840 numbers for 30 pixels at 224.
+    """A frame of learned values, added to the normalised image.
+
+    69,840 numbers for 30 pixels at 224.
 
     Parameters: `top` and `bottom` (3, width, W), `left` and `right` (3, H - 2 width, width).
 
@@ -50,7 +54,9 @@ class PixelPrompt(Prompt):
         self.options = {"name": "pixels", "width": width, "init": init, "std": std}
         height, total_width = image_size
         if 2 * width >= min(image_size):
-            raise ConfigError(f"prompt.width {width} leaves nothing of a {height}x{total_width} image")
+            raise ConfigError(
+                f"prompt.width {width} leaves nothing of a {height}x{total_width} image"
+            )
         self.top = nn.Parameter(torch.zeros(3, width, total_width))
         self.bottom = nn.Parameter(torch.zeros(3, width, total_width))
         self.left = nn.Parameter(torch.zeros(3, height - 2 * width, width))
@@ -61,7 +67,9 @@ class PixelPrompt(Prompt):
 
     def on_images(self, images: Tensor) -> Tensor:
         """See `Prompt.on_images`."""
-        middle = self.left.new_zeros(3, self.left.shape[1], self.top.shape[2] - 2 * self.left.shape[2])
+        middle = self.left.new_zeros(
+            3, self.left.shape[1], self.top.shape[2] - 2 * self.left.shape[2]
+        )
         rows = torch.cat([self.left, middle, self.right], dim=2)
         return images + torch.cat([self.top, rows, self.bottom], dim=1).to(images.dtype)
 

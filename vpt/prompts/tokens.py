@@ -32,8 +32,12 @@ class DeepOptions(Schema):
     num_tokens: int = Field(10, ge=0, description="prompt tokens T per prompted layer")
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     shared: bool = Field(False, description="one set of tokens for all prompted layers")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image")
-    projection: int | None = Field(None, gt=0, description="learn tokens of this width and project them to D")
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
+    )
+    projection: int | None = Field(
+        None, gt=0, description="learn tokens of this width and project them to D"
+    )
     init: Initializer = Field("uniform", description="start values; uniform is the paper's")
     std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
 
@@ -47,17 +51,23 @@ class DeepOptions(Schema):
         return value
 
 
+def _first_layer() -> LayerChoice:
+    return {"first": 1}
+
+
 class ShallowOptions(DeepOptions):
     """Options of `vpt_shallow`: tokens enter before the first block and flow through all."""
 
-    layers: LayerChoice = Field({"first": 1}, description="{first: 1}: before block 0")
+    layers: LayerChoice = Field(
+        default_factory=_first_layer, description="{first: 1}: before block 0"
+    )
 
 
 class TokenPrompt(Prompt):
     """Prompt tokens of T rows at a set of layers; shallow is {0}, deep is all.
 
-    Parameters: `tokens` (len(layers), T, d), or (1, T, d) when shared, with d = D or the projection's width;
-    `project` d -> D, one for all layers.
+    Parameters: `tokens` (len(layers), T, d), or (1, T, d) when shared, with d = D or the
+    projection's width; `project` d -> D, one for all layers.
 
     Args:
         num_tokens: T; zero leaves the backbone as it is.
@@ -134,10 +144,13 @@ class TokenPrompt(Prompt):
     def _check(self, init: str, projection: int | None) -> None:
         if init == "zeros" and self.num_tokens > 1:
             raise ConfigError(
-                f"prompt.init zeros: {self.num_tokens} equal tokens get equal gradients and stay one; use uniform"
+                f"prompt.init zeros: {self.num_tokens} equal tokens get equal gradients "
+                "and stay one; use uniform"
             )
         if init in ("patches", "zeros") and projection:
-            raise ConfigError(f"prompt.init {init} does not go with prompt.projection; use uniform or normal")
+            raise ConfigError(
+                f"prompt.init {init} does not go with prompt.projection; use uniform or normal"
+            )
 
     def _start(self, bound: float, std: float) -> None:
         if self.init in ("uniform", "patches"):
@@ -165,7 +178,9 @@ def resolve_layers(choice: LayerChoice, depth: int) -> tuple[int, ...]:
     else:
         numbers = [int(number) for number in choice]
     if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= n < depth for n in numbers):
-        raise ConfigError(f"prompt.layers {choice}: use different layers of 0..{depth - 1} (depth {depth})")
+        raise ConfigError(
+            f"prompt.layers {choice}: use different layers of 0..{depth - 1} (depth {depth})"
+        )
     return tuple(sorted(numbers))
 
 

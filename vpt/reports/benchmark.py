@@ -114,6 +114,7 @@ class ContextBenchmark:
 def benchmark_context(
     model: str = "timm/vit_base_patch16_224",
     *,
+    image_size: int | None = None,
     num_tokens: int = 100,
     batch_size: int = 4,
     pairs: int = 5,
@@ -123,6 +124,7 @@ def benchmark_context(
 
     Args:
         model: name for `create_backbone`; weights are random, nothing is downloaded.
+        image_size: pixels; None keeps the model's own.
         num_tokens: prompt tokens T at each layer.
         batch_size: images of a step.
         pairs: turns to measure, after one for warming up.
@@ -130,13 +132,14 @@ def benchmark_context(
 
     Raises:
         ConfigError: a number below 1.
-        BackboneError: an unknown or unsupported model, or one whose blocks take no context.
+        BackboneError: an unknown or unsupported model, one whose blocks take no context, or an
+            image size that does not fit its patches.
     """
     _check_positive(num_tokens=num_tokens, batch_size=batch_size, pairs=pairs, threads=threads)
     with _torch_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone = create_backbone(model, pretrained=False)
-        _check_takes_context(backbone)
+        backbone = create_backbone(model, pretrained=False, image_size=image_size)
+        _check_takes_context(backbone, model)
         ways = _build_ways(backbone, num_tokens)
         batch = _draw_batch(backbone, batch_size)
         agreement = _measure_agreement(ways, batch)
@@ -160,27 +163,27 @@ def context_table(result: ContextBenchmark) -> Table:
     """The measurement as a table: seconds per batch, ratios as median (lowest-highest)."""
     height, width = result.image_size
     table = Table(
-        title=f"{result.model}, {height}x{width}, {result.num_tokens} prompt tokens at every layer",
+        title=f"{result.model}, {height}x{width}, {result.num_tokens} prompts per layer",
         caption=(
-            f"batch {result.batch_size}, float32, {result.threads} CPU threads, "
-            f"{result.pairs} turns, torch {result.torch_version}\n"
-            f"same numbers both ways: logits differ by {result.agreement.logits:.1e} "
-            f"(prompts move them by {result.agreement.prompt_effect:.1e}), "
-            f"gradients by {result.agreement.gradients:.1e} relative"
+            f"batch {result.batch_size}, float32, CPU threads {result.threads}, "
+            f"turns {result.pairs}, torch {result.torch_version}\n"
+            f"difference: logits {result.agreement.logits:.1e}, "
+            f"gradients {result.agreement.gradients:.1e} relative\n"
+            f"effect of the prompts on logits: {result.agreement.prompt_effect:.1e}"
         ),
     )
-    table.add_column("")
-    for heading in ("insertion", "context", "no prompts", "context / insertion", "context / none"):
-        table.add_column(heading, justify="right")
-    for name, times in (("training step", result.training), ("inference", result.inference)):
-        table.add_row(
-            name,
-            f"{times.insertion_seconds:.3f} s",
-            f"{times.context_seconds:.3f} s",
-            f"{times.plain_seconds:.3f} s",
-            str(times.to_insertion),
-            str(times.to_plain),
-        )
+    stages = (result.training, result.inference)
+    for heading in ("", "training step", "inference"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, seconds in (
+        ("tokens inserted", [stage.insertion_seconds for stage in stages]),
+        ("prompts as context", [stage.context_seconds for stage in stages]),
+        ("no prompts", [stage.plain_seconds for stage in stages]),
+    ):
+        table.add_row(name, *(f"{value:.3f} s" for value in seconds))
+    table.add_section()
+    table.add_row("context / inserted", *(str(stage.to_insertion) for stage in stages))
+    table.add_row("context / no prompts", *(str(stage.to_plain) for stage in stages))
     return table
 
 
@@ -291,10 +294,10 @@ def _check_positive(**numbers: int) -> None:
             raise ConfigError(f"{name} {number} measures nothing; use 1 or more")
 
 
-def _check_takes_context(backbone: Backbone) -> None:
+def _check_takes_context(backbone: Backbone, name: str) -> None:
     for layer in range(backbone.depth):
         if not backbone.takes_context(layer):
             raise BackboneError(
-                f"block {layer} of '{backbone.name}' takes no context, so both ways are insertion; "
+                f"block {layer} of '{name}' takes no context, so both ways are insertion; "
                 "use a model of standard blocks, e.g. timm/vit_base_patch16_224"
             )

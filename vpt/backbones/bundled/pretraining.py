@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vpt.backbones.bundled.glyph_vit import ARCHITECTURE, glyph_vit
-from vpt.backbones.bundled.rendering import IGNORED, TARGETS, GlyphRenderer, RenderedBatch
+from vpt.backbones.bundled.rendering import (
+    IGNORED,
+    TARGETS,
+    GlyphRenderer,
+    RenderedBatch,
+    RenderSettings,
+)
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -68,6 +74,7 @@ class PretrainSettings:
         plain_images: Images at difficulty 0 before the curriculum starts to harden.
         ramp_images: Images over which the difficulty then rises to 1.
         precision: Of forward and backward, "bfloat16" or "float32"; the weights are fp32.
+        rendering: What the images look like at full difficulty.
         sizes: Image sizes to draw from.
         loss_weights: Weight of every target of `rendering.TARGETS`, and of "coverage", which the
             patch tokens predict pixel by pixel.
@@ -87,6 +94,7 @@ class PretrainSettings:
     plain_images: int = 20_000
     ramp_images: int = 130_000
     precision: str = "bfloat16"
+    rendering: RenderSettings = field(default_factory=RenderSettings)
     sizes: tuple[CanvasSize, ...] = field(default_factory=_default_sizes)
     loss_weights: dict[str, float] = field(default_factory=_default_weights)
     architecture: dict[str, Any] = field(default_factory=dict)
@@ -111,6 +119,8 @@ class PretrainSettings:
         if unknown:
             raise ValueError(f"unknown settings {sorted(unknown)}")
         converted = dict(values)
+        if "rendering" in converted:
+            converted["rendering"] = RenderSettings(**converted["rendering"])
         if "sizes" in converted:
             converted["sizes"] = tuple(CanvasSize(**size) for size in converted["sizes"])
         if "betas" in converted:
@@ -190,7 +200,7 @@ def pretrain(
         # The fused attention's backward takes half of a training step on the CPU.
         block.attn.fused_attn = False
     optimizer = _build_optimizer(model, settings)
-    renderer = GlyphRenderer(settings.seed)
+    renderer = GlyphRenderer(settings.seed, settings.rendering)
     start, images = 0, 0
     if checkpoint is not None and checkpoint.exists():
         start, images = load_checkpoint(checkpoint, model, optimizer)

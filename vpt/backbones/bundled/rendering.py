@@ -103,11 +103,27 @@ class RenderedBatch:
     targets: dict[str, Tensor]
 
 
-class GlyphRenderer:
-    """Renders batches as a pure function of (seed, step, batch size, size, difficulty)."""
+@dataclass(frozen=True)
+class RenderSettings:
+    """Shares of the images at difficulty 1.
 
-    def __init__(self, seed: int = 0) -> None:
+    Attributes:
+        plain: White or grey on black.
+        coarse: Resampled to 8 to 16 px and back; more pixels on canvases of 96 px and up.
+        blurred: Blurred over 3 px, of those that are not coarse.
+    """
+
+    plain: float = 0.35
+    coarse: float = 0.45
+    blurred: float = 0.2
+
+
+class GlyphRenderer:
+    """Renders batches as a pure function of its settings and the arguments of `render`."""
+
+    def __init__(self, seed: int = 0, settings: RenderSettings | None = None) -> None:
         self.seed = seed
+        self.settings = settings or RenderSettings()
         cells, symbols, fonts = _build_atlas()
         self._cells = cells
         self._symbols = symbols
@@ -141,8 +157,9 @@ class GlyphRenderer:
         cells = self._cells[chosen].unsqueeze(1).float().div_(255.0)
         cells = _restroke(cells, targets, difficulty, random)
         coverage = _warp(cells, size, targets, difficulty, random)
-        images = _colour(coverage, targets, difficulty, random)
-        images = _degrade(images, targets, difficulty, random)
+        plain = 1.0 - (1.0 - self.settings.plain) * difficulty
+        images = _colour(coverage, targets, plain, random)
+        images = _degrade(images, targets, self.settings, difficulty, random)
         return RenderedBatch(images, coverage, targets)
 
 
@@ -226,11 +243,11 @@ def _texture(count: int, size: int, random: torch.Generator) -> tuple[Tensor, Te
 
 
 def _colour(
-    coverage: Tensor, targets: dict[str, Tensor], difficulty: float, random: torch.Generator
+    coverage: Tensor, targets: dict[str, Tensor], plain_share: float, random: torch.Generator
 ) -> Tensor:
     """Paints coverage with two contrasting colours and textures; the plain part stays white."""
     count, _, size, _ = coverage.shape
-    plain = torch.rand(count, generator=random) < 1.0 - 0.65 * difficulty
+    plain = torch.rand(count, generator=random) < plain_share
     tint_ink = _uniform(random, count, 3, 1, 1, low=-0.3, high=0.3)
     tint_paper = _uniform(random, count, 3, 1, 1, low=-0.3, high=0.3)
     middle = _uniform(random, count, 1, 1, 1, low=0.3, high=0.7)
@@ -253,7 +270,11 @@ def _colour(
 
 
 def _degrade(
-    images: Tensor, targets: dict[str, Tensor], difficulty: float, random: torch.Generator
+    images: Tensor,
+    targets: dict[str, Tensor],
+    settings: RenderSettings,
+    difficulty: float,
+    random: torch.Generator,
 ) -> Tensor:
     """Blurs or resamples a part of the images, in groups that share a setting, and adds noise."""
     count, _, size, _ = images.shape
@@ -262,11 +283,11 @@ def _degrade(
     start = 0
     for group in torch.split(images, max(1, -(-count // 8))):
         choice, mode, row = torch.rand(3, generator=random).tolist()
-        if choice < 0.45 * difficulty:
+        if choice < settings.coarse * difficulty:
             low = _RESOLUTIONS[int(row * len(_RESOLUTIONS))] * max(1, size // 48)
             group = _resample(group, low, ("bilinear", "bicubic")[mode < 0.6])
             resolution[start : start + len(group)] = 2 if low <= 10 * max(1, size // 48) else 1
-        elif choice < 0.65 * difficulty:
+        elif choice < (settings.coarse + settings.blurred) * difficulty:
             group = F.avg_pool2d(group, 3, 1, 1, count_include_pad=False)
         groups.append(group)
         start += len(group)

@@ -1,0 +1,224 @@
+"""The commands as a user types them: exit codes, one-line errors, files in and out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from tests.fixtures import make_folder
+from vpt.cli import find_images, main
+from vpt.errors import DataError
+
+ROOT = Path(__file__).parents[1]
+NEW = "run_dir={place}/x"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder of images, a weight file, a config, and the run that was trained from them."""
+    place = tmp_path_factory.mktemp("cli")
+    make_folder(place / "photos", classes=3, images=6)
+    torch.manual_seed(0)
+    body = timm.create_model("test_vit", num_classes=0)
+    save_file(body.state_dict(), place / "body.safetensors")
+    (place / "config.yaml").write_text(
+        f"""
+run_dir: {place}/run
+backbone: {{name: timm/test_vit, weights: {place}/body.safetensors, image_size: 32}}
+prompt: {{name: vpt_deep, num_tokens: 2}}
+data: {{dataset: {place}/photos, batch_size: 6, num_workers: 0}}
+optim: {{lr: 1e-2}}
+train: {{epochs: 1, device: cpu}}
+"""
+    )
+    assert run("train", place / "config.yaml")[0] == 0
+    return place
+
+
+def run(*words: object) -> tuple[int, str]:
+    """The exit code of a command and its stderr."""
+    stderr, before = io.StringIO(), sys.stderr
+    sys.stderr = stderr
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+    finally:
+        sys.stderr = before
+    return int(stop.value.code or 0), stderr.getvalue()
+
+
+def fails_in_one_line(*words: object, saying: str) -> None:
+    code, stderr = run(*words)
+    assert code == 2
+    assert stderr.startswith("vpt: ")
+    assert stderr.count("\n") == 1
+    assert saying in stderr
+
+
+def test_train__leaves_a_whole_run_directory(place):
+    names = {path.name for path in (place / "run").iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "tensorboard",
+        "prompt.safetensors", "prompt_last.safetensors", "result.json", "split.json",
+    }  # fmt: skip
+    result = json.loads((place / "run" / "result.json").read_text())
+    assert result["parameters"]["prompt"] == 6 * 2 * 64
+    assert 0 <= result["test"]["top1"] <= 1
+    assert result["seconds"] > 0
+    assert result["peak_memory_bytes"] > 0
+
+
+def test_train__in_a_used_directory__is_refused_but_not_with_overwrite(place):
+    config = place / "config.yaml"
+    fails_in_one_line("train", config, saying="use --resume or --overwrite")
+    other = f"run_dir={place}/other"
+    assert run("train", config, other)[0] == 0
+    assert run("train", config, other, "--overwrite")[0] == 0
+    assert run("train", config, other, "--resume")[0] == 0
+
+
+def test_dry_run__prints_the_plan_and_writes_nothing(place, capsys):
+    assert run("train", place / "config.yaml", f"run_dir={place}/dry", "--dry-run")[0] == 0
+    plan = capsys.readouterr().out
+    assert "prompt 768, head 195" in plan
+    assert "train 18, val 18, test 18" in plan
+    assert not (place / "dry").exists()
+
+
+def test_evaluate__gives_the_runs_own_test_metrics(place, capsys):
+    prompt, out = place / "run/prompt.safetensors", place / "metrics.json"
+    data = ("--data", place / "photos", "--num-workers", 0, "--output", out)
+    assert run("evaluate", prompt, *data)[0] == 0
+    measured = json.loads(out.read_text())["metrics"]
+    expected = json.loads((place / "run" / "result.json").read_text())["test"]
+    assert measured == pytest.approx(expected, abs=1e-6)
+    assert f"top1 {expected['top1']:.4f}" in capsys.readouterr().out
+
+
+def test_evaluate__on_other_classes__is_refused(place, tmp_path):
+    make_folder(tmp_path / "two", classes=2)
+    prompt = place / "run/prompt.safetensors"
+    words = ("evaluate", prompt, "--data", tmp_path / "two")
+    fails_in_one_line(*words, saying="only in the file ['class_2']")
+
+
+def test_predict__writes_a_row_per_image(place, capsys, monkeypatch):
+    prompt, photos = place / "run/prompt.safetensors", place / "photos/test"
+    one = photos / "class_0/0.png"
+    assert run("predict", prompt, photos)[0] == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["image"] for row in rows] == sorted(str(path) for path in photos.rglob("*.png"))
+    assert all(row["class"].startswith("class_") for row in rows)
+    assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{one}\n"))
+    assert run("predict", prompt, "-", "--format", "jsonl", "--output", place / "one.jsonl")[0] == 0
+    row = json.loads((place / "one.jsonl").read_text())
+    assert row["image"] == str(one)
+    assert sum(row["top"].values()) == pytest.approx(1.0, abs=1e-5)
+    assert row["class"] == max(row["top"], key=row["top"].get)
+
+
+def test_predict__tells_of_an_unreadable_image_and_does_the_others(place, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    good = place / "photos/test/class_0/0.png"
+    prompt = place / "run/prompt.safetensors"
+    fails_in_one_line("predict", prompt, tmp_path / "broken.png", good, saying="1 of 2 images")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert "broken.png" in rows[0]["error"]
+    assert rows[0]["class"] == ""
+    assert rows[1]["class"] != ""
+
+
+def test_images__are_found_in_folders_globs_and_as_named(place):
+    photos = place / "photos/test"
+    assert len(list(find_images([str(photos)]))) == 18
+    assert len(list(find_images([f"{photos}/class_1/*.png"]))) == 6
+    assert list(find_images(["nowhere.png"])) == [Path("nowhere.png")]
+    with pytest.raises(DataError, match="no image found"):
+        list(find_images([f"{photos}/*.jpg"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "saying"),
+    [
+        (("train", "nowhere.yaml"), "nowhere.yaml"),
+        (("train", "{config}", "optim.lrr=1"), "did you mean 'optim.lr'?"),
+        (("train", "{config}", "prompt.num_token=1"), "did you mean 'prompt.num_tokens'?"),
+        (("train", "{config}", "prompt=vpt_dep", NEW), "vpt_deep"),
+        (("train", "{config}", "optim.lr=fast"), "optim.lr"),
+        (("train", "{config}", "backbone.name=timm/test_vitt", NEW), "timm/test_vit"),
+        (("train", "{config}", "backbone.name=timm/resnet18", NEW), "ResNet"),
+        (("train", "{config}", "backbone.image_size=30", NEW), "patch size"),
+        (("train", "{config}", "prompt={{name: vpt_deep, layers: [9]}}", NEW), "0..5"),
+        (("train", "{config}", "data.dataset=nowhere", NEW), "nowhere"),
+        (("train", "{config}", "train.device=cuda:7", NEW), "cuda:7"),
+        (("train", "{config}", "--resume", "--overwrite"), "not both"),
+        (("train",), "config"),
+        (("trian",), "train"),
+        (("predict", "{config}", "x.png"), "config.yaml"),
+        (("show", "nowhere.safetensors"), "nowhere.safetensors"),
+        (("evaluate", "{place}/run/prompt.safetensors", "--data", "nowhere"), "nowhere"),
+    ],
+)  # fmt: skip
+def test_a_mistake__is_one_line_and_exit_code_2(place, words, saying):
+    named = [word.format(config=place / "config.yaml", place=place) for word in words]
+    fails_in_one_line(*named, saying=saying)
+
+
+def test_traceback__is_shown_on_demand(place):
+    code, stderr = run("train", "nowhere.yaml", "--traceback")
+    assert code == 2
+    assert "Traceback" not in run("train", "nowhere.yaml")[1]
+    assert stderr.endswith("readable YAML file\n")
+
+
+def test_a_prompt_file_whose_weights_are_gone__says_so_and_takes_them_from_elsewhere(
+    place, tmp_path
+):
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes((place / "body.safetensors").read_bytes())
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    body = timm.create_model("test_vit", num_classes=0)
+    save_file(body.state_dict(), other)
+    prompt, image = place / "run/prompt.safetensors", place / "photos/test/class_0/0.png"
+    (place / "body.safetensors").rename(place / "away.safetensors")
+    try:
+        fails_in_one_line("predict", prompt, image, saying="is gone; name it with weights")
+        fails_in_one_line("predict", prompt, image, "--weights", other, saying="belongs to")
+        assert run("predict", prompt, image, "--weights", moved)[0] == 0
+    finally:
+        (place / "away.safetensors").rename(place / "body.safetensors")
+
+
+def test_schema_show_list_and_doctor__print(place, capsys):
+    assert run("schema")[0] == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["prompt"]["oneOf"]
+    assert run("show", place / "run/prompt.safetensors")[0] == 0
+    assert json.loads(capsys.readouterr().out)["class_names"] == ["class_0", "class_1", "class_2"]
+    assert run("list", "backbones", "*dinov3*")[0] == 0
+    assert "timm/vit_small_patch16_dinov3" in capsys.readouterr().out
+    assert run("list", "prompts")[0] == 0
+    assert capsys.readouterr().out.split() == ["none", "pixels", "vpt_deep", "vpt_shallow"]
+    assert run("doctor")[0] == 0
+    assert "bundled model    runs" in capsys.readouterr().out
+
+
+def test_the_scripts__are_the_same_commands():
+    scripts = {"train": "--dry-run", "evaluate": "--split", "predict": "--top-k"}
+    for name, option in scripts.items():
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools" / f"{name}.py", "--help"],
+            capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"},
+        )  # fmt: skip
+        assert option in done.stdout

@@ -1,0 +1,85 @@
+"""The README's code runs as it stands, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+import typer
+from pydantic import Field
+
+import vpt
+from tests.fixtures import make_folder
+from vpt.cli import app
+from vpt.config import Schema, load_config
+from vpt.prompts import Prompt
+from vpt.registry import PROMPTS
+from vpt.structures import Dimensions
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_training_loop__is_short__trains__and_its_file_loads(tmp_path, monkeypatch):
+    loop, load = blocks("python")
+    assert len(loop.strip().splitlines()) < 15
+    make_folder(tmp_path / "photos", splits=("train",), classes=3, images=4)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(loop + load, names)
+    assert names["model"].backbone is names["again"].backbone
+    assert names["model"].class_names == ["class_0", "class_1", "class_2"]
+    torch.testing.assert_close(names["probabilities"].sum(), torch.tensor(1.0))
+
+
+def test_every_vpt_command__exists():
+    known = set(typer.main.get_command(app).commands)
+    used = set(re.findall(r"^(?:\s*)vpt (\w+)", "\n".join(blocks("bash")), flags=re.MULTILINE))
+    assert len(used) >= 5
+    assert used <= known
+
+
+def test_every_config_named__exists_and_validates():
+    import vpt.experiment  # noqa: F401 - registers prompts and heads
+
+    named = set(re.findall(r"configs/\w+\.yaml", README))
+    assert len(named) >= 3
+    for name in named - {"configs/quickstart.yaml"}:
+        load_config(ROOT / name)
+
+
+def test_the_prompts_table__is_valid_config():
+    rows = re.findall(r"^\| `prompt: (.+?)` \|", README, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for value in rows:
+        load_config(ROOT / "configs/finetune.yaml", [f"prompt={value}"])
+
+
+def test_the_public_names__are_all_there():
+    assert all(getattr(vpt, name) is not None for name in vpt.__all__)
+    assert set(dir(vpt)) == set(vpt.__all__)
+
+
+def test_the_prompt_method_of_contributing__works_in_one_file(monkeypatch, tmp_path):
+    code = re.search(
+        r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL
+    )
+    monkeypatch.setattr(PROMPTS, "_entries", dict(PROMPTS._entries))
+    names = {"PROMPTS": PROMPTS, "Prompt": Prompt, "Schema": Schema, "Field": Field, "nn": torch.nn}
+    names |= {"torch": torch, "Tensor": torch.Tensor, "Dimensions": Dimensions}
+    exec("from __future__ import annotations\n" + code[1], names)
+    model = vpt.create_model("bundled/glyph_vit", "gated", num_tokens=3, num_classes=2).eval()
+    vpt.save_prompt(model, tmp_path / "gated.safetensors")
+    images = torch.randn(2, 3, *model.preprocess.size)
+    again = vpt.load_prompt(tmp_path / "gated.safetensors", backbone=model.backbone)
+    assert torch.equal(model(images), again(images))
+
+
+def test_ci_runs_what_the_readme_says():
+    assert "make test" in README
+    assert "make test" in (ROOT / ".ci/run").read_text()

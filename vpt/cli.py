@@ -1,0 +1,336 @@
+"""The commands: one typed function each. A user's mistake is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="vpt",
+    help="Visual prompt tuning: one frozen vision transformer, one small file per task.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog="Every command takes --traceback, to see where an error came from.",
+)
+out = Console(markup=False, highlight=False, soft_wrap=True)
+
+EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 75
+# Typer carries a click of its own, and names its errors only through their subclass.
+ClickException: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+ConfigPath = Annotated[Path, typer.Argument(help="a YAML file, e.g. configs/vpt_deep_cub.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="e.g. optim.lr=5e-4")
+]
+PromptPath = Annotated[Path, typer.Argument(metavar="PROMPT.safetensors", help="a prompt file")]
+Weights = Annotated[Path | None, typer.Option(help="local file of the backbone's weights")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps")]
+
+
+def log(line: str) -> None:
+    """Print one plain line."""
+    out.print(line)
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the run in run_dir, exactly")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="remove the run in run_dir first")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+) -> None:
+    """Train as a config says, into its run directory."""
+    from vpt import runs
+    from vpt.config import load_config
+    from vpt.engine.run_dir import OpenMode
+    from vpt.experiment import build
+
+    if resume and overwrite:
+        raise typer.BadParameter("use --resume or --overwrite, not both")
+    settings = load_config(config, overrides or ())
+    if dry_run:
+        out.print(plan_table(runs.make_plan(build(settings)), settings.run_dir))
+        return
+    mode: OpenMode = "resume" if resume else "overwrite" if overwrite else "new"
+    result = runs.train(settings, mode=mode, log=log, console=out)
+    if result.finished != "done":
+        log(f"stopped early: {result.finished}")
+
+
+def plan_table(plan: Any, run_dir: Path) -> Table:
+    """What a run would do, as a table."""
+    from vpt.engine.progress import format_seconds
+
+    table = Table(title=f"plan of {run_dir}", show_header=False)
+    rows = {
+        "images": ", ".join(f"{name} {count:,}" for name, count in plan.images.items()),
+        "classes": f"{plan.classes}",
+        "optimiser steps": f"{plan.steps:,}",
+        "parameters": ", ".join(f"{part} {count:,}" for part, count in plan.parameters.items()),
+        "trained": f"{plan.trained:,}",
+        "checkpoint": f"{plan.checkpoint_bytes / 2**20:.1f} MB",
+        "peak memory": f"{plan.peak_memory_bytes / 2**20:,.0f} MB after a few steps",
+        "time": f"about {format_seconds(plan.seconds)}, from a few steps",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+@app.command()
+def evaluate(
+    prompt: PromptPath,
+    data: Annotated[Path, typer.Option(help="a descriptor, or a folder with train/ val/ test/")],
+    root: Annotated[Path | None, typer.Option(help="where the images are")] = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option()] = "test",
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    num_workers: Annotated[int, typer.Option(min=0)] = 2,
+    weights: Weights = None,
+    output: Annotated[
+        Path | None, typer.Option(help="also write the metrics to this JSON file")
+    ] = None,
+) -> None:
+    """Measure a prompt file on a data set with the same classes."""
+    from vpt import runs
+    from vpt.engine.run_dir import write_json_atomic
+
+    metrics = runs.evaluate_prompt(
+        prompt,
+        data,
+        root=root,
+        split=split,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        weights=weights,
+    )
+    for name, value in metrics.items():
+        log(f"{name} {value:.4f}")
+    if output is not None:
+        write_json_atomic(
+            output, {"prompt": str(prompt), "data": str(data), "split": split, "metrics": metrics}
+        )
+
+
+@app.command()
+def predict(
+    prompt: PromptPath,
+    images: Annotated[
+        list[str], typer.Argument(help="files, folders, globs, or - for paths on stdin")
+    ],
+    output: Annotated[Path | None, typer.Option(help="file to write; default: stdout")] = None,
+    output_format: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
+    top_k: Annotated[int, typer.Option(min=1, help="classes per image in jsonl")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Name the class of images."""
+    from vpt import runs
+    from vpt.engine.device import choose_device
+    from vpt.errors import DataError, PromptFileError
+    from vpt.experiment import load_prompt
+
+    paths = list(find_images(images))
+    where = choose_device(device)
+    model = load_prompt(prompt, weights=weights).to(where)
+    if model.head is None:
+        raise PromptFileError(f"{prompt} holds no head: nothing to predict")
+    unreadable = 0
+    with _writer(output) as stream:
+        rows = runs.predict_images(model, paths, device=where, batch_size=batch_size, top_k=top_k)
+        for row in _written(rows, stream, output_format):
+            unreadable += row.error is not None
+    if unreadable:
+        raise DataError(
+            f"{unreadable} of {len(paths)} images could not be read; their rows say why"
+        )
+
+
+def find_images(arguments: Sequence[str]) -> Iterator[Path]:
+    """The image files that arguments name.
+
+    Files as they are, folders and globs searched in order.
+    """
+    from vpt.errors import DataError
+
+    for argument in arguments:
+        path = Path(argument)
+        if argument == "-":
+            found = [Path(line.strip()) for line in sys.stdin if line.strip()]
+        elif path.is_dir():
+            found = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+            )
+        elif path.exists() or not any(sign in argument for sign in "*?["):
+            found = [path]
+        else:
+            found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        if not found:
+            raise DataError(f"no image found by '{argument}'")
+        yield from found
+
+
+@contextmanager
+def _writer(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    with output.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
+
+
+def _written(rows: Iterable[Any], stream: TextIO, output_format: str) -> Iterator[Any]:
+    """Write each prediction as it comes, and hand it on."""
+    table = csv.writer(stream, lineterminator="\n")
+    if output_format == "csv":
+        table.writerow(["image", "class", "probability", "error"])
+    for row in rows:
+        if output_format == "csv":
+            probability = "" if row.probability is None else f"{row.probability:.6f}"
+            table.writerow([row.image, row.label or "", probability, row.error or ""])
+        else:
+            values = {k: v for k, v in asdict(row).items() if v is not None}
+            stream.write(
+                json.dumps(
+                    {"image": values.pop("image"), "class": values.pop("label", None), **values}
+                )
+            )
+            stream.write("\n")
+        yield row
+
+
+@app.command()
+def quickstart(
+    config: Annotated[Path, typer.Argument(help="a comparison config")] = Path(
+        "configs/quickstart.yaml"
+    ),
+    overrides: Overrides = None,
+) -> None:
+    """Compare linear probe, prompts and full fine-tuning on real images, offline."""
+    from vpt.protocols.few_shot import compare, load_comparison
+    from vpt.reports.tables import comparison_table, write_comparison
+
+    settings = load_comparison(config, overrides or ())
+    result = compare(settings, log=log, console=out)
+    write_comparison(result, settings.run_dir)
+    out.print(comparison_table(result))
+    log(f"written to {settings.run_dir}/")
+
+
+@app.command()
+def show(prompt: PromptPath) -> None:
+    """Print what a prompt file says about itself, as JSON."""
+    from vpt.engine.prompt_file import read_prompt_header
+
+    out.print(read_prompt_header(prompt).model_dump_json(indent=2))
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[Literal["backbones", "prompts"], typer.Argument()],
+    pattern: Annotated[str, typer.Argument(help="e.g. '*dinov3*'")] = "*",
+) -> None:
+    """List the names of backbones or prompt methods."""
+    from fnmatch import fnmatch
+
+    from vpt.backbones import list_backbones
+    from vpt.experiment import list_prompts
+
+    names = list_backbones(pattern) if kind == "backbones" else list_prompts()
+    for name in names:
+        if kind == "backbones" or fnmatch(name, pattern):
+            log(name)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a run's config, for editors."""
+    import vpt.experiment  # noqa: F401 - registers prompts and heads
+    from vpt.config import RunConfig, json_schema
+
+    log(json.dumps(json_schema(RunConfig), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and whether the bundled model runs."""
+    from vpt.reports.doctor import examine
+
+    report = examine()
+    for name, value in report.lines:
+        log(f"{name:<16} {value}")
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command, and exit.
+
+    The code is 0, 1 (`doctor` found a problem), 2 (a user's mistake), 75 (stopped by a signal, the
+    run can go on) or 130 (interrupted).
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    wants_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    sys.exit(_run(words, wants_traceback))
+
+
+def _run(words: Sequence[str], wants_traceback: bool) -> int:
+    from vpt.engine.interrupt import Interrupted
+    from vpt.errors import VptError
+
+    try:
+        code = app(words, prog_name="vpt", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except VptError as error:
+        return _fail(str(error), EXIT_MISTAKE, wants_traceback)
+    except ClickException as error:
+        return _fail(_one_line(error), EXIT_MISTAKE, wants_traceback)
+    except Interrupted as stop:
+        return _fail(str(stop), EXIT_INTERRUPTED, wants_traceback)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130, wants_traceback)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(str(error), EXIT_MISTAKE, wants_traceback)
+
+
+def _one_line(error: Any) -> str:
+    return " ".join(error.format_message().split())
+
+
+def _fail(message: str, code: int, wants_traceback: bool) -> int:
+    if wants_traceback:
+        traceback.print_exc()
+    sys.stderr.write(f"vpt: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Configurations: reading, checking and writing them; the only place that knows YAML."""
+
+from vpt.config.registered import Registered
+from vpt.config.run import (
+    HeadConfig,
+    OptimConfig,
+    PromptConfig,
+    RunConfig,
+    TransformConfig,
+    json_schema,
+    load_config,
+)
+from vpt.config.schema import NamedSchema, Schema, validate
+from vpt.config.yaml_text import dump, load_yaml
+
+__all__ = [
+    "HeadConfig",
+    "NamedSchema",
+    "OptimConfig",
+    "PromptConfig",
+    "Registered",
+    "RunConfig",
+    "Schema",
+    "TransformConfig",
+    "dump",
+    "json_schema",
+    "load_config",
+    "load_yaml",
+    "validate",
+]

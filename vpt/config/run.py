@@ -1,0 +1,257 @@
+"""The schema of a training run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from vpt.config.registered import Registered
+from vpt.config.schema import NamedSchema, Schema, validate
+from vpt.config.yaml_text import load_yaml
+from vpt.registry import HEADS, PROMPTS
+
+PromptConfig = Annotated[dict[str, Any] | list[dict[str, Any]], Registered(PROMPTS, many=True)]
+HeadConfig = Annotated[dict[str, Any], Registered(HEADS)]
+
+
+def _is_range(low: float, high: float) -> bool:
+    return 0 < low <= high
+
+
+def _check_scale(value: tuple[float, float]) -> tuple[float, float]:
+    if not (_is_range(*value) and value[1] <= 1):
+        raise ValueError("must be [low, high] with 0 < low <= high <= 1")
+    return value
+
+
+def _check_ratio(value: tuple[float, float]) -> tuple[float, float]:
+    if not _is_range(*value):
+        raise ValueError("must be [low, high] with 0 < low <= high")
+    return value
+
+
+def _check_tuning(value: str) -> str:
+    if not re.fullmatch(r"frozen|full|bias|norm|last:[1-9]\d{0,3}", value):
+        raise ValueError("must be frozen, full, bias, norm or last:<k> with k of at least 1")
+    return value
+
+
+def _check_device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
+        raise ValueError("must be auto, cpu, cuda, cuda:<n> or mps")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class BackboneConfig(NamedSchema):
+    """The pretrained transformer; a bare string is its name."""
+
+    name: str = Field(
+        min_length=1,
+        description="timm/<model>[.tag], open_clip/<architecture>:<tag> or bundled/<model>",
+    )
+    pretrained: bool = Field(True, description="load pretrained weights; false: random ones")
+    weights: Path | None = Field(
+        None,
+        description="a local safetensors file in the backbone's own tensor names, instead of a "
+        "download",
+    )
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="input side, or [height, width], in pixels; null: the backbone's own"
+    )
+
+
+class TransformConfig(NamedSchema):
+    """What happens to training images; evaluation always uses the backbone's own transform."""
+
+    name: Literal["random_resized_crop", "resize_crop", "none"] = Field(
+        "random_resized_crop",
+        description="random_resized_crop; resize_crop: short side to `resize`, then a random crop "
+        "of the input size; none: the evaluation transform",
+    )
+    scale: Annotated[tuple[float, float], AfterValidator(_check_scale)] = Field(
+        (0.35, 1.0), description="random_resized_crop: range of the crop's share of the area"
+    )
+    ratio: Annotated[tuple[float, float], AfterValidator(_check_ratio)] = Field(
+        (0.75, 1.3333), description="random_resized_crop: range of the crop's width / height"
+    )
+    resize: PositiveInt = Field(
+        256, description="resize_crop: short side in pixels before the crop"
+    )
+    hflip: Share = Field(0.5, description="probability of a left-right flip")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(
+        0.0, description="largest rotation to either side, in degrees"
+    )
+    color_jitter: Share = Field(
+        0.0, description="largest relative change of brightness, contrast and saturation"
+    )
+
+
+class DataConfig(Schema):
+    """The data set and how batches are made of it."""
+
+    dataset: Path = Field(description="a descriptor YAML, or a folder of images by class")
+    root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
+    preprocess: Literal["backbone", "imagenet"] = Field(
+        "backbone",
+        description="of all images: the backbone's own, or the paper's (ImageNet mean and std, "
+        "bilinear, short side to size / 0.875)",
+    )
+    transform: TransformConfig = Field(
+        default_factory=TransformConfig, description="augmentation of training images"
+    )
+    batch_size: PositiveInt = Field(description="images per forward pass and process in training")
+    eval_batch_size: PositiveInt | None = Field(
+        None, description="images per forward pass in evaluation; null: batch_size"
+    )
+    num_workers: Annotated[int, Field(ge=0)] = Field(
+        2, description="loader processes; 0: load in the main process"
+    )
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error", description="an unreadable image stops the run, or is left out"
+    )
+    scan: bool = Field(True, description="decode every image once before training starts")
+    shots: PositiveInt | None = Field(
+        None, description="training images per class, drawn by the seed; null: all"
+    )
+
+
+class OptimConfig(NamedSchema):
+    """The optimiser and its schedule; rates are used as written, never rescaled."""
+
+    name: Literal["sgd", "adamw"] = Field("adamw", description="the update rule")
+    lr: Positive = Field(
+        description="peak rate, per optimiser step at batch_size x accumulation images; never "
+        "rescaled"
+    )
+    weight_decay: NotNegative = Field(0.0, description="decay of the prompt's tensors")
+    head_lr: Positive | None = Field(None, description="peak rate of the head; null: lr")
+    head_weight_decay: NotNegative | None = Field(
+        None, description="decay of the head; null: weight_decay"
+    )
+    backbone_lr: Positive | None = Field(
+        None, description="peak rate of tuned backbone tensors; null: lr"
+    )
+    momentum: Decay = Field(0.9, description="sgd: momentum")
+    betas: tuple[Decay, Decay] = Field(
+        (0.9, 0.999), description="adamw: decay of the gradient's and its square's averages"
+    )
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="the rate after warm-up: cosine down to min_lr, or constant"
+    )
+    warmup_epochs: NotNegative = Field(
+        0.0, description="epochs of linear warm-up, stepwise, from above zero"
+    )
+    min_lr: NotNegative = Field(0.0, description="rate at the end of the cosine schedule")
+    clip_grad_norm: Positive | None = Field(
+        None, description="largest norm of the whole gradient; null: no clipping"
+    )
+    accumulation: PositiveInt = Field(1, description="batches per optimiser step")
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> OptimConfig:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} exceeds lr {self.lr}; lower min_lr")
+        return self
+
+
+class LossConfig(Schema):
+    """The training loss."""
+
+    label_smoothing: Decay = Field(0.0, description="share of the target spread over all classes")
+    class_weights: Literal["balanced"] | list[Positive] | None = Field(
+        None,
+        description="balanced: inversely to the class counts; or one weight per class, in the "
+        "order of the classes; null: equal",
+    )
+
+
+class TrainConfig(Schema):
+    """How long, where and how carefully to train."""
+
+    epochs: PositiveInt = Field(description="passes over the training images")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many optimiser steps")
+    max_hours: Positive | None = Field(None, description="stop after so many hours")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="arithmetic of forward and backward; trained tensors stay fp32"
+    )
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        "auto", description="auto, cpu, cuda, cuda:<n> or mps; auto: the best there is"
+    )
+    evaluate_every: PositiveInt = Field(
+        1, description="epochs from one validation to the next; the end is always validated"
+    )
+    early_stopping: PositiveInt | None = Field(
+        None, description="stop after so many epochs without a better validation metric"
+    )
+    select: Literal["top1", "mean_class_accuracy", "loss"] = Field(
+        "top1", description="validation metric that picks the best epoch"
+    )
+    checkpoint_seconds: Positive = Field(
+        600.0, description="seconds between checkpoints within an epoch"
+    )
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(
+        3, description="newest checkpoints kept; at least one to fall back to"
+    )
+    log_every: PositiveInt = Field(20, description="optimiser steps between logged training values")
+    init_from: Path | None = Field(None, description="a prompt file to start from")
+
+
+class RunConfig(Schema):
+    """Everything that decides a training run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="of everything random: initialisation, order, augmentation, dropout, splits"
+    )
+    run_dir: Path = Field(description="folder of the run's files; new or empty")
+    backbone: BackboneConfig = Field(description="the pretrained transformer, by name or mapping")
+    prompt: PromptConfig = Field(
+        default_factory=lambda: {"name": "none"},
+        description="prompt method: a name, a mapping with its options, or a list of those",
+    )
+    head: HeadConfig = Field(
+        default_factory=lambda: {"name": "linear"},
+        description="head: a name, or a mapping with its options",
+    )
+    tuning: Annotated[str, AfterValidator(_check_tuning)] = Field(
+        "frozen",
+        description="backbone tensors that train too: frozen, full, bias, norm or last:<k> blocks",
+    )
+    data: DataConfig = Field(description="the data set and how batches are made of it")
+    optim: OptimConfig = Field(description="the optimiser and its schedule")
+    loss: LossConfig = Field(default_factory=LossConfig, description="the training loss")
+    train: TrainConfig = Field(description="how long, where and how carefully to train")
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> RunConfig:
+        warmup, epochs = self.optim.warmup_epochs, self.train.epochs
+        if warmup > epochs:
+            raise ValueError(
+                f"optim.warmup_epochs {warmup} exceeds train.epochs {epochs}; lower it"
+            )
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run that a YAML file and `key=value` overrides describe.
+
+    Raises:
+        ConfigError: one line per problem.
+    """
+    return validate(RunConfig, load_yaml(path, overrides), str(path))
+
+
+def json_schema(schema: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a configuration, for editors."""
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **schema.model_json_schema()}

@@ -1,0 +1,234 @@
+"""YAML files and `key=value` overrides as plain values, and configurations as YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
+
+from vpt.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_VALUES = 200_000
+MAX_DEPTH = 50
+
+
+# Scalars as YAML 1.2 has them: PyYAML's own (1.1) read `5e-4` as text, `no` as false, `010` as 8.
+_SCALARS = {
+    "merge": r"<<",
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]{0,19})",
+    "float": r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+}
+_RESOLVERS = [
+    (f"tag:yaml.org,2002:{kind}", re.compile(rf"(?:{pattern})\Z"))
+    for kind, pattern in _SCALARS.items()
+]
+_OVERRIDE_KEY = re.compile(r"[A-Za-z][\w-]*(\.[\w-]+)*")
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML as configurations use it: plain values, unique text keys, bounded size."""
+
+    yaml_implicit_resolvers = {None: _RESOLVERS}  # noqa: RUF012 - PyYAML's own interface
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}  # by id of the node, aliases counted as often as used
+
+    def fetch_tag(self) -> None:
+        raise _refusal("tags such as !!python/object are not allowed; write a plain value", self)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _refusal(f"nested deeper than {MAX_DEPTH} levels; flatten it", self)
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias and id(node) not in self._sizes:  # its own node is still being composed
+            raise _refusal("an alias refers to itself; write the value", node)
+        if not is_alias:
+            _check_node(node)
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
+        if self._sizes[id(node)] > MAX_VALUES:
+            raise _refusal(f"expands to more than {MAX_VALUES} values; shorten it", node)
+        return node
+
+
+def _refusal(problem: str, place: yaml.Node | _Loader) -> yaml.MarkedYAMLError:
+    mark = place.get_mark() if isinstance(place, _Loader) else place.start_mark
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from (key, value)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _check_node(node: yaml.Node) -> None:
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+    elif isinstance(node, yaml.ScalarNode):
+        _check_text(node)
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            raise _refusal("a key is not text; quote it", key)
+        if key.value in lines:
+            first = lines[key.value]
+            raise _refusal(
+                f"key {show_value(key.value)} is already set on line {first}; keep one", key
+            )
+        lines[key.value] = key.start_mark.line + 1
+
+
+def _check_text(node: yaml.ScalarNode) -> None:
+    if "${" in node.value:
+        raise _refusal(
+            f"{show_value(node.value)}: interpolation ${{...}} is not allowed; write the value",
+            node,
+        )
+    if node.value == "???":
+        raise _refusal("'???' stands for a missing value; write the value", node)
+    if any("\ud800" <= character <= "\udfff" for character in node.value):
+        raise _refusal("a lone surrogate is no character; write valid Unicode", node)
+
+
+def load_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, with `key=value` overrides merged over it.
+
+    Numbers and booleans are YAML 1.2's (`5e-4` is a number, only true and false are booleans).
+    An override's key is dotted, its value is YAML and replaces what was there. Where it opens a
+    bare name (`prompt: vpt_deep` and `prompt.num_tokens=5`), the name becomes the key `name`.
+
+    Raises:
+        ConfigError: unreadable, not UTF-8, not a mapping, a duplicate key, a tag, an
+            interpolation, or a malformed override; one line with file and line number.
+    """
+    source = str(path)
+    values = _parse(_read_text(path), source)
+    if values is None:
+        raise ConfigError(f"{source}: is empty; write lines of 'key: value'")
+    if not isinstance(values, dict):
+        kind = "a list" if isinstance(values, list) else "a single value"
+        raise ConfigError(f"{source}: line 1: is {kind}, not a mapping; write 'key: value' lines")
+    return _merge(values, overrides) if overrides else values
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise ConfigError(f"{path}: is not a file; name a YAML file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}; name a readable YAML file") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES} bytes; name a configuration")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line}: is not UTF-8; save it as UTF-8") from error
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        loader = _Loader(text)
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+        hint = "; indent with spaces" if r"\t" in problem else ""
+        raise ConfigError(f"{source}: {line}{problem}{hint}") from error
+    except yaml.reader.ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{source}: line {number}: character {error.character:#x} is not allowed; remove it"
+        ) from error
+
+
+def _merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    config = OmegaConf.create(values)
+    for override in overrides:
+        key, value = _parse_override(override)
+        try:
+            _open_sections(config, key)
+            OmegaConf.update(config, key, value, merge=False)
+        except (OmegaConfBaseException, ValueError, LookupError) as error:
+            raise ConfigError(
+                f"override {show_value(override)}: '{key}' leads into a list; name a position that "
+                "it has, from 0"
+            ) from error
+    merged: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+    return merged
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    source = f"override {show_value(override)}"
+    if not equals:
+        raise ConfigError(f"{source}: has no '='; write key=value")
+    if not _OVERRIDE_KEY.fullmatch(key):
+        raise ConfigError(
+            f"{source}: {show_value(key)} is not a dotted key; write e.g. optim.lr=0.1"
+        )
+    value = _parse(text, source)
+    if value is None and text.strip().lower() not in ("null", "~"):
+        raise ConfigError(f"{source}: has no value; write {key}=null for none, or quote the value")
+    return key, value
+
+
+def _open_sections(config: DictConfig, key: str) -> None:
+    """Make every section on the way to `key` a mapping; a bare name keeps its meaning."""
+    steps = key.split(".")
+    for count in range(1, len(steps)):
+        section = ".".join(steps[:count])
+        current = OmegaConf.select(config, section)
+        if not OmegaConf.is_config(current):
+            opened = {"name": current} if isinstance(current, str) else {}
+            OmegaConf.update(config, section, opened, merge=False)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes what YAML 1.1 or our own reading would not take for text; writes no aliases."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own interface
+        **yaml.SafeDumper.yaml_implicit_resolvers,
+        None: _RESOLVERS,
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump(config: BaseModel) -> str:
+    """The configuration as YAML, every default written out; reads back equal."""
+    values = config.model_dump(mode="json")
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def show_value(value: Any) -> str:
+    """The value on one line, as YAML writes constants, cut after 60 characters."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
