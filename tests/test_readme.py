@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
+import pytest
 import torch
 import typer
 from pydantic import Field
+from pytest_socket import SocketConnectBlockedError
 
 import vpt
 from tests.fixtures import make_folder
@@ -83,3 +86,8 @@ def test_the_prompt_method_of_contributing__works_in_one_file(monkeypatch, tmp_p
 def test_ci_runs_what_the_readme_says():
     assert "make test" in README
     assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_tests__cannot_reach_the_network():
+    with pytest.raises(SocketConnectBlockedError):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)

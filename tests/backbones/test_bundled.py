@@ -34,7 +34,7 @@ from vpt.backbones.bundled.rendering import (
     _characters,
 )
 
-DIGITS_FLOOR = 0.70
+DIGITS_FLOOR = 0.90
 """Mean of three 8-shot probes measured on the shipped file, minus a margin."""
 
 TINY = PretrainSettings(
@@ -160,7 +160,7 @@ def test_pretrain__exploding_loss__raises_and_keeps_the_checkpoint(tmp_path: Pat
     path = tmp_path / "run.safetensors"
     pretrain(TINY, checkpoint=path, stop_after=2)
     kept = path.read_bytes()
-    broken = PretrainSettings(**{**vars(TINY), "lr": float("nan")})
+    broken = PretrainSettings(**{**vars(TINY), "lr": 1e30})
     with pytest.raises(FloatingPointError, match="step"):
         pretrain(broken, checkpoint=path)
     assert path.read_bytes() == kept

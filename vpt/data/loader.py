@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -89,7 +91,7 @@ def scan_images(split: Split, num_workers: int = 0) -> list[BadImage]:
         batch_size=32,
         num_workers=num_workers,
         collate_fn=list,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, owner=os.getpid()),
         generator=torch.Generator(),
     )
     return [bad for batch in files for bad in batch if bad is not None]
@@ -137,7 +139,7 @@ class BatchLoader:
             num_workers=num_workers,
             collate_fn=_collate,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, owner=os.getpid()),
             # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
             generator=torch.Generator(),
         )
@@ -197,11 +199,14 @@ def _collate(items: Iterable[Item | DataError]) -> tuple[Tensor, Tensor, Tensor]
     return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(worker: int, *, owner: int) -> None:
     """One thread per worker; a signal to the whole group is the main process's to answer.
 
     It saves first. A worker that died of the signal would be an error in the middle of a step.
     """
+    if os.getppid() != owner:
+        # Killed meanwhile: torch would watch over the wrong process, and this one never end.
+        os._exit(1)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -45,9 +45,9 @@ class PromptedBackbone(nn.Module):
         tokens = self.backbone.embed(self.prompt.on_images(images))
         tapped: dict[int, Tensor] = {}
         for layer in range(self.backbone.depth):
-            rows, context = self.prompt.rows(layer), None
+            rows, context = self.prompt.sample(layer, len(images)), None
             if rows is not None:
-                rows = self.prompt.drop(rows, len(images)).to(tokens.values.dtype)
+                rows = rows.to(tokens.values.dtype)
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
                     context = self.backbone.project_context(layer, rows)

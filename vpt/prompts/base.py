@@ -31,13 +31,10 @@ class Prompt(nn.Module):
         del layer
         return None
 
-    def drop(self, rows: Tensor, batch_size: int) -> Tensor:
-        """Prompt dropout: (1 | B, T, D), an own mask per image in training.
-
-        `rows` unchanged otherwise.
-        """
+    def sample(self, layer: int, batch_size: int) -> Tensor | None:
+        """`rows` as one forward pass sees them, (1 | B, T, D): after dropout, in training."""
         del batch_size
-        return rows
+        return self.rows(layer)
 
     def on_images(self, images: Tensor) -> Tensor:
         """The images (B, 3, H, W), normalised, as the method wants the backbone to see them."""
@@ -82,16 +79,9 @@ class PromptList(Prompt):
         """See `Prompt.rows`."""
         return _side_by_side([prompt.rows(layer) for prompt in self._members])
 
-    def drop(self, rows: Tensor, batch_size: int) -> Tensor:
-        """Each member drops its own share of the rows."""
-        parts, start = [], 0
-        for prompt in self._members:
-            first = prompt.rows(self.layers[0]) if self.layers else None
-            if first is not None:
-                stop = start + first.shape[1]
-                parts.append(prompt.drop(rows[:, start:stop], batch_size))
-                start = stop
-        return _side_by_side(parts)  # type: ignore[return-value]
+    def sample(self, layer: int, batch_size: int) -> Tensor | None:
+        """See `Prompt.sample`; every member drops its own share."""
+        return _side_by_side([prompt.sample(layer, batch_size) for prompt in self._members])
 
     def on_images(self, images: Tensor) -> Tensor:
         """See `Prompt.on_images`; in order."""

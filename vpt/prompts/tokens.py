@@ -123,9 +123,10 @@ class TokenPrompt(Prompt):
         place = 0 if self.shared else self.layers.index(layer)
         return self.project(self.tokens[place : place + 1])  # type: ignore[no-any-return]
 
-    def drop(self, rows: Tensor, batch_size: int) -> Tensor:
-        """See `Prompt.drop`."""
-        if not self.training or self.dropout == 0.0:
+    def sample(self, layer: int, batch_size: int) -> Tensor | None:
+        """See `Prompt.sample`; each image has a dropout mask of its own."""
+        rows = self.rows(layer)
+        if rows is None or not self.training or self.dropout == 0.0:
             return rows
         return F.dropout(rows.expand(batch_size, -1, -1), self.dropout)
 

@@ -24,6 +24,7 @@ from vpt.backbones.bundled.rendering import (
     GlyphRenderer,
     RenderedBatch,
     RenderSettings,
+    mix_seed,
 )
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -79,6 +80,7 @@ class PretrainSettings:
         loss_weights: Weight of every target of `rendering.TARGETS`, and of "coverage", which the
             patch tokens predict pixel by pixel.
         architecture: Arguments that replace those of `glyph_vit`.
+        threads: CPU threads that the run was made with; whoever calls `pretrain` sets them.
         log_every: Steps between log lines.
         checkpoint_every: Steps between checkpoints.
     """
@@ -98,6 +100,7 @@ class PretrainSettings:
     sizes: tuple[CanvasSize, ...] = field(default_factory=_default_sizes)
     loss_weights: dict[str, float] = field(default_factory=_default_weights)
     architecture: dict[str, Any] = field(default_factory=dict)
+    threads: int = 2
     log_every: int = 100
     checkpoint_every: int = 250
 
@@ -140,7 +143,7 @@ class PretrainSettings:
 
     def size_at(self, step: int) -> CanvasSize:
         """The image size of a step, drawn from `sizes`."""
-        random = torch.Generator().manual_seed((self.seed << 32) + step)
+        random = torch.Generator().manual_seed(mix_seed(self.seed, step))
         weights = torch.tensor([size.probability for size in self.sizes])
         return self.sizes[int(torch.multinomial(weights, 1, generator=random))]
 
@@ -394,4 +397,5 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
+    temporary.chmod(0o644)
     temporary.replace(path)

@@ -150,7 +150,7 @@ class GlyphRenderer:
         """
         if not 0.0 <= difficulty <= 1.0:
             raise ValueError(f"difficulty {difficulty} is outside 0..1")
-        random = torch.Generator().manual_seed((self.seed << 32) + step)
+        random = torch.Generator().manual_seed(mix_seed(self.seed, step))
         draws = torch.rand(batch_size, generator=random) * self._cumulative[-1]
         chosen = torch.searchsorted(self._cumulative, draws).clamp_(max=len(self._symbols) - 1)
         targets = {"symbol": self._symbols[chosen], "font": self._fonts[chosen]}
@@ -161,6 +161,11 @@ class GlyphRenderer:
         images = _colour(coverage, targets, plain, random)
         images = _degrade(images, targets, self.settings, difficulty, random)
         return RenderedBatch(images, coverage, targets)
+
+
+def mix_seed(seed: int, step: int) -> int:
+    """One generator seed for a step of a run; the generator reads 32 bits of it, no more."""
+    return (seed * 0x9E3779B1 + step) % 2**32
 
 
 def _uniform(random: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:

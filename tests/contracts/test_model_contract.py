@@ -1,0 +1,349 @@
+"""What every prompt x backbone x tuning passes: counts, gradients, freezing, files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.contracts.kinds import images_for, make
+from vpt.backbones import create_backbone, wrap_backbone
+from vpt.backbones.base import weights_hash
+from vpt.backbones.bundled.glyph_vit import WEIGHTS
+from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
+from vpt.errors import ConfigError, PromptFileError
+from vpt.experiment import create_model, list_prompts, load_prompt, save_prompt
+from vpt.models import start_from_patches
+from vpt.prompts import PixelPrompt
+from vpt.prompts.initializers import paper_uniform_bound
+from vpt.structures import Batch, Dimensions
+
+CLASSES = 5
+TUNINGS = ("frozen", "bias", "norm", "last:1", "full")
+
+Formula = Callable[[Dimensions], int]
+
+
+def frame(at, width=4):
+    height, total_width = at.image_size
+    return 3 * (2 * width * total_width + 2 * width * (height - 2 * width))
+
+
+CASES: dict[str, tuple[Any, Formula]] = {
+    "none": ("none", lambda at: 0),
+    "vpt_deep": ({"name": "vpt_deep", "num_tokens": 3}, lambda at: at.depth * 3 * at.embed_dim),
+    "vpt_shallow": ({"name": "vpt_shallow", "num_tokens": 3}, lambda at: 3 * at.embed_dim),
+    "pixels": ({"name": "pixels", "width": 4}, frame),
+}
+"""Each registered method: options, and the number of its parameters written out."""
+
+VARIANTS: dict[str, tuple[Any, Formula]] = {
+    "shared": (
+        {"name": "vpt_deep", "num_tokens": 3, "shared": True},
+        lambda at: 3 * at.embed_dim,
+    ),
+    "projection": (
+        {"name": "vpt_deep", "num_tokens": 3, "projection": 6},
+        lambda at: at.depth * 3 * 6 + 6 * at.embed_dim + at.embed_dim,
+    ),
+    "dropout": (
+        {"name": "vpt_deep", "num_tokens": 3, "dropout": 0.3},
+        lambda at: at.depth * 3 * at.embed_dim,
+    ),
+    "first_2": (
+        {"name": "vpt_deep", "num_tokens": 3, "layers": {"first": 2}},
+        lambda at: 2 * 3 * at.embed_dim,
+    ),
+    "last_1": (
+        {"name": "vpt_deep", "num_tokens": 3, "layers": {"last": 1}},
+        lambda at: 3 * at.embed_dim,
+    ),
+    "list": (
+        {"name": "vpt_deep", "num_tokens": 3, "layers": [0, 2]},
+        lambda at: 2 * 3 * at.embed_dim,
+    ),
+    "one_zero_token": (
+        {"name": "vpt_deep", "num_tokens": 1, "init": "zeros"},
+        lambda at: at.depth * at.embed_dim,
+    ),
+    "pixels_and_tokens": (
+        [{"name": "pixels", "width": 4}, {"name": "vpt_deep", "num_tokens": 2}],
+        lambda at: frame(at) + at.depth * 2 * at.embed_dim,
+    ),
+}
+
+has_glyph = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the bundled weights are not built")
+KINDS = ["test_vit", "siglip", "dinov3", pytest.param("glyph_vit", marks=has_glyph)]
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def build(native, prompt, tuning="frozen", **options):
+    torch.manual_seed(2)
+    return create_model(native, prompt, num_classes=CLASSES, tuning=tuning, **options)
+
+
+def take_steps(model, native, count):
+    """Names of the trained tensors that got a gradient in some step."""
+    labels = torch.arange(4) % CLASSES
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    moved = set()
+    model.train()
+    for step in range(count):
+        images = images_for(native, 4, seed=step)
+        model.loss(Batch(images, labels, labels))["loss"].backward()
+        for name, tensor in model.trained_tensors():
+            if tensor.grad is not None and tensor.grad.abs().max() > 0:
+                moved.add(name)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    return moved
+
+
+def selected(native, tuning):
+    """The tensors of a native model that a tuning trains, told from timm's own names."""
+    names = [name for name, _ in native.named_parameters() if not name.startswith("head.")]
+    norms = tuple(n + "." for n, m in native.named_modules() if "Norm" in type(m).__name__)
+    last = f"blocks.{len(native.blocks) - 1}."
+    rules = {
+        "frozen": lambda name: False,
+        "full": lambda name: True,
+        "bias": lambda name: name.rpartition(".")[2] in ("bias", "q_bias", "v_bias"),
+        "norm": lambda name: name.startswith(norms),
+        "last:1": lambda name: name.startswith((last, "norm.", "fc_norm.", "attn_pool.")),
+    }
+    return {name for name in names if rules[tuning](name)}
+
+
+def test_every_registered_prompt__has_its_formula_here():
+    assert sorted(CASES) == sorted(list_prompts())
+
+
+@kinds
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("name", list_prompts())
+def test_every_prompt_with_every_tuning__counts_learns_and_is_saved_exactly(
+    name, kind, tuning, tmp_path
+):
+    options, formula = CASES[name]
+    check(make(kind), options, formula, tuning, tmp_path / "p.safetensors")
+
+
+@kinds
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant__counts_learns_and_is_saved_exactly(variant, kind, tmp_path):
+    options, formula = VARIANTS[variant]
+    check(make(kind), options, formula, "frozen", tmp_path / "p.safetensors")
+
+
+def check(native, options, formula, tuning, path):
+    shared = wrap_backbone(native)
+    before = weights_hash(dict(shared.body.state_dict()))
+    model = build(shared, options, tuning)
+    tuned = selected(native, tuning)
+
+    count = sum(p.numel() for p in model.trainable_parameters())
+    of_backbone = sum(p.numel() for n, p in native.named_parameters() if n in tuned)
+    head = CLASSES * shared.feature_dim + CLASSES
+    assert count == formula(shared.dimensions) + head + of_backbone
+
+    trained = {n for n, _ in model.trained_tensors()}
+    assert take_steps(model, native, 2) == trained
+    take_steps(model, native, 1)
+    assert weights_hash(dict(shared.body.state_dict())) == before == shared.sha256
+
+    save_prompt(model, path)
+    tensors = read_prompt_file(path)[1]
+    assert {n.removeprefix("backbone.body.") for n in tensors if n.startswith("backbone.")} == tuned
+    assert tensors.keys() == trained
+
+    images = images_for(native, 3, seed=7)
+    with torch.no_grad():
+        expected = model(images)
+        loaded = load_prompt(path, shared)
+        assert torch.equal(loaded(images), expected)
+    assert (loaded.backbone is shared) == (tuning == "frozen")
+    assert not loaded.training
+
+
+@has_glyph
+@pytest.mark.parametrize("tuning", ["frozen", "norm"])
+def test_the_bundled_backbone__is_found_again_by_name(tuning, tmp_path):
+    model = build("bundled/glyph_vit", "vpt_deep", tuning, class_names=list("abcde"))
+    images = torch.randn(2, 3, *model.preprocess.size)
+    save_prompt(model, tmp_path / "p.safetensors")
+    loaded = load_prompt(tmp_path / "p.safetensors")
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.eval()(images))
+    assert loaded.class_names == list("abcde")
+
+
+def test_a_prompt_file__with_another_backbone__is_refused(tmp_path):
+    native = make("test_vit")
+    save_prompt(build(native, "vpt_deep"), tmp_path / "p.safetensors")
+    with torch.no_grad():
+        native.blocks[0].attn.qkv.bias[0] += 1e-3
+    with pytest.raises(PromptFileError, match="belongs to 'timm/test_vit"):
+        load_prompt(tmp_path / "p.safetensors", native)
+
+
+def test_a_prompt_file__at_another_image_size__is_refused(tmp_path):
+    torch.manual_seed(0)
+    small = create_backbone("timm/test_vit", pretrained=False, image_size=32)
+    save_prompt(build(small, "vpt_deep"), tmp_path / "p.safetensors")
+    torch.manual_seed(0)
+    large = create_backbone("timm/test_vit", pretrained=False, image_size=64)
+    with pytest.raises(PromptFileError, match=r"was trained at \(32, 32\) pixels"):
+        load_prompt(tmp_path / "p.safetensors", large)
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_a_users_module__is_not_changed__whatever_is_trained(tuning):
+    native = make("siglip").train()
+    before = {name: tensor.clone() for name, tensor in native.state_dict().items()}
+    take_steps(build(native, "vpt_deep", tuning), native, 2)
+    assert native.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in native.state_dict().items())
+    assert all(parameter.requires_grad for parameter in native.parameters())
+    assert all(parameter.grad is None for parameter in native.parameters())
+    assert native.training
+
+
+def test_two_models_on_one_backbone__do_not_disturb_each_other():
+    native = make("test_vit")
+    shared = wrap_backbone(native)
+    one, other = build(shared, "vpt_deep"), build(shared, "vpt_shallow").eval()
+    images = images_for(native)
+    with torch.no_grad():
+        before = other(images)
+    take_steps(one, native, 2)
+    with torch.no_grad():
+        assert torch.equal(other(images), before)
+    assert one.backbone is other.backbone
+
+
+def test_the_head_alone__or_none__is_saved_and_loaded(tmp_path):
+    native = make("test_vit")
+    model = create_model(native, "vpt_deep", num_classes=None)
+    save_prompt(model, tmp_path / "p.safetensors")
+    loaded = load_prompt(tmp_path / "p.safetensors", native)
+    images = images_for(native)
+    with torch.no_grad():
+        assert loaded(images).shape == (2, native.num_features)
+        assert torch.equal(loaded(images), model.eval()(images))
+    assert read_prompt_header(tmp_path / "p.safetensors").head is None
+
+
+def test_zero_tokens__train_the_head_alone__and_can_be_saved(tmp_path):
+    native = make("test_vit")
+    model = build(native, {"name": "vpt_deep", "num_tokens": 0})
+    assert sum(p.numel() for p in model.trainable_parameters()) == CLASSES * 64 + CLASSES
+    save_prompt(model, tmp_path / "p.safetensors")
+    images = images_for(native)
+    with torch.no_grad():
+        loaded = load_prompt(tmp_path / "p.safetensors", native)
+        assert torch.equal(loaded(images), model.eval()(images))
+
+
+# ----------------------------------------------------------------------------------- start values
+
+
+def test_uniform__is_bounded_by_the_papers_formula():
+    assert paper_uniform_bound((16, 16), 768) == 0.0625
+    native = make("test_vit")
+    for width, options in ((64, {}), (6, {"projection": 6})):
+        bound = math.sqrt(6 / (3 * 8 * 8 + width))
+        prompt = build(native, "vpt_deep", num_tokens=50, **options).prompt
+        assert 0.97 * bound < prompt.tokens.abs().max() <= bound
+        assert abs(prompt.tokens.mean()) < 0.05 * bound
+
+
+def test_normal__has_the_given_deviation():
+    prompt = build(make("test_vit"), "vpt_deep", num_tokens=50, init="normal", std=0.3).prompt
+    assert float(prompt.tokens.detach().std()) == pytest.approx(0.3, rel=0.03)
+
+
+def test_zeros__are_refused_for_more_than_one_token__with_the_reason():
+    with pytest.raises(ConfigError, match="equal tokens get equal gradients and stay one"):
+        build(make("test_vit"), "vpt_deep", num_tokens=2, init="zeros")
+
+
+@pytest.mark.parametrize("layers", ["all", [1, 3], {"last": 1}])
+def test_patches__are_real_patch_tokens_of_their_own_layers_input(layers):
+    native = make("test_vit")
+    images = images_for(native, 3)
+    model = build(
+        native, {"name": "vpt_deep", "num_tokens": 4, "init": "patches", "layers": layers}
+    )
+    start_from_patches(model.prompted, images, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x = native.norm_pre(native._pos_embed(native.patch_embed(images)))
+        for layer, block in enumerate(native.blocks):
+            rows = model.prompt.rows(layer)
+            if rows is not None:
+                patches = x[:, native.num_prefix_tokens :].flatten(0, 1)
+                same = (rows[0][:, None] == patches).all(dim=-1)
+                assert same.sum(dim=1).tolist() == [1, 1, 1, 1]
+                assert same.any(dim=0).sum() == 4
+            x = block(x)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("all", (0, 1, 2, 3, 4, 5)),
+        ({"first": 2}, (0, 1)),
+        ({"last": 2}, (4, 5)),
+        ([5, 0, 3], (0, 3, 5)),
+    ],
+)
+def test_layers__are_the_named_ones__ascending(layers, expected):
+    model = build(make("test_vit"), {"name": "vpt_deep", "num_tokens": 1, "layers": layers})
+    assert model.prompt.layers == expected
+    assert model.prompt.rows(expected[0]).shape == (1, 1, 64)
+
+
+@pytest.mark.parametrize("layers", [{"first": 7}, [6], [0, 0], [], [-1]])
+def test_layers_that_do_not_exist__are_refused(layers):
+    with pytest.raises(ConfigError, match="layers"):
+        build(make("test_vit"), {"name": "vpt_deep", "num_tokens": 1, "layers": layers})
+
+
+def test_shared_tokens__are_the_same_at_every_layer():
+    prompt = build(make("test_vit"), "vpt_deep", num_tokens=2, shared=True).prompt
+    rows = [prompt.rows(layer) for layer in range(6)]
+    assert all(torch.equal(row, rows[0]) for row in rows)
+
+
+# ----------------------------------------------------------------------------------------- pixels
+
+
+def test_a_frame_of_30_pixels_at_224__has_69840_parameters():
+    assert sum(p.numel() for p in PixelPrompt(30, (224, 224)).parameters()) == 69_840
+
+
+def test_a_frame__changes_the_border_alone__and_all_of_it():
+    prompt = PixelPrompt(3, (12, 17), init="normal")
+    images = torch.zeros(2, 3, 12, 17)
+    with torch.no_grad():
+        changed = (prompt.on_images(images) != 0).all(dim=(0, 1))
+    border = torch.ones(12, 17, dtype=torch.bool)
+    border[3:-3, 3:-3] = False
+    assert torch.equal(changed, border)
+
+
+def test_a_frame_that_leaves_nothing__is_refused():
+    with pytest.raises(ConfigError, match="width 6 leaves nothing of a 12x17 image"):
+        PixelPrompt(6, (12, 17))
+
+
+def test_a_list__stands_side_by_side__and_refuses_different_layers():
+    native = make("test_vit")
+    first = {"name": "vpt_deep", "num_tokens": 2}
+    model = build(native, [first, {"name": "vpt_deep", "num_tokens": 3}])
+    assert model.prompt.rows(4).shape == (1, 5, 64)
+    with pytest.raises(ConfigError, match="must prompt the same layers"):
+        build(native, [first, "vpt_shallow"])

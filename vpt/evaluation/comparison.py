@@ -1,0 +1,98 @@
+"""What a comparison of methods measured; JSON values in, JSON values out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate tried.
+
+    Attributes:
+        lr: peak rate, per optimiser step.
+        val_top1: validation top-1 of the best epoch, in [0, 1], for each trial seed.
+    """
+
+    lr: float
+    val_top1: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the trial seeds, which the choice goes by."""
+        return statistics.fmean(self.val_top1)
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method at its chosen learning rate.
+
+    Attributes:
+        trials: every learning rate tried.
+        lr: the chosen one.
+        val_top1: validation top-1 of the best epoch, in [0, 1], for each seed.
+        test_top1: test top-1 of that epoch, in [0, 1], for each seed.
+        trained_parameters: numbers that are trained, head included.
+        file_bytes: size of the prompt file.
+        seconds: of training and validation in one run, mean over the seeds.
+    """
+
+    trials: tuple[Trial, ...]
+    lr: float
+    val_top1: tuple[float, ...]
+    test_top1: tuple[float, ...]
+    trained_parameters: int
+    file_bytes: int
+    seconds: float
+
+    @property
+    def test_top1_mean(self) -> float:
+        """The mean over the seeds."""
+        return statistics.fmean(self.test_top1)
+
+    @property
+    def test_top1_std(self) -> float:
+        """The sample standard deviation over the seeds; 0 for a single one."""
+        return statistics.stdev(self.test_top1) if len(self.test_top1) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods side by side on the same backbone, images and seeds.
+
+    Attributes:
+        setting: data set, backbone, shots, numbers of images, how was chosen.
+        seeds: of the runs that were tested.
+        trial_seeds: of the runs that chose the learning rates.
+        methods: by name, in the order of the config.
+        versions: packages, machine, threads.
+        seconds: of the whole comparison.
+    """
+
+    setting: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    trial_seeds: tuple[int, ...]
+    methods: Mapping[str, MethodResult]
+    versions: Mapping[str, Any]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, with the mean and spread of every method."""
+        values = asdict(self)
+        values["methods"] = {
+            name: {
+                "test_top1_mean": method.test_top1_mean,
+                "test_top1_std": method.test_top1_std,
+                **values["methods"][name],
+            }
+            for name, method in self.methods.items()
+        }
+        return values
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial:
+    """The trial with the best mean validation top-1; of equal ones the lowest rate."""
+    return min(trials, key=lambda trial: (-trial.mean, trial.lr))

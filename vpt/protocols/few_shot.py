@@ -1,0 +1,289 @@
+"""Methods side by side, a few images per class: learning rates by validation, test read last.
+
+Each method tries the same number of learning rates, on draws of training images that are used for
+nothing else. The rate with the best validation top-1 then trains once per seed; the seed draws the
+images of each class, the initialisation, the order and the augmentation. Of each run the epoch
+with the best validation top-1 is tested, and the test split is read that one time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vpt.backbones import Backbone, create_backbone
+from vpt.config import RunConfig, Schema, load_yaml, validate
+from vpt.engine.run_dir import OpenMode, environment
+from vpt.errors import RunError
+from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial
+from vpt.experiment import load_splits
+from vpt.runs import RunResult, train, try_out
+from vpt.seeding import derive_seed
+
+Log = Callable[[str], None]
+Advance = Callable[[str], None]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(gt=0)]
+
+OWN_KEYS = ("run_dir", "seed")
+SHARED_KEYS = ("backbone", "data")
+
+
+class ComparisonConfig(Schema):
+    """Which methods are compared, from which learning rates and on which seeds."""
+
+    run_dir: Path = Field(description="folder of the result and of all runs; new or empty")
+    base: dict[str, Any] = Field(
+        description="a run's config without run_dir and seed, common to all methods"
+    )
+    methods: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)] = Field(
+        description="what each method changes in the base: prompt, tuning, optim, train, .."
+    )
+    learning_rates: dict[str, Annotated[list[Rate], Field(min_length=1)]] = Field(
+        description="the values of optim.lr that each method tries, equally many for all"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        description="of the runs that are tested"
+    )
+    trial_seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        description="of the runs that choose the learning rates; none of `seeds`"
+    )
+
+    @field_validator("base")
+    @classmethod
+    def _check_base(cls, base: dict[str, Any]) -> dict[str, Any]:
+        _refuse_keys(base, OWN_KEYS, "is set by the comparison; leave it out")
+        return base
+
+    @field_validator("methods")
+    @classmethod
+    def _check_methods(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for changes in methods.values():
+            _refuse_keys(changes, OWN_KEYS, "is set by the comparison; leave it out")
+            _refuse_keys(changes, SHARED_KEYS, "is the same for all methods; set it in base")
+        return methods
+
+    @field_validator("seeds", "trial_seeds")
+    @classmethod
+    def _check_distinct(cls, seeds: list[int], info: ValidationInfo) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{info.field_name} {seeds} repeat a seed; use each once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _check_fairness(self) -> ComparisonConfig:
+        if self.learning_rates.keys() != self.methods.keys():
+            raise ValueError(
+                f"learning_rates are of {sorted(self.learning_rates)}, methods are "
+                f"{sorted(self.methods)}; give a list for each method"
+            )
+        counts = {name: len(set(rates)) for name, rates in self.learning_rates.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"learning_rates differ in number ({counts}); give every method equally many"
+            )
+        if common := set(self.seeds) & set(self.trial_seeds):
+            raise ValueError(f"trial_seeds {sorted(common)} are also in seeds; use other ones")
+        return self
+
+    def run_config(self, method: str, *, lr: float, seed: int) -> RunConfig:
+        """The config of one run, in run_dir/<method>/seed_<seed>.
+
+        Raises:
+            ConfigError: base and method together are no valid run.
+        """
+        values = _merged(self.base, self.methods[method])
+        values = _merged(values, {"optim": {"lr": lr}, "seed": seed})
+        values["run_dir"] = str(self.run_dir / method / f"seed_{seed}")
+        return validate(RunConfig, values, f"method {method}")
+
+
+def _refuse_keys(values: Mapping[str, Any], keys: Sequence[str], rule: str) -> None:
+    for key in keys:
+        if key in values:
+            raise ValueError(f"{key} {rule}")
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changes laid over it, section by section."""
+    merged = dict(base)
+    for key, value in changes.items():
+        before = merged.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConfig:
+    """The comparison that a YAML file and `key=value` overrides describe, every run checked.
+
+    Raises:
+        ConfigError: one line per problem.
+    """
+    config = validate(ComparisonConfig, load_yaml(path, overrides), str(path))
+    for method, rates in config.learning_rates.items():
+        for rate in rates:
+            config.run_config(method, lr=rate, seed=config.seeds[0])
+    return config
+
+
+def compare(
+    config: ComparisonConfig,
+    *,
+    overwrite: bool = False,
+    log: Log = lambda line: None,
+    console: Console | None = None,
+) -> Comparison:
+    """Try the learning rates of every method, train the chosen ones, test once per run.
+
+    Every tested run leaves a run directory with its prompt file and curves.
+
+    Args:
+        config: of `load_comparison`.
+        overwrite: replace the runs of an earlier comparison in the same run_dir.
+        log: takes plain lines.
+        console: for a progress bar, if it is a terminal.
+
+    Raises:
+        VptError: anything that a user can mend.
+        Interrupted: a signal.
+    """
+    began = time.monotonic()
+    _check_run_dir(config.run_dir, overwrite=overwrite)
+    any_run = _first_run(config)
+    backbone = _create_backbone(any_run)
+    methods = {}
+    with _progress(config, console) as advance:
+        for name in config.methods:
+            tools = _Tools(backbone, "overwrite" if overwrite else "new", log, advance)
+            methods[name] = _run_method(config, name, tools)
+    return Comparison(
+        setting=_setting(config, any_run),
+        seeds=tuple(config.seeds),
+        trial_seeds=tuple(config.trial_seeds),
+        methods=methods,
+        versions=environment(),
+        seconds=time.monotonic() - began,
+    )
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What all runs of a comparison share."""
+
+    backbone: Backbone
+    mode: OpenMode
+    log: Log
+    advance: Advance
+
+
+def _run_method(config: ComparisonConfig, name: str, tools: _Tools) -> MethodResult:
+    """Choose a method's learning rate on the trial seeds, then train and test on the others."""
+    trials = tuple(_try_rate(config, name, lr, tools) for lr in config.learning_rates[name])
+    chosen = best_trial(trials)
+    tools.log(f"{name}: lr {chosen.lr:g} has the best validation top-1, {chosen.mean:.1%}")
+    results = [_run_seed(config, name, chosen.lr, seed, tools) for seed in config.seeds]
+    tests = tuple(result.test["top1"] for result in results if result.test is not None)
+    method = MethodResult(
+        trials=trials,
+        lr=chosen.lr,
+        val_top1=tuple(result.val["top1"] for result in results),
+        test_top1=tests,
+        trained_parameters=results[0].parameters["trained"],
+        file_bytes=results[0].prompt_bytes,
+        seconds=statistics.fmean(result.seconds for result in results),
+    )
+    spread = f" +- {method.test_top1_std:.1%}" if len(tests) > 1 else ""
+    tools.log(
+        f"{name}: test top-1 {method.test_top1_mean:.1%}{spread}, {method.seconds:.1f} s a run"
+    )
+    return method
+
+
+def _try_rate(config: ComparisonConfig, name: str, lr: float, tools: _Tools) -> Trial:
+    values = []
+    for seed in config.trial_seeds:
+        tools.advance(f"{name}, lr {lr:g}, trial seed {seed}")
+        run = config.run_config(name, lr=lr, seed=seed)
+        values.append(try_out(run, backbone=tools.backbone)["top1"])
+    return Trial(lr, tuple(values))
+
+
+def _run_seed(
+    config: ComparisonConfig, name: str, lr: float, seed: int, tools: _Tools
+) -> RunResult:
+    tools.advance(f"{name}, lr {lr:g}, seed {seed}")
+    run = config.run_config(name, lr=lr, seed=seed)
+    return train(run, mode=tools.mode, backbone=tools.backbone)
+
+
+def _first_run(config: ComparisonConfig) -> RunConfig:
+    """Any run of the comparison: backbone and data are the same in all."""
+    name = next(iter(config.methods))
+    return config.run_config(name, lr=config.learning_rates[name][0], seed=config.seeds[0])
+
+
+def _create_backbone(run: RunConfig) -> Backbone:
+    options = run.backbone
+    torch.manual_seed(derive_seed("backbone", run.seed))  # for random weights, if it has such
+    return create_backbone(
+        options.name,
+        pretrained=options.pretrained,
+        weights=options.weights,
+        image_size=options.image_size,
+    )
+
+
+def _check_run_dir(run_dir: Path, *, overwrite: bool) -> None:
+    """Refuse before the trials what the first run would refuse after them."""
+    if not overwrite and run_dir.is_dir() and any(run_dir.iterdir()):
+        raise RunError(
+            f"{run_dir} is not empty; remove it, use --overwrite, or set another run_dir"
+        )
+
+
+def _setting(config: ComparisonConfig, run: RunConfig) -> dict[str, Any]:
+    descriptor, splits = load_splits(run)
+    return {
+        "dataset": descriptor.name,
+        "backbone": run.backbone.name,
+        "classes": len(splits.class_names),
+        "shots": run.data.shots,
+        "images": {
+            "train": len(splits.require("train")),
+            "val": len(splits.require("val")),
+            "test": len(splits.require("test")),
+        },
+        "trials_per_method": len(config.learning_rates[next(iter(config.methods))]),
+        "selection": "learning rate and epoch by validation top-1; test read once per run",
+    }
+
+
+@contextmanager
+def _progress(config: ComparisonConfig, console: Console | None) -> Iterator[Advance]:
+    """A bar over all runs on a terminal, which names the one that is running."""
+    if console is None or not console.is_terminal:
+        yield lambda description: None
+        return
+    trials = sum(len(rates) for rates in config.learning_rates.values()) * len(config.trial_seeds)
+    total = trials + len(config.methods) * len(config.seeds)
+    columns = (
+        BarColumn(),
+        TextColumn("run {task.completed}/{task.total} {task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda description: bar.update(task, advance=1, description=description)

@@ -1,0 +1,137 @@
+"""The tables and plots of comparisons."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from rich.table import Table
+
+from vpt.engine.atomic_file import write_atomic
+from vpt.engine.run_dir import write_json_atomic, write_text_atomic
+from vpt.evaluation.comparison import Comparison, MethodResult
+
+PAPER_NAMES = {
+    "linear": "Linear probe",
+    "vpt_shallow": "VPT-shallow",
+    "vpt_deep": "VPT-deep",
+    "full": "Full fine-tuning",
+}
+"""How the papers write the usual methods; others are shown by their own name."""
+
+COLUMNS = ("Method", "Test top-1 (%)", "Trained parameters", "File", "Seconds", "Learning rate")
+
+
+def comparison_table(result: Comparison) -> Table:
+    """One row per method: test top-1, what is trained, how large its file, how long a run."""
+    table = Table(title=_title(result), caption=_caption(result))
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for name, method in result.methods.items():
+        table.add_row(*_cells(name, method))
+    return table
+
+
+def comparison_markdown(result: Comparison) -> str:
+    """The same table as Markdown, with title and caption around it."""
+    rows = [_cells(name, method) for name, method in result.methods.items()]
+    rule = ["---", *["---:"] * (len(COLUMNS) - 1)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, rule, *rows)]
+    return "\n".join([f"**{_title(result)}**", "", *lines, "", _caption(result), ""])
+
+
+def write_comparison(result: Comparison, directory: Path) -> None:
+    """Write result.json, table.md and comparison.png into an existing directory.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    write_text_atomic(directory / "table.md", comparison_markdown(result))
+    write_atomic(directory / "comparison.png", [comparison_plot(result)])
+    write_json_atomic(directory / "result.json", result.to_dict())
+
+
+def comparison_plot(result: Comparison) -> bytes:
+    """Test top-1 against trained parameters, one point per method, as a PNG of 1200 x 750 px."""
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, method) in enumerate(result.methods.items()):
+        _draw_method(axes, name, method, colour=f"C{number}")
+    _draw_axes(axes, result)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _draw_method(axes: Axes, name: str, method: MethodResult, *, colour: str) -> None:
+    """Mean and spread as a large point with a bar, each seed as a small one."""
+    x, mean = method.trained_parameters, 100 * method.test_top1_mean
+    seeds = [100 * value for value in method.test_top1]
+    axes.plot([x] * len(seeds), seeds, "o", color=colour, alpha=0.35, markersize=5, zorder=2)
+    spread = 100 * method.test_top1_std
+    label = f"{PAPER_NAMES.get(name, name)}: {_cells(name, method)[1]} %"
+    axes.errorbar(
+        x, mean, spread, fmt="o", color=colour, markersize=10, capsize=6, zorder=3, label=label
+    )
+
+
+def _draw_axes(axes: Axes, result: Comparison) -> None:
+    axes.set_title(f"{_title(result)}\n{_spread(result)}", fontsize="medium")
+    axes.set_xlabel("Trained parameters (log scale)")
+    axes.set_ylabel("Test top-1 (%)")
+    axes.set_xscale("log")
+    sizes = [method.trained_parameters for method in result.methods.values()]
+    axes.set_xlim(min(sizes) / 2, max(sizes) * 2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: _count(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+
+
+def _cells(name: str, method: MethodResult) -> tuple[str, ...]:
+    spread = f" ± {100 * method.test_top1_std:.1f}" if len(method.test_top1) > 1 else ""
+    return (
+        PAPER_NAMES.get(name, name),
+        f"{100 * method.test_top1_mean:.1f}{spread}",
+        f"{method.trained_parameters:,}",
+        _file_size(method.file_bytes),
+        f"{method.seconds:.1f}",
+        f"{method.lr:g}",
+    )
+
+
+def _title(result: Comparison) -> str:
+    setting = result.setting
+    shots = setting["shots"]
+    images = "all training images" if shots is None else f"{shots} images per class"
+    return f"{setting['dataset']}, {images}, {setting['backbone']}"
+
+
+def _caption(result: Comparison) -> str:
+    trials = result.setting["trials_per_method"]
+    return (
+        f"{_spread(result)}; {trials} learning rates tried per method on validation; "
+        f"seconds of one run; {result.seconds:.0f} s in all"
+    )
+
+
+def _spread(result: Comparison) -> str:
+    count = len(result.seeds)
+    return f"mean ± standard deviation of {count} seeds" if count > 1 else "one seed"
+
+
+def _file_size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def _count(value: float) -> str:
+    """1k, 300k, 2M."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
