@@ -10,7 +10,6 @@ import pytest
 import torch
 import typer
 from pydantic import Field
-from pytest_socket import SocketConnectBlockedError
 
 import vpt
 from tests.fixtures import make_folder
@@ -89,5 +88,5 @@ def test_ci_runs_what_the_readme_says():
 
 
 def test_the_tests__cannot_reach_the_network():
-    with pytest.raises(SocketConnectBlockedError):
+    with pytest.raises(UserWarning, match="192.0.2.1"):  # pytest-socket's, here an error
         socket.create_connection(("192.0.2.1", 80), timeout=1)
