@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 quickstart: $(STAMP)
-	$(BIN)/vpt quickstart configs/quickstart.yaml
+	$(BIN)/vpt quickstart configs/quickstart.yaml --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

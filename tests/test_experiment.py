@@ -12,11 +12,12 @@ import yaml
 import vpt.experiment
 from tests.fixtures import make_cub, make_folder
 from tests.training import make_config
+from vpt.api import create_model, list_prompts, load_prompt, save_prompt
 from vpt.config import load_config
 from vpt.data import load_descriptor
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import BackboneError, ConfigError, DataError, PromptFileError
-from vpt.experiment import build, create_model, list_prompts, load_prompt, save_prompt
+from vpt.experiment import build
 from vpt.runs import train
 
 ROOT = Path(__file__).parents[1]

@@ -47,7 +47,7 @@ def test_every_vpt_command__exists():
 
 
 def test_every_config_named__exists_and_validates():
-    import vpt.experiment  # noqa: F401 - registers prompts and heads
+    import vpt.api  # noqa: F401 - registers prompts and heads
 
     named = set(re.findall(r"configs/\w+\.yaml", README))
     assert len(named) >= 3
@@ -88,5 +88,5 @@ def test_ci_runs_what_the_readme_says():
 
 
 def test_the_tests__cannot_reach_the_network():
-    with pytest.raises(UserWarning, match="192.0.2.1"):  # pytest-socket's, here an error
+    with pytest.raises(UserWarning, match=r"192\.0\.2\.1"):  # pytest-socket's, here an error
         socket.create_connection(("192.0.2.1", 80), timeout=1)

@@ -33,6 +33,7 @@ from tests.training import (
     result_without_time,
     same_bits,
 )
+from vpt.api import load_prompt
 from vpt.config import dump
 from vpt.data import EpochBatches
 from vpt.data.loader import _start_worker
@@ -40,7 +41,7 @@ from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError, PromptFileError, RunError
 from vpt.evaluation import ClassificationEvaluator
-from vpt.experiment import build, load_prompt
+from vpt.experiment import build
 from vpt.models import Classifier
 from vpt.runs import evaluate_prompt, make_plan, predict_images, train
 
@@ -206,14 +207,14 @@ def test_stopped_while_testing__says_so__and_the_finished_training_is_not_repeat
     data, uninterrupted, tmp_path, monkeypatch
 ):
     config = make_config(tmp_path / "run", data, **RECIPES["adamw"])
-    test_split = vpt.runs.evaluate_split
+    test_split = vpt.runs.training.evaluate_split
     with monkeypatch.context() as patch:
 
         def signalling(*args, **options):
             signal.raise_signal(signal.SIGTERM)
             return test_split(*args, **options)
 
-        patch.setattr(vpt.runs, "evaluate_split", signalling)
+        patch.setattr(vpt.runs.training, "evaluate_split", signalling)
         with pytest.raises(Interrupted, match="while testing"):
             train(config)
     assert not (tmp_path / "run" / "result.json").exists()
@@ -560,7 +561,7 @@ def test_a_rate_far_too_high__ends_in_one_line(data, tmp_path):
 
 
 def test_too_little_disk__is_said_before_the_first_image_is_read(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(vpt.runs, "free_bytes", lambda path: 2**20)
+    monkeypatch.setattr(vpt.runs.start, "free_bytes", lambda path: 2**20)
     monkeypatch.setattr(vpt.data.loader, "read_image", lambda path: pytest.fail(f"read {path}"))
     with pytest.raises(RunError, match=r"has 1 MB of free disk space, the run needs about \d+ MB"):
         train(make_config(tmp_path / "run", data))
@@ -699,7 +700,7 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
         *(f"val/class_0/{i}.png" for i in range(4)),
         *(f"val/class_1/{i}.png" for i in (1, 2, 3)),
     ]
-    experiment = vpt.runs._scanned(build(config), said.append)
+    experiment = vpt.runs.start.scanned(build(config), said.append)
     assert experiment.settings.class_weights == (6 / (2 * 2), 6 / (2 * 4))
     assert experiment.settings.optim.warmup_steps == 3
 

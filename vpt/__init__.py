@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vpt.api import create_model, list_prompts, load_prompt, save_prompt
     from vpt.backbones import Backbone, list_backbones
     from vpt.data import create_transform
     from vpt.engine.prompt_file import read_prompt_header
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         RunError,
         VptError,
     )
-    from vpt.experiment import create_model, list_prompts, load_prompt, save_prompt
     from vpt.models import Classifier
     from vpt.prompts import Prompt
     from vpt.structures import Features, Preprocess
@@ -38,7 +38,7 @@ _HOMES = {
         "RunError",
         "VptError",
     ),
-    "vpt.experiment": ("create_model", "list_prompts", "load_prompt", "save_prompt"),
+    "vpt.api": ("create_model", "list_prompts", "load_prompt", "save_prompt"),
     "vpt.models": ("Classifier",),
     "vpt.prompts": ("Prompt",),
     "vpt.structures": ("Features", "Preprocess"),

@@ -150,9 +150,9 @@ def predict(
 ) -> None:
     """Name the class of images."""
     from vpt import runs
+    from vpt.api import load_prompt
     from vpt.engine.device import choose_device
     from vpt.errors import DataError, PromptFileError
-    from vpt.experiment import load_prompt
 
     paths = list(find_images(images))
     where = choose_device(device)
@@ -229,13 +229,16 @@ def quickstart(
         "configs/quickstart.yaml"
     ),
     overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="remove an earlier comparison in run_dir first")
+    ] = False,
 ) -> None:
     """Compare linear probe, prompts and full fine-tuning on real images, offline."""
     from vpt.protocols.few_shot import compare, load_comparison
     from vpt.reports.tables import comparison_table, write_comparison
 
     settings = load_comparison(config, overrides or ())
-    result = compare(settings, log=log, console=out)
+    result = compare(settings, overwrite=overwrite, log=log, console=out)
     write_comparison(result, settings.run_dir)
     out.print(comparison_table(result))
     log(f"written to {settings.run_dir}/")
@@ -257,8 +260,8 @@ def list_names(
     """List the names of backbones or prompt methods."""
     from fnmatch import fnmatch
 
+    from vpt.api import list_prompts
     from vpt.backbones import list_backbones
-    from vpt.experiment import list_prompts
 
     names = list_backbones(pattern) if kind == "backbones" else list_prompts()
     for name in names:
@@ -269,7 +272,7 @@ def list_names(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a run's config, for editors."""
-    import vpt.experiment  # noqa: F401 - registers prompts and heads
+    import vpt.api  # noqa: F401 - registers prompts and heads
     from vpt.config import RunConfig, json_schema
 
     log(json.dumps(json_schema(RunConfig), indent=2))

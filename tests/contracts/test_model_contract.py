@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.contracts.kinds import images_for, make
+from vpt.api import create_model, list_prompts, load_prompt, save_prompt
 from vpt.backbones import create_backbone, wrap_backbone
 from vpt.backbones.base import weights_hash
 from vpt.backbones.bundled.glyph_vit import WEIGHTS
 from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
 from vpt.errors import ConfigError, PromptFileError
-from vpt.experiment import create_model, list_prompts, load_prompt, save_prompt
 from vpt.models import start_from_patches
 from vpt.prompts import PixelPrompt
 from vpt.prompts.initializers import paper_uniform_bound

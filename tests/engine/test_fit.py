@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import vpt.engine.fit
+from vpt.api import create_model
 from vpt.engine.checkpoint import CheckpointStore
 from vpt.engine.fit import FitData, FitSettings, Outputs, fit, steps_per_epoch, total_steps
 from vpt.engine.interrupt import Interrupted, stop_request
 from vpt.engine.optim import OptimSettings
 from vpt.errors import RunError
 from vpt.evaluation import ClassificationEvaluator
-from vpt.experiment import create_model
 from vpt.structures import Batch
 
 CPU = torch.device("cpu")

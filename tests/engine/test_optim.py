@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from vpt.api import create_model
 from vpt.engine.optim import (
     OptimSettings,
     build_optimizer,
@@ -20,7 +21,6 @@ from vpt.engine.optim import (
     optimizer_tensors,
     set_learning_rates,
 )
-from vpt.experiment import create_model
 
 SETTINGS = OptimSettings(
     name="sgd",

@@ -85,8 +85,9 @@ _MOST_WEIGHTS = 2**26
 def _weigh(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Scaled dot-product attention, (B, heads, S, head_dim).
 
-    The backward pass of the fused kernel is slow for bfloat16 on a CPU: written out, a training step
-    of DeiT-Tiny at 224 px takes 0.73x the time. In float32, and without gradients, fused is better.
+    The backward pass of the fused kernel is slow for bfloat16 on a CPU: written out, a training
+    step of DeiT-Tiny at 224 px takes 0.73x the time. In float32, and without gradients, the fused
+    kernel is better.
     """
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS:

@@ -125,6 +125,12 @@ class DataConfig(Schema):
         None, description="training images per class, drawn by the seed; null: all"
     )
 
+    @model_validator(mode="after")
+    def _check_scan(self) -> DataConfig:
+        if self.on_bad_image == "skip" and not self.scan:
+            raise ValueError("on_bad_image skip needs scan: true, which finds the bad images")
+        return self
+
 
 class OptimConfig(NamedSchema):
     """The optimiser and its schedule; rates are used as written, never rescaled."""

@@ -60,6 +60,9 @@ class ComparisonConfig(Schema):
     trial_seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         description="of the runs that choose the learning rates; none of `seeds`"
     )
+    threads: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="CPU threads, on which the last bits depend; null: torch's own number"
+    )
 
     @field_validator("base")
     @classmethod
@@ -161,11 +164,12 @@ def compare(
         Interrupted: a signal.
     """
     began = time.monotonic()
-    _check_run_dir(config.run_dir, overwrite=overwrite)
+    _prepare_run_dir(config.run_dir, overwrite=overwrite)
     any_run = _first_run(config)
     backbone = _create_backbone(any_run)
     methods = {}
-    with _progress(config, console) as advance:
+    with _threads(config.threads), _progress(config, console) as advance:
+        versions = environment()
         for name in config.methods:
             tools = _Tools(backbone, "overwrite" if overwrite else "new", log, advance)
             methods[name] = _run_method(config, name, tools)
@@ -174,7 +178,7 @@ def compare(
         seeds=tuple(config.seeds),
         trial_seeds=tuple(config.trial_seeds),
         methods=methods,
-        versions=environment(),
+        versions=versions,
         seconds=time.monotonic() - began,
     )
 
@@ -246,9 +250,11 @@ def _create_backbone(run: RunConfig) -> Backbone:
     )
 
 
-def _check_run_dir(run_dir: Path, *, overwrite: bool) -> None:
+def _prepare_run_dir(run_dir: Path, *, overwrite: bool) -> None:
     """Refuse before the trials what the first run would refuse after them."""
-    if not overwrite and run_dir.is_dir() and any(run_dir.iterdir()):
+    if overwrite:  # an interrupted comparison should not stand beside the result of another
+        (run_dir / "result.json").unlink(missing_ok=True)
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
         raise RunError(
             f"{run_dir} is not empty; remove it, use --overwrite, or set another run_dir"
         )
@@ -259,6 +265,7 @@ def _setting(config: ComparisonConfig, run: RunConfig) -> dict[str, Any]:
     return {
         "dataset": descriptor.name,
         "backbone": run.backbone.name,
+        "image_size": run.backbone.image_size,
         "classes": len(splits.class_names),
         "shots": run.data.shots,
         "images": {
@@ -269,6 +276,16 @@ def _setting(config: ComparisonConfig, run: RunConfig) -> dict[str, Any]:
         "trials_per_method": len(config.learning_rates[next(iter(config.methods))]),
         "selection": "learning rate and epoch by validation top-1; test read once per run",
     }
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from vpt.api import create_model
 from vpt.engine.run_dir import environment, free_bytes
 from vpt.errors import VptError
-from vpt.experiment import create_model
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ PAPER_NAMES = {
 }
 """How the papers write the usual methods; others are shown by their own name."""
 
-COLUMNS = ("Method", "Test top-1 (%)", "Trained parameters", "File", "Seconds", "Learning rate")
+COLUMNS = ("Method", "Test top-1 (%)", "Parameters", "File", "Seconds", "Rate")
 
 
 def comparison_table(result: Comparison) -> Table:
@@ -40,7 +40,8 @@ def comparison_markdown(result: Comparison) -> str:
     rows = [_cells(name, method) for name, method in result.methods.items()]
     rule = ["---", *["---:"] * (len(COLUMNS) - 1)]
     lines = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, rule, *rows)]
-    return "\n".join([f"**{_title(result)}**", "", *lines, "", _caption(result), ""])
+    title = _title(result).replace("\n", ", ")
+    return "\n".join([f"**{title}**", "", *lines, "", _caption(result), ""])
 
 
 def write_comparison(result: Comparison, directory: Path) -> None:
@@ -109,14 +110,16 @@ def _title(result: Comparison) -> str:
     setting = result.setting
     shots = setting["shots"]
     images = "all training images" if shots is None else f"{shots} images per class"
-    return f"{setting['dataset']}, {images}, {setting['backbone']}"
+    size = setting.get("image_size")
+    place = f" at {size} px" if size is not None else ""
+    return f"{setting['dataset']}\n{images}, {setting['backbone']}{place}"
 
 
 def _caption(result: Comparison) -> str:
     trials = result.setting["trials_per_method"]
     return (
-        f"{_spread(result)}; {trials} learning rates tried per method on validation; "
-        f"seconds of one run; {result.seconds:.0f} s in all"
+        f"Test top-1: {_spread(result)}. Parameters: trained ones. Rate: the best of {trials} on "
+        f"validation. Seconds: of one run; {result.seconds:.0f} s in all."
     )
 
 
