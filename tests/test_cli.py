@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import vpt
 from tests.fixtures import make_folder
 from vpt.cli import find_images, main
 from vpt.errors import DataError
@@ -222,3 +223,16 @@ def test_the_scripts__are_the_same_commands():
             capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"},
         )  # fmt: skip
         assert option in done.stdout
+
+
+def test_pretrain_bundled__renders_trains_and_exports_a_loadable_backbone(tmp_path):
+    checkpoint = tmp_path / "new" / "run.safetensors"
+    config = ROOT / "configs/pretrain/glyph_vit.yaml"
+    small = ("steps=2", "decay_steps=1", "warmup_steps=1", "threads=1", "log_every=1")
+    sizes = "sizes=[{size: 32, batch_size: 8, probability: 1.0}]"
+    assert run("pretrain-bundled", config, checkpoint, *small, sizes)[0] == 0
+    model = vpt.create_model(
+        "bundled/glyph_vit", weights=checkpoint.with_name("glyph_vit.safetensors"), num_classes=2
+    )
+    assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+    fails_in_one_line("pretrain-bundled", config, checkpoint, "stepz=2", saying="stepz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import os
 import sys
@@ -276,6 +277,36 @@ def schema() -> None:
     from vpt.config import RunConfig, json_schema
 
     log(json.dumps(json_schema(RunConfig), indent=2))
+
+
+@app.command(hidden=True)
+def pretrain_bundled(
+    config: Annotated[Path, typer.Argument(help="e.g. configs/pretrain/glyph_vit.yaml")],
+    checkpoint: Annotated[Path, typer.Argument(help="file to go on from, if there is one")],
+    overrides: Overrides = None,
+) -> None:
+    """Render images and train the bundled backbone; its fp16 weights end beside the checkpoint."""
+    import torch
+
+    from vpt.backbones.bundled.pretraining import PretrainSettings, export_weights, pretrain
+    from vpt.config import load_yaml
+    from vpt.errors import ConfigError, RunError
+
+    values = load_yaml(config, overrides or ())
+    try:
+        settings = PretrainSettings.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{config}: {error}") from error
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(settings.threads)
+    try:
+        pretrain(settings, checkpoint=checkpoint, log=log)
+    except FloatingPointError as error:
+        raise RunError(f"{error}; the last checkpoint is as it was") from error
+    weights = checkpoint.with_name("glyph_vit.safetensors")
+    date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    export_weights(checkpoint, weights, settings=settings, date=date)
+    log(f"written to {weights}")
 
 
 @app.command()
