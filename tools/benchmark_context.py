@@ -19,8 +19,8 @@ def main(
         int | None, typer.Option(help="pixels; the model's own by default")
     ] = None,
     num_tokens: Annotated[int, typer.Option(help="prompt tokens at each layer")] = 100,
-    batch_size: Annotated[int, typer.Option(help="images per step")] = 4,
-    pairs: Annotated[int, typer.Option(help="turns to measure")] = 5,
+    batch_size: Annotated[int, typer.Option(help="images per step")] = 8,
+    pairs: Annotated[int, typer.Option(help="turns to measure")] = 3,
     threads: Annotated[int, typer.Option(help="of torch")] = 2,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="also write the result here")

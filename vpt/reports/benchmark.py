@@ -116,8 +116,8 @@ def benchmark_context(
     *,
     image_size: int | None = None,
     num_tokens: int = 100,
-    batch_size: int = 4,
-    pairs: int = 5,
+    batch_size: int = 8,
+    pairs: int = 3,
     threads: int = 2,
 ) -> ContextBenchmark:
     """Time prompts as context against inserted tokens, by turns, on the CPU in float32.
