@@ -1,0 +1,179 @@
+"""What is done with a trained model: measure it on a split, name the class of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from vpt.data import (
+    Split,
+    Transform,
+    evaluation_transform,
+    load_descriptor,
+    read_image,
+    read_splits,
+)
+from vpt.engine.device import choose_device
+from vpt.engine.evaluate import evaluate
+from vpt.engine.prompt_file import read_prompt_header
+from vpt.errors import DataError, PromptFileError
+from vpt.evaluation import ClassificationEvaluator
+from vpt.api import load_prompt
+from vpt.models import Classifier
+from vpt.runs.feeding import in_order
+
+
+def evaluate_split(
+    model: Classifier,
+    split: Split,
+    transform: Transform,
+    *,
+    device: torch.device,
+    batch_size: int = 64,
+    num_workers: int = 2,
+    precision: str = "fp32",
+    after_batch: Callable[[int], None] = lambda images: None,
+) -> tuple[dict[str, float], ClassificationEvaluator]:
+    """Metrics of a model on one split, and the evaluator for more."""
+    batches = in_order(
+        split, transform, batch_size=batch_size, num_workers=num_workers, device=device
+    )
+    evaluator = ClassificationEvaluator(len(split.class_names))
+    metrics = evaluate(
+        model, batches, evaluator, device=device, precision=precision, after_batch=after_batch
+    )
+    return metrics, evaluator
+
+
+def evaluate_prompt(
+    path: Path,
+    dataset: Path,
+    *,
+    root: Path | None = None,
+    split: str = "test",
+    device: str = "auto",
+    batch_size: int = 64,
+    num_workers: int = 2,
+    weights: Path | None = None,
+) -> dict[str, float]:
+    """Metrics of a prompt file on a split of a data set with the same classes.
+
+    Computed in the precision that the file's run had, so that they equal the run's own.
+
+    Raises:
+        PromptFileError: the file, or its classes, do not fit.
+        DataError: the data are missing or unreadable.
+    """
+    where = choose_device(device)
+    splits = read_splits(load_descriptor(dataset), root)
+    chosen = splits.require(split)  # type: ignore[arg-type]
+    model = load_prompt(path, weights=weights).to(where)
+    names = model.class_names
+    if model.head is None or names is None:
+        raise PromptFileError(f"{path} holds no head with class names: nothing to evaluate")
+    if list(splits.class_names) != names:
+        raise PromptFileError(
+            f"{path} has other classes than {dataset}: {_difference(names, splits.class_names)}"
+        )
+    transform = evaluation_transform(model.preprocess)
+    metrics, _ = evaluate_split(
+        model,
+        chosen,
+        transform,
+        device=where,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        precision=_precision_of(path),
+    )
+    return metrics
+
+
+def _precision_of(path: Path) -> str:
+    config = read_prompt_header(path).config or {}
+    precision: str = config.get("train", {}).get("precision", "fp32")
+    return precision
+
+
+def _difference(file: Iterable[str], data: Iterable[str]) -> str:
+    only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
+    if not only_file and not only_data:
+        return "the same names in another order"
+    return f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most likely class of one image.
+
+    Attributes:
+        image: its path.
+        label: the class name, or its number where the file has no names.
+        probability: of that class.
+        error: why the image could not be read, or None.
+        top: class to probability, the best `top_k`.
+    """
+
+    image: str
+    label: str | None
+    probability: float | None
+    error: str | None = None
+    top: dict[str, float] = field(default_factory=dict)
+
+
+def predict_images(
+    model: Classifier,
+    paths: Iterable[Path],
+    *,
+    device: torch.device,
+    batch_size: int = 32,
+    top_k: int = 1,
+) -> Iterator[Prediction]:
+    """Predictions in the order of the paths.
+
+    An unreadable image gives its error, and the rest goes on.
+    """
+    transform = evaluation_transform(model.preprocess)
+    assert model.head is not None
+    names = model.class_names or [str(number) for number in range(model.head.num_classes)]
+    for group in _groups(paths, batch_size):
+        read: list[tuple[Path, torch.Tensor | str]] = []
+        for path in group:
+            try:
+                read.append((path, transform(read_image(path), 0)))
+            except DataError as error:
+                read.append((path, str(error)))
+        tensors = [image for _, image in read if isinstance(image, torch.Tensor)]
+        rows: Iterator[torch.Tensor] = iter(
+            model.predict(torch.stack(tensors).to(device)).cpu() if tensors else []
+        )
+        for path, image in read:
+            yield _prediction(path, image, rows, names, top_k)
+
+
+def _prediction(
+    path: Path,
+    image: torch.Tensor | str,
+    rows: Iterator[torch.Tensor],
+    names: list[str],
+    top_k: int,
+) -> Prediction:
+    if isinstance(image, str):
+        return Prediction(str(path), None, None, error=image)
+    values, indices = next(rows).topk(min(top_k, len(names)))
+    top = {names[i]: float(p) for p, i in zip(values.tolist(), indices.tolist(), strict=True)}
+    label, probability = next(iter(top.items()))
+    return Prediction(str(path), label, probability, top=top)
+
+
+def _groups(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    group: list[Path] = []
+    for path in paths:
+        group.append(path)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,163 @@
+"""Before the first step: what is checked of images, disk and an earlier attempt, and written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vpt.config import RunConfig, dump, load_config
+from vpt.data import (
+    BadImage,
+    EpochBatches,
+    ImageDataset,
+    Split,
+    Splits,
+    drop_bad,
+    scan_images,
+)
+from vpt.data.splits import SplitName
+from vpt.engine.checkpoint import Checkpoint, CheckpointStore
+from vpt.engine.events import Events
+from vpt.engine.progress import Log
+from vpt.engine.run_dir import (
+    RunDirectory,
+    environment,
+    free_bytes,
+    write_json_atomic,
+    write_text_atomic,
+)
+from vpt.errors import ConfigError, DataError, RunError
+from vpt.experiment import Experiment
+from vpt.runs.plan import checkpoint_bytes
+
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+FREE_ON_RESUME = frozenset(
+    {
+        "run_dir",
+        "data.root",
+        "data.num_workers",
+        "data.scan",
+        "train.max_hours",
+        "train.checkpoint_seconds",
+        "train.keep_checkpoints",
+    }
+)
+"""Config keys that may differ between the attempts at one run: they do not change its numbers."""
+
+
+def check_space(run: RunDirectory, experiment: Experiment) -> None:
+    """Room for the checkpoints kept, the one being written, and two prompt files."""
+    need = (
+        checkpoint_bytes(experiment) * (experiment.config.train.keep_checkpoints + 3) + 16 * 2**20
+    )
+    free = free_bytes(run.path)
+    if free < need:
+        raise RunError(
+            f"{run.path} has {free / 2**20:.0f} MB of free disk space, the run needs about "
+            f"{need / 2**20:.0f} MB; free some, or choose another run_dir"
+        )
+
+
+def scanned(experiment: Experiment, log: Log) -> Experiment:
+    """The experiment without unreadable images, or one error that lists them all."""
+    config, splits = experiment.config, experiment.splits
+    if not config.data.scan:
+        return experiment
+    bad: dict[str, list[BadImage]] = {}
+    for name in SPLIT_NAMES:
+        split = splits.get(name)
+        bad[name] = scan_images(split, config.data.num_workers) if split else []
+    problems = [f"{image.path}: {image.reason}" for images in bad.values() for image in images]
+    if not problems:
+        return experiment
+    if config.data.on_bad_image == "error":
+        listing = "\n".join(problems)
+        raise DataError(
+            f"{len(problems)} unreadable images (data.on_bad_image=skip leaves them out):\n"
+            f"{listing}"
+        )
+    for problem in problems:
+        log(f"left out: {problem}")
+
+    def kept(name: SplitName) -> Split | None:
+        split = splits.get(name)
+        return drop_bad(split, bad[name]) if split else None
+
+    train, val, test = map(kept, SPLIT_NAMES)
+    return experiment.with_splits(Splits(train, val, test, splits.class_names))
+
+
+def newest_checkpoint(run: RunDirectory, config: RunConfig, log: Log) -> Checkpoint | None:
+    """What to go on from, if anything; a run of another config is refused."""
+    if run.config.exists():
+        _refuse_other_config(load_config(run.config), config, run.path)
+    return CheckpointStore(run.checkpoints).load_newest(log) if run.checkpoints.exists() else None
+
+
+def _refuse_other_config(before: RunConfig, now: RunConfig, path: Path) -> None:
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    changed = [k for k in changed if k not in FREE_ON_RESUME]
+    if changed:
+        changes = ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in changed)
+        raise ConfigError(
+            f"{path} holds a run of another config ({changes}); use its own, or a new run_dir"
+        )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        k: v
+        for key, value in values.items()
+        for k, v in _flat(value, f"{prefix}.{key}".strip(".")).items()
+    }
+
+
+def refuse_other_data(run: RunDirectory, experiment: Experiment) -> None:
+    """A run goes on with the images that it began with."""
+    before, now = json.loads(run.split.read_text()), _split_keys(experiment.splits)
+    for name in before.keys() | now.keys():
+        old, new = before.get(name, []), now.get(name, [])
+        if old != new:
+            changed = sorted(set(old) ^ set(new))
+            what = f"{len(changed)} differ, e.g. {changed[0]}" if changed else "another order"
+            raise DataError(
+                f"{run.path} began with other data ('{name}': {what}); restore them, or start a "
+                "new run_dir"
+            )
+
+
+def write_start(run: RunDirectory, experiment: Experiment) -> None:
+    """The config, the environment, and which image is in which split."""
+    write_text_atomic(run.config, dump(experiment.config))
+    write_json_atomic(run.environment, environment())
+    write_json_atomic(run.split, _split_keys(experiment.splits))
+
+
+def _split_keys(splits: Splits) -> dict[str, list[str]]:
+    """Class names, and each split's images by their keys."""
+    keys = {"class_names": list(splits.class_names)}
+    for name in SPLIT_NAMES:
+        split = splits.get(name)
+        if split is not None:
+            keys[name] = [sample.key for sample in split.samples]
+    return keys
+
+
+def show_start(events: Events, experiment: Experiment) -> None:
+    """What the network will see: 16 augmented training images, and the config."""
+    split, preprocess = experiment.splits.require("train"), experiment.model.preprocess
+    dataset = ImageDataset(split, experiment.train_transform, experiment.config.seed)
+    order = EpochBatches(len(split), min(16, len(split)), seed=experiment.config.seed, epoch=0)
+    images = torch.stack([dataset[item][0] for item in next(iter(order))])
+    mean = torch.tensor(preprocess.mean).view(3, 1, 1)
+    std = torch.tensor(preprocess.std).view(3, 1, 1)
+    events.images(0, "train/inputs", (images * std + mean).clamp(0, 1))
+    events.text("config", dump(experiment.config))

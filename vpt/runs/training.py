@@ -1,0 +1,245 @@
+"""One run, from its config to its result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from vpt.backbones import Backbone
+from vpt.config import RunConfig
+from vpt.engine.checkpoint import Checkpoint, CheckpointStore
+from vpt.engine.device import choose_device, peak_memory_bytes
+from vpt.engine.events import Events
+from vpt.engine.fit import FitState, Outputs, fit, format_metrics
+from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
+from vpt.engine.progress import Log
+from vpt.engine.prompt_file import read_prompt_file
+from vpt.engine.run_dir import (
+    OpenMode,
+    RunDirectory,
+    open_run_directory,
+    write_json_atomic,
+)
+from vpt.api import save_prompt
+from vpt.experiment import Experiment, build
+from vpt.runs.feeding import fit_data, start_prompts
+from vpt.runs.inference import evaluate_split
+from vpt.runs.plan import count_parameters
+from vpt.runs.start import (
+    check_space,
+    newest_checkpoint,
+    refuse_other_data,
+    scanned,
+    show_start,
+    write_start,
+)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured; `result.json`.
+
+    Attributes:
+        test: metrics of the best epoch on the test split, read once; None without such a split.
+        val: metrics of the best epoch on the validation split.
+        best_epoch: 0-based.
+        steps: optimiser steps done.
+        finished: 'done', or why the run stopped early.
+        parameters: `count_parameters`, and 'trained'.
+        prompt_bytes: size of the prompt file.
+        seconds: spent training and validating.
+        images_per_second: in training.
+        peak_memory_bytes: of the GPU, or of the process on the CPU.
+        seed: of the run.
+    """
+
+    test: dict[str, float] | None
+    val: dict[str, float]
+    best_epoch: int
+    steps: int
+    finished: str
+    parameters: dict[str, int]
+    prompt_bytes: int
+    seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    seed: int
+
+
+def train(
+    config: RunConfig,
+    *,
+    mode: OpenMode = "new",
+    backbone: Backbone | None = None,
+    log: Log = lambda line: None,
+    console: Console | None = None,
+) -> RunResult:
+    """Train as a config says, into its run directory.
+
+    Everything is checked before the first image is read, every image before the first step.
+
+    Args:
+        config: checked.
+        mode: 'new' wants an empty directory; 'resume' goes on exactly; 'overwrite' starts anew.
+        backbone: one in memory, to share between runs.
+        log: takes plain lines.
+        console: for a progress bar, if it is a terminal.
+
+    Raises:
+        VptError: anything that a user can mend.
+        Interrupted: a signal; the run is saved.
+    """
+    device = choose_device(config.train.device)
+    experiment = build(config, backbone=backbone)
+    with open_run_directory(config.run_dir, mode=mode) as run:
+        resume = newest_checkpoint(run, config, log) if mode == "resume" else None
+        if mode == "resume" and run.result.exists():
+            log(f"{run.path} is finished; its result stands")
+            return _read_result(run.result)
+        check_space(run, experiment)
+        experiment = scanned(experiment, log)
+        if resume is None:
+            write_start(run, experiment)
+        else:
+            refuse_other_data(run, experiment)
+        with _open_events(run, resume, log) as events:
+            if resume is None:
+                show_start(events, experiment)
+            return _train_in(run, experiment, events, resume, device, log, console)
+
+
+def try_out(config: RunConfig, *, backbone: Backbone | None = None) -> dict[str, float]:
+    """The best epoch's validation metrics of a training that leaves no file behind.
+
+    The test split is not read: this is for choosing between configs. Images are not scanned first.
+
+    Args:
+        config: checked; its run directory is not used.
+        backbone: one in memory, to share between runs.
+
+    Raises:
+        VptError: anything that a user can mend.
+        Interrupted: a signal.
+    """
+    device = choose_device(config.train.device)
+    experiment = build(config, backbone=backbone)
+    experiment.model.to(device)
+    start_prompts(experiment, device)
+    data = fit_data(experiment, device)
+    state = fit(experiment.model, data, experiment.settings, device=device)
+    assert state.best is not None
+    return state.best
+
+
+def _open_events(run: RunDirectory, resume: Checkpoint | None, log: Log) -> Events:
+    if resume is None:
+        return Events(run.path, resume_step=None, log=log)
+    lines = resume.state["metrics_lines"]
+    return Events(run.path, resume_step=resume.step, resume_lines=lines, log=log)
+
+
+def _train_in(
+    run: RunDirectory,
+    experiment: Experiment,
+    events: Events,
+    resume: Checkpoint | None,
+    device: torch.device,
+    log: Log,
+    console: Console | None,
+) -> RunResult:
+    config, model = experiment.config, experiment.model.to(device)
+    if resume is None:
+        start_prompts(experiment, device)
+    else:
+        log(f"going on from step {resume.step}")
+    outputs = Outputs(
+        events=events,
+        checkpoints=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
+        on_best=lambda metrics: _save(run.best_prompt, experiment, metrics),
+        log=log,
+        console=console,
+    )
+    data = fit_data(experiment, device)
+    with stop_request() as stop:
+        state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
+        assert state.best is not None
+        _save(run.last_prompt, experiment, {})
+        model.load_trained(read_prompt_file(run.best_prompt)[1])
+        test = _test(experiment, events, state, device, stop)
+    result = _result(run, experiment, state, test, device)
+    write_json_atomic(run.result, asdict(result))
+    best = test if test is not None else state.best
+    log(f"{'test' if test is not None else 'val'}: {format_metrics(best)}; {run.best_prompt}")
+    return result
+
+
+def _save(path: Path, experiment: Experiment, metrics: dict[str, float]) -> None:
+    config = experiment.config
+    values = {f"val/{name}": value for name, value in metrics.items()}
+    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config)
+
+
+def _test(
+    experiment: Experiment,
+    events: Events,
+    state: FitState,
+    device: torch.device,
+    stop: StopRequest,
+) -> dict[str, float] | None:
+    """Read the test split, once."""
+    split = experiment.splits.test
+    if split is None:
+        return None
+    config = experiment.config
+
+    def after_batch(images: int) -> None:
+        if stop:
+            raise Interrupted(f"stopped by {stop.signal_name} while testing; go on with --resume")
+
+    metrics, evaluator = evaluate_split(
+        experiment.model,
+        split,
+        experiment.eval_transform,
+        device=device,
+        batch_size=config.data.eval_batch_size or config.data.batch_size,
+        num_workers=config.data.num_workers,
+        precision=config.train.precision,
+        after_batch=after_batch,
+    )
+    events.scalars(state.step, {f"test/{name}": value for name, value in metrics.items()})
+    counts = evaluator.confusion_matrix()
+    events.confusion_matrix(
+        state.step, "test/confusion_matrix", counts, experiment.splits.class_names
+    )
+    return metrics
+
+
+def _result(
+    run: RunDirectory,
+    experiment: Experiment,
+    state: FitState,
+    test: dict[str, float] | None,
+    device: torch.device,
+) -> RunResult:
+    trained = sum(p.numel() for p in experiment.model.trainable_parameters())
+    return RunResult(
+        test=test,
+        val=state.best or {},
+        best_epoch=state.best_epoch,
+        steps=state.step,
+        finished=state.finished or "",
+        parameters={**count_parameters(experiment.model), "trained": trained},
+        prompt_bytes=run.best_prompt.stat().st_size,
+        seconds=state.seconds,
+        images_per_second=state.images / max(1e-9, state.train_seconds),
+        peak_memory_bytes=peak_memory_bytes(device),
+        seed=experiment.config.seed,
+    )
+
+
+def _read_result(path: Path) -> RunResult:
+    return RunResult(**json.loads(path.read_text()))
