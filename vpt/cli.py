@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import logging
 import os
 import sys
 import traceback
@@ -337,6 +338,8 @@ def _run(words: Sequence[str], wants_traceback: bool) -> int:
     from vpt.engine.interrupt import Interrupted
     from vpt.errors import VptError
 
+    for library in ("huggingface_hub", "timm"):  # their errors come as ours, in one line
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         code = app(words, prog_name="vpt", standalone_mode=False)
         return code if isinstance(code, int) else 0
