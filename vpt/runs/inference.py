@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from vpt.api import load_prompt
 from vpt.data import (
     Split,
     Transform,
@@ -21,7 +22,6 @@ from vpt.engine.evaluate import evaluate
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
 from vpt.evaluation import ClassificationEvaluator
-from vpt.api import load_prompt
 from vpt.models import Classifier
 from vpt.runs.feeding import in_order
 

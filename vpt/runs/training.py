@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import RunConfig
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
@@ -24,7 +25,6 @@ from vpt.engine.run_dir import (
     open_run_directory,
     write_json_atomic,
 )
-from vpt.api import save_prompt
 from vpt.experiment import Experiment, build
 from vpt.runs.feeding import fit_data, start_prompts
 from vpt.runs.inference import evaluate_split
