@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """From features to what a task wants.
 
     Attributes:
@@ -24,9 +25,9 @@ class Head(nn.Module):
     num_classes: int
     options: dict[str, Any]
 
+    @abstractmethod
     def forward(self, features: Features) -> Tensor:
         """Logits (B, C)."""
-        raise NotImplementedError
 
 
 def build_head(options: Mapping[str, Any], at: Dimensions, num_classes: int) -> Head:
