@@ -206,6 +206,7 @@ def test_stopped_in_every_validation_batch_and_while_testing__ends_bit_identical
 def test_stopped_while_testing__says_so__and_the_finished_training_is_not_repeated(
     data, uninterrupted, tmp_path, monkeypatch
 ):
+    expected = uninterrupted("adamw")
     config = make_config(tmp_path / "run", data, **RECIPES["adamw"])
     test_split = vpt.runs.training.evaluate_split
     with monkeypatch.context() as patch:
@@ -220,7 +221,7 @@ def test_stopped_while_testing__says_so__and_the_finished_training_is_not_repeat
     assert not (tmp_path / "run" / "result.json").exists()
     signal_in_training(monkeypatch, lambda step: pytest.fail("trained again"))
     train(config, mode="resume")
-    assert_same_run(tmp_path / "run", uninterrupted("adamw"))
+    assert_same_run(tmp_path / "run", expected)
 
 
 def test_other_worker_counts__between_the_attempts__end_bit_identical(
