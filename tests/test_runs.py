@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save_file
 
 import vpt.data.loader
-import vpt.engine.atomic_file
 import vpt.engine.events
 import vpt.engine.fit
 import vpt.runs
+import vpt.storage.atomic_file
 from tests.fixtures import make_folder, make_image
 from tests.training import (
     make_config,
@@ -573,7 +573,7 @@ def test_a_disk_that_fills_up__is_one_line__and_the_run_goes_on_later(
     number, data, uninterrupted, tmp_path, monkeypatch
 ):
     config = make_config(tmp_path / "run", data, **RECIPES["adamw"])
-    write, count = vpt.engine.atomic_file._write_synced, [0]
+    write, count = vpt.storage.atomic_file._write_synced, [0]
 
     def full(path, chunks):
         count[0] += 1
@@ -583,7 +583,7 @@ def test_a_disk_that_fills_up__is_one_line__and_the_run_goes_on_later(
         write(path, chunks)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vpt.engine.atomic_file, "_write_synced", full)
+        patch.setattr(vpt.storage.atomic_file, "_write_synced", full)
         with pytest.raises(RunError, match="no space left to write") as caught:
             train(config)
     assert "\n" not in str(caught.value)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vpt.engine.checkpoint import CheckpointStore
-from vpt.engine.sealed_file import SealedFileError, read_sealed
 from vpt.errors import RunError
+from vpt.storage.sealed_file import SealedFileError, read_sealed
 
 SAVE_FOR_EVER = """
 import itertools, os, sys, time, random

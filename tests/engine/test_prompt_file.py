@@ -15,8 +15,8 @@ from vpt.engine.prompt_file import (
     read_prompt_header,
     write_prompt_file,
 )
-from vpt.engine.sealed_file import write_sealed
 from vpt.errors import PromptFileError
+from vpt.storage.sealed_file import write_sealed
 
 TENSORS = {"prompt.rows": torch.arange(6.0).reshape(2, 3), "head.weight": torch.ones(2, 2)}
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from vpt.engine.atomic_file import remove_leftovers
-from vpt.engine.sealed_file import SealedFileError, read_sealed, write_sealed
 from vpt.errors import RunError
+from vpt.storage.atomic_file import remove_leftovers
+from vpt.storage.sealed_file import SealedFileError, read_sealed, write_sealed
 
 _NAME = re.compile(r"step_(\d{8,})\.safetensors")
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from vpt.engine.atomic_file import write_atomic, write_error
 from vpt.errors import RunError
+from vpt.storage.atomic_file import write_atomic, write_error
 
 _MOST_TICKS = 30
 """Most classes whose names still fit beside a confusion matrix."""

@@ -12,8 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 from torch import Tensor
 
-from vpt.engine.sealed_file import SealedFileError, read_sealed, read_sealed_header, write_sealed
 from vpt.errors import PromptFileError
+from vpt.storage.sealed_file import SealedFileError, read_sealed, read_sealed_header, write_sealed
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 2**20

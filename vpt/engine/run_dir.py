@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import torch
 
-from vpt.engine.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
 from vpt.errors import RunError
+from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
 
 __all__ = [
     "OpenMode",

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.table import Table
 
-from vpt.engine.atomic_file import write_atomic
 from vpt.engine.run_dir import write_json_atomic, write_text_atomic
 from vpt.evaluation.comparison import Comparison, MethodResult
+from vpt.storage.atomic_file import write_atomic
 
 PAPER_NAMES = {
     "linear": "Linear probe",

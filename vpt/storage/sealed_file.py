@@ -20,8 +20,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vpt.engine.atomic_file import write_atomic
 from vpt.errors import VptError
+from vpt.storage.atomic_file import write_atomic
 
 HEAD_LIMIT = 4 * 2**20
 """Most bytes that a file's head (header and tensor table) may take."""

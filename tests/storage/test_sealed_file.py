@@ -7,14 +7,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from vpt.engine.sealed_file import (
+from vpt.errors import RunError
+from vpt.storage.sealed_file import (
     HEAD_LIMIT,
     SealedFileError,
     read_sealed,
     read_sealed_header,
     write_sealed,
 )
-from vpt.errors import RunError
 
 HEADER = {"name": "ä 'quoted' \"text\" \ud800", "zeros": "0" * 64, "list": [1, 2.5, None, True]}
 
