@@ -16,11 +16,20 @@ def written(folder: Path, text: str) -> Path:
 
 def test_datasets__every_file__is_a_descriptor():
     paths = sorted(DATASETS.iterdir())
-    assert {path.name for path in paths} >= {"cub_200_2011.yaml", "digits.yaml"}
+    assert {path.stem for path in paths} >= {
+        "caltech101",
+        "cub_200_2011",
+        "digits",
+        "dtd",
+        "eurosat",
+        "imagenet",
+        "oxford_pets",
+    }
     for path in paths:
         descriptor = load_descriptor(path)
         assert descriptor.licence
         assert descriptor.source
+        assert (descriptor.text.templates is None) == (path.stem == "cub_200_2011")
 
 
 def test_load_descriptor__folder__needs_no_file(tmp_path):
@@ -44,12 +53,25 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b\nformat: folder\nclases: [a]", "classes"),
         ("name: b\nformat: zip", "format"),
         ("name: b\nformat: folder\nclasses: [a, b, a]", "'a' is listed twice"),
-        ("name: b\nformat: folder\nfile: a.csv", "belong to format csv"),
+        (
+            "name: b\nformat: folder\nfile: a.csv",
+            "'file' is for format csv and split_zhou, not for folder",
+        ),
         ("name: b\nformat: csv\ncolumns: {split: part}", "needs 'file'"),
         ("name: b\nformat: folder\nsplits: {val: {fraction: 1.5}}", "fraction"),
         ("name: b\nformat: folder\ncounts: {train: 0}", "counts.train"),
         ("name: b\nformat: folder\nchecksum: abc", "checksum"),
         ("name: b", "format"),
+        ("name: b\nformat: csv\nimages: a", "'images' is for format split_zhou and imagenet"),
+        ("name: b\nformat: split_zhou\nfile: a\ncolumns: {path: p}", "'columns' is for format csv"),
+        ("name: b\nformat: split_zhou", "split_zhou needs 'file'"),
+        ("name: b\nformat: imagenet\nsplits: {test: val}", "splits.test: imagenet has its own"),
+        ("name: b\nformat: cub\nsplits: {train: x}", "splits.train: cub has its own places"),
+        ("name: b\nformat: cub\ntext: {templates: [a cat]}", "template 'a cat' needs {} or {c}"),
+        ("name: b\nformat: cub\ntext: {templates: ['{} {x}']}", "template '{} {x}' needs"),
+        ("name: b\nformat: cub\ntext: {templates: []}", "text.templates"),
+        ("name: b\nformat: cub\ntext: {class_names: [1]}", "text.class_names"),
+        ("name: b\nformat: cub\ntext: {class_names: {a: 1}}", "text.class_names"),
     ],
 )
 def test_load_descriptor__mistake__is_one_line_naming_it(tmp_path, text, message):

@@ -1,11 +1,16 @@
+import json
+import random
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpt.data.sampling import EpochBatches, few_shot, holdout
-from vpt.data.splits import Sample, Split
+from tests.data.coop_layouts import make_split_zhou
+from vpt.data.descriptor import Descriptor
+from vpt.data.formats import read_splits
+from vpt.data.sampling import EpochBatches, coop_few_shot, few_shot, holdout, restrict_classes
+from vpt.data.splits import Sample, Split, Splits
 from vpt.errors import DataError
 
 
@@ -113,3 +118,125 @@ def test_epoch_batches__epochs_and_seeds__have_distinct_orders():
         for e in range(10)
     }
     assert len(orders) == 40
+
+
+# CoOp's choice
+
+
+def drawn_with_the_global_stream(rows: list[list], count: int) -> list[str]:
+    """What CoOp's rule draws from the rows of a list, written down independently."""
+    order = list(dict.fromkeys(label for _, label, _ in rows))
+    chosen = []
+    for label in order:
+        paths = [path for path, other, _ in rows if other == label]
+        chosen.extend(random.sample(paths, count) if len(paths) >= count else paths)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def unsorted_list(tmp_path_factory):
+    """A list whose classes appear out of order, with 1 to 20 images each in train."""
+    root = tmp_path_factory.mktemp("flowers")
+    make_split_zhou(root, file="s.json", images="", names=["x"])
+    content = {
+        split: [
+            [f"{split}/{label}/{index}.jpg", label, f"flower_{label}"]
+            for label in range(7)
+            for index in range(most - label * step)
+        ]
+        for split, most, step in (("train", 20, 3), ("val", 8, 1), ("test", 2, 0))
+    }
+    for rows in content.values():
+        random.Random(5).shuffle(rows)
+        for path, _, _ in rows:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
+    (root / "s.json").write_text(json.dumps(content))
+    splits = read_splits(Descriptor(name="f", format="split_zhou", file="s.json"), root)
+    assert splits.train.labels[0] != 0
+    return content, splits
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_coop_few_shot__unsorted_list__draws_as_the_global_stream_would(unsorted_list, seed, shots):
+    content, splits = unsorted_list
+    random.seed(seed)
+    expected = [
+        drawn_with_the_global_stream(content["train"], shots),
+        drawn_with_the_global_stream(content["val"], min(shots, 4)),
+    ]
+    state = random.getstate()
+    train, val = coop_few_shot(splits.train, splits.val, shots, seed)
+    assert [[sample.key for sample in split.samples] for split in (train, val)] == expected
+    assert random.getstate() == state
+    assert coop_few_shot(splits.train, None, shots, seed) == (train, None)
+
+
+def test_coop_few_shot__these_images__are_drawn_for_ever():
+    train, val = coop_few_shot(split_of([30, 30]), split_of([6, 6]), 5, seed=1)
+    assert [sample.key for sample in train.samples] == [
+        "0/4",
+        "0/18",
+        "0/27",
+        "0/25",
+        "0/24",
+        "1/2",
+        "1/8",
+        "1/3",
+        "1/15",
+        "1/24",
+    ]
+    assert val.class_counts() == [4, 4]
+
+
+@given(counts=COUNTS, shots=st.integers(1, 30), seed=st.integers(0, 1000))
+def test_coop_few_shot__any_split__has_at_most_k_of_each_class(counts, shots, seed):
+    split = split_of(counts)
+    train, val = coop_few_shot(split, split, shots, seed)
+    assert train.class_counts() == [min(count, shots) for count in counts]
+    assert val.class_counts() == [min(count, shots, 4) for count in counts]
+    assert len(set(train.samples)) == len(train) <= len(split)
+    assert set(train.samples) <= set(split.samples)
+
+
+def test_coop_few_shot__no_shots__is_refused():
+    with pytest.raises(DataError, match="0 shots"):
+        coop_few_shot(split_of([3]), None, 0, 1)
+
+
+# Halves of the classes
+
+
+def splits_of(counts: list[int]) -> Splits:
+    train = split_of(counts)
+    test = train.with_samples(reversed(train.samples), "test")
+    texts = tuple(name.upper() for name in train.class_names)
+    return Splits(train, None, test, train.class_names, texts)
+
+
+@given(counts=st.lists(st.integers(1, 5), min_size=2, max_size=9))
+def test_restrict_classes__base_and_new__part_the_classes(counts):
+    splits = splits_of(counts)
+    base, new = restrict_classes(splits, "base"), restrict_classes(splits, "new")
+    assert len(base.class_names) - len(new.class_names) == len(counts) % 2
+    assert base.class_names + new.class_names == splits.class_names
+    assert base.text_names + new.text_names == splits.text_names
+    middle = len(base.class_names)
+    for half, share in ((base, counts[:middle]), (new, counts[middle:])):
+        assert half.val is None
+        for split in (half.train, half.test):
+            assert split.class_names == half.class_names
+            assert split.class_counts() == share
+            for sample in split.samples:
+                assert half.class_names[sample.label] == f"c{sample.key.split('/')[0]}"
+
+
+def test_restrict_classes__all__changes_nothing():
+    splits = splits_of([2, 1, 3])
+    assert restrict_classes(splits, "all") is splits
+
+
+def test_restrict_classes__nothing_left__is_refused():
+    with pytest.raises(DataError, match=r"'train' has no image of the new classes \(0 of 1\)"):
+        restrict_classes(splits_of([4]), "new")

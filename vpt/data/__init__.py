@@ -1,6 +1,6 @@
 """Data sets: descriptors, readers, transforms, sampling and loading."""
 
-from vpt.data.descriptor import Cut, Descriptor, load_descriptor
+from vpt.data.descriptor import Cut, Descriptor, TextNames, load_descriptor
 from vpt.data.formats import read_splits
 from vpt.data.images import read_image
 from vpt.data.loader import (
@@ -12,7 +12,9 @@ from vpt.data.loader import (
     make_loader,
     scan_images,
 )
-from vpt.data.sampling import EpochBatches, few_shot, holdout
+from vpt.data.parts import check_classes
+from vpt.data.sampling import EpochBatches, coop_few_shot, few_shot, holdout, restrict_classes
+from vpt.data.selections import apply_selection, selection_to_dict
 from vpt.data.splits import Sample, Split, Splits
 from vpt.data.transforms import (
     Transform,
@@ -31,7 +33,11 @@ __all__ = [
     "Sample",
     "Split",
     "Splits",
+    "TextNames",
     "Transform",
+    "apply_selection",
+    "check_classes",
+    "coop_few_shot",
     "create_transform",
     "drop_bad",
     "evaluation_transform",
@@ -42,6 +48,8 @@ __all__ = [
     "make_loader",
     "read_image",
     "read_splits",
+    "restrict_classes",
     "scan_images",
+    "selection_to_dict",
     "training_transform",
 ]

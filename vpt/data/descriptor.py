@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vpt.config import Schema, load_yaml, validate
 from vpt.errors import DataError
 
-Format = Literal["folder", "csv", "image_list", "cub", "sklearn_digits"]
+Format = Literal["folder", "csv", "image_list", "cub", "sklearn_digits", "split_zhou", "imagenet"]
 
 
 class Cut(Schema):
@@ -26,7 +27,7 @@ class SplitSources(Schema):
     folder: a sub-folder of class folders. csv, image_list: a file, or with `columns.split` a value
     in that column. val and test may be a `Cut`: test is cut out of train first, val out of the
     rest. What is not named is taken from its usual place (train/, val/, test/; train.csv, ...;
-    train.txt, ...) if there is one. cub, sklearn_digits: only cuts.
+    train.txt, ...) if there is one. The other formats say it themselves and take only cuts.
     """
 
     train: str | None = None
@@ -51,6 +52,30 @@ class Counts(Schema):
     train_and_val: int | None = Field(default=None, ge=1, description="before val is cut out")
 
 
+class TextNames(Schema):
+    """How sentences speak of the classes, for models that compare images with texts."""
+
+    class_names: list[str] | dict[str, str] | None = Field(
+        default=None,
+        description="names in label order, or {class: name} for some; the others are the classes "
+        "with spaces for underscores",
+    )
+    templates: list[str] | None = Field(
+        default=None, min_length=1, description="sentences with {} or {c} for the class name"
+    )
+
+    @field_validator("templates")
+    @classmethod
+    def _check_templates(cls, templates: list[str] | None) -> list[str] | None:
+        for template in templates or ():
+            fields = re.findall(r"\{([^{}]*)\}", template)
+            if not fields or not {"", "c"}.issuperset(fields):
+                raise ValueError(
+                    f"template '{template}' needs {{}} or {{c}} for the class, and no other field"
+                )
+        return templates
+
+
 class Descriptor(Schema):
     """A data set.
 
@@ -59,9 +84,11 @@ class Descriptor(Schema):
         format: which reader of `vpt.data.formats` understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
-        file: the one CSV file that holds all splits, relative to root (csv only).
+        file: the one file that lists all splits, relative to root (csv, split_zhou).
+        images: folder of the images, relative to root; None: root itself (split_zhou, imagenet).
         columns: header names of CSV files.
         classes: class names in label order; None takes them from the data, sorted.
+        text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         metric: what the data set is usually judged by.
         licence: under which terms the images may be used.
@@ -76,8 +103,10 @@ class Descriptor(Schema):
     root: Path | None = None
     splits: SplitSources = SplitSources()
     file: str | None = None
+    images: str | None = None
     columns: Columns = Columns()
     classes: list[str] | None = None
+    text: TextNames = TextNames()
     counts: Counts = Counts()
     metric: Literal["top1", "mean_class_accuracy"] = "top1"
     licence: str | None = None
@@ -94,11 +123,36 @@ class Descriptor(Schema):
 
     @model_validator(mode="after")
     def _check_format_fields(self) -> Descriptor:
-        if self.format != "csv" and (self.file is not None or self.columns != Columns()):
-            raise ValueError(f"'file' and 'columns' belong to format csv, not {self.format}")
+        for field, formats in _FIELDS_OF.items():
+            given = getattr(self, field) != type(self).model_fields[field].default
+            if given and self.format not in formats:
+                belongs = " and ".join(formats)
+                raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
+        if self.format == "split_zhou" and self.file is None:
+            raise ValueError("split_zhou needs 'file', the JSON file that lists all splits")
         if self.columns.split is not None and self.file is None:
             raise ValueError("columns.split needs 'file', the CSV file that holds all splits")
         return self
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Descriptor:
+        if self.format in _NAMED_SPLITS:
+            return self
+        for split in ("train", "val", "test"):
+            if isinstance(getattr(self.splits, split), str):
+                raise ValueError(
+                    f"splits.{split}: {self.format} has its own places for its splits; only a cut "
+                    "{fraction, seed} can be given"
+                )
+        return self
+
+
+_FIELDS_OF: dict[str, tuple[Format, ...]] = {
+    "file": ("csv", "split_zhou"),
+    "columns": ("csv",),
+    "images": ("split_zhou", "imagenet"),
+}
+_NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list")
 
 
 def load_descriptor(path: Path) -> Descriptor:

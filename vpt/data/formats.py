@@ -6,30 +6,32 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vpt.data.coop_formats import read_imagenet, read_split_zhou
 from vpt.data.descriptor import Cut, Descriptor
-from vpt.data.images import SUFFIXES
+from vpt.data.parts import (
+    Parts,
+    check_class_folders,
+    check_classes,
+    check_files,
+    class_folders,
+    hint,
+    images_below,
+    text_rows,
+)
 from vpt.data.sampling import holdout
 from vpt.data.splits import Sample, Split, SplitName, Splits
+from vpt.data.text_names import text_names
 from vpt.errors import DataError
 from vpt.registry import nearest
 
 _SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What a reader found, before any cut."""
-
-    class_names: tuple[str, ...]
-    samples: dict[SplitName, list[Sample]]
-    array: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
     """
     parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
     if not any(parts.samples.values()):
-        raise DataError(f"no images in '{descriptor.name}'{_hint(descriptor)}")
+        raise DataError(f"no images in '{descriptor.name}'{hint(descriptor)}")
     _check_duplicates(parts)
     splits = _cut(descriptor, parts)
-    _check_classes(splits)
+    check_classes(splits)
     _check_counts(descriptor, splits)
-    return splits
+    return replace(splits, text_names=text_names(descriptor, parts.class_names, parts.words))
 
 
 def _find_root(descriptor: Descriptor, root: Path | None) -> Path:
@@ -73,64 +75,32 @@ def _find_root(descriptor: Descriptor, root: Path | None) -> Path:
         )
     if not root.is_dir():
         raise DataError(
-            f"the data of '{descriptor.name}' are not in '{root}'{_hint(descriptor)}"
+            f"the data of '{descriptor.name}' are not in '{root}'{hint(descriptor)}"
             + ("" if descriptor.how_to_get else "; set data.root to the folder that holds them")
         )
     return root
 
 
-def _hint(descriptor: Descriptor) -> str:
-    return f"; to get them: {descriptor.how_to_get}" if descriptor.how_to_get else ""
-
-
 # Image folders
 
 
-def _read_folder(descriptor: Descriptor, root: Path) -> _Parts:
+def _read_folder(descriptor: Descriptor, root: Path) -> Parts:
     folders = _split_paths(descriptor, root, suffix="")
     if not folders:
         raise DataError(
             f"'{root}' has none of the folders train, val, test; put one folder of images per "
             "class into each, or name the folders in a descriptor"
         )
-    names = descriptor.classes or _class_folders(next(iter(folders.values())))
+    names = descriptor.classes or class_folders(next(iter(folders.values())))
     samples = {}
     for split, folder in folders.items():
-        _check_class_folders(folder, names)
+        check_class_folders(folder, names)
         samples[split] = [
             Sample(path, label, path.relative_to(root).as_posix())
             for label, name in enumerate(names)
-            for path in _images_below(folder / name)
+            for path in images_below(folder / name)
         ]
-    return _Parts(tuple(names), samples)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    names = (path.name for path in folder.iterdir() if path.is_dir())
-    return sorted(name for name in names if not name.startswith("."))
-
-
-def _check_class_folders(folder: Path, names: Iterable[str]) -> None:
-    found, wanted = set(_class_folders(folder)), set(names)
-    if missing := sorted(wanted - found):
-        raise DataError(f"'{folder}' has no folder for class '{missing[0]}'")
-    if unknown := sorted(found - wanted):
-        raise DataError(
-            f"'{folder}' has a folder '{unknown[0]}' that is no class of this data set"
-            f"{nearest(unknown[0], wanted)}"
-        )
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """All images of a class, sorted; hidden files (such as '._a.jpg') are left out."""
-    paths = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
-    if not paths:
-        raise DataError(f"class folder '{folder}' has no images; add some or remove the folder")
-    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+    return Parts(tuple(names), samples)
 
 
 def _split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitName, Path]:
@@ -152,7 +122,7 @@ def _split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitN
 # Lists: CSV and 'path label' lines
 
 
-def _read_csv(descriptor: Descriptor, root: Path) -> _Parts:
+def _read_csv(descriptor: Descriptor, root: Path) -> Parts:
     columns = descriptor.columns
     if descriptor.file is None:
         rows = {
@@ -204,50 +174,30 @@ def _split_of_value(descriptor: Descriptor, value: str, where: str) -> SplitName
     return names[value]
 
 
-def _read_image_list(descriptor: Descriptor, root: Path) -> _Parts:
+def _read_image_list(descriptor: Descriptor, root: Path) -> Parts:
     rows = {
         split: [
             _Row(_key(path), label, where)
-            for where, (path, label) in _text_rows(file, fields=2, what="path label", last=True)
+            for where, (path, label) in text_rows(file, fields=2, what="path label", last=True)
         ]
         for split, file in _split_paths(descriptor, root, suffix=".txt").items()
     }
     return _label_rows(descriptor, root, rows)
 
 
-def _text_rows(
-    path: Path, *, fields: int, what: str, last: bool = False
-) -> list[tuple[str, list[str]]]:
-    """('file:line', fields) of each line that is not blank; the first or last field is a word."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        split = line.strip().rsplit if last else line.strip().split
-        values = split(maxsplit=fields - 1)
-        if len(values) != fields:
-            raise DataError(f"{path}:{number}: '{line.strip()[:80]}' is not '{what}'")
-        rows.append((f"{path}:{number}", values))
-    return rows
-
-
 def _key(path: str) -> str:
     return Path(path).as_posix()
 
 
-def _label_rows(descriptor: Descriptor, root: Path, rows: dict[SplitName, list[_Row]]) -> _Parts:
+def _label_rows(descriptor: Descriptor, root: Path, rows: dict[SplitName, list[_Row]]) -> Parts:
     names = descriptor.classes or _class_names(row for part in rows.values() for row in part)
     labels = {name: label for label, name in enumerate(names)}
     samples = {
         split: [Sample(root / row.key, _label(row, labels), row.key) for row in part]
         for split, part in rows.items()
     }
-    _check_files(sample for part in samples.values() for sample in part)
-    return _Parts(tuple(names), samples)
+    check_files(sample for part in samples.values() for sample in part)
+    return Parts(tuple(names), samples)
 
 
 def _class_names(rows: Iterable[_Row]) -> list[str]:
@@ -286,10 +236,10 @@ def _is_integer(text: str) -> bool:
 # CUB-200-2011
 
 
-def _read_cub(descriptor: Descriptor, root: Path) -> _Parts:
+def _read_cub(descriptor: Descriptor, root: Path) -> Parts:
     for name in _CUB_FILES:
         if not (root / name).is_file():
-            raise DataError(f"'{root}' has no {name}{_hint(descriptor)}")
+            raise DataError(f"'{root}' has no {name}{hint(descriptor)}")
     classes = _cub_table(root / "classes.txt", "class_id class_name")
     class_of = _cub_table(root / "image_class_labels.txt", "image_id class_id")
     is_train = _cub_table(root / "train_test_split.txt", "image_id is_training_image")
@@ -308,13 +258,13 @@ def _read_cub(descriptor: Descriptor, root: Path) -> _Parts:
             )
         part: SplitName = "train" if train == "1" else "test"
         samples[part].append(Sample(root / "images" / key, labels[class_id], key))
-    _check_files(sample for part in samples.values() for sample in part)
+    check_files(sample for part in samples.values() for sample in part)
     names = descriptor.classes or [classes[class_id] for class_id in labels]
     if len(names) != len(labels):
         raise DataError(
             f"{root / 'classes.txt'} has {len(labels)} classes, the descriptor {len(names)}"
         )
-    return _Parts(tuple(names), samples)
+    return Parts(tuple(names), samples)
 
 
 _CUB_FILES = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
@@ -322,7 +272,7 @@ _CUB_FILES = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test
 
 def _cub_table(path: Path, what: str) -> dict[str, str]:
     table: dict[str, str] = {}
-    for where, (number, value) in _text_rows(path, fields=2, what=what):
+    for where, (number, value) in text_rows(path, fields=2, what=what):
         if not _is_integer(number):
             raise DataError(f"{where}: '{number}' is no id ('{what}' is expected)")
         if number in table:
@@ -334,7 +284,7 @@ def _cub_table(path: Path, what: str) -> dict[str, str]:
 # The digits of scikit-learn
 
 
-def _read_sklearn_digits(descriptor: Descriptor, root: Path) -> _Parts:
+def _read_sklearn_digits(descriptor: Descriptor, root: Path) -> Parts:
     # Imported here: it takes a second that no other data set needs.
     from sklearn.datasets import load_digits
 
@@ -344,7 +294,7 @@ def _read_sklearn_digits(descriptor: Descriptor, root: Path) -> _Parts:
     _check_digits(descriptor, array, labels)
     samples = [Sample(index, label, f"{index:04d}") for index, label in enumerate(labels)]
     names = descriptor.classes or [str(digit) for digit in range(10)]
-    return _Parts(tuple(names), {"train": samples}, array)
+    return Parts(tuple(names), {"train": samples}, array)
 
 
 def _check_digits(descriptor: Descriptor, array: NDArray[np.uint8], labels: list[int]) -> None:
@@ -356,19 +306,21 @@ def _check_digits(descriptor: Descriptor, array: NDArray[np.uint8], labels: list
         )
 
 
-_READERS: dict[str, Callable[[Descriptor, Path], _Parts]] = {
+_READERS: dict[str, Callable[[Descriptor, Path], Parts]] = {
     "folder": _read_folder,
     "csv": _read_csv,
     "image_list": _read_image_list,
     "cub": _read_cub,
     "sklearn_digits": _read_sklearn_digits,
+    "split_zhou": read_split_zhou,
+    "imagenet": read_imagenet,
 }
 
 
 # Cuts and checks that all formats share
 
 
-def _cut(descriptor: Descriptor, parts: _Parts) -> Splits:
+def _cut(descriptor: Descriptor, parts: Parts) -> Splits:
     """Splits from parts: test is cut out of train where the descriptor says so, then val."""
     found: dict[str, Split | None] = dict.fromkeys(_SPLIT_NAMES)
     for name, samples in parts.samples.items():
@@ -393,7 +345,7 @@ def _cut(descriptor: Descriptor, parts: _Parts) -> Splits:
     return Splits(found["train"], found["val"], found["test"], parts.class_names)
 
 
-def _check_duplicates(parts: _Parts) -> None:
+def _check_duplicates(parts: Parts) -> None:
     seen: dict[str, str] = {}
     for split, samples in parts.samples.items():
         for sample in samples:
@@ -404,25 +356,6 @@ def _check_duplicates(parts: _Parts) -> None:
             seen[sample.key] = split
 
 
-def _check_files(samples: Iterable[Sample]) -> None:
-    listed = [sample.source for sample in samples]
-    missing = [path for path in listed if isinstance(path, Path) and not path.is_file()]
-    if missing:
-        raise DataError(
-            f"'{missing[0]}' is listed but does not exist "
-            f"({len(missing)} of {len(listed)} listed images are missing)"
-        )
-
-
-def _check_classes(splits: Splits) -> None:
-    """Every class has an image to learn from."""
-    if splits.train is None:
-        return
-    for name, count in zip(splits.class_names, splits.train.class_counts(), strict=True):
-        if count == 0:
-            raise DataError(f"class '{name}' has no image in 'train'; add some or remove the class")
-
-
 def _check_counts(descriptor: Descriptor, splits: Splits) -> None:
     found: dict[str, int] = {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES}
     found["train_and_val"] = found["train"] + found["val"]
@@ -431,5 +364,5 @@ def _check_counts(descriptor: Descriptor, splits: Splits) -> None:
         if expected is not None and count != expected:
             raise DataError(
                 f"'{descriptor.name}' has {count} images in {name}, {expected} are expected; "
-                f"are the data complete?{_hint(descriptor)}"
+                f"are the data complete?{hint(descriptor)}"
             )

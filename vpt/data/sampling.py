@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
-from vpt.data.splits import Sample, Split
+from vpt.data.splits import Sample, Split, Splits
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
 
@@ -61,6 +64,75 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
             )
         chosen.update(sample.key for sample in _shuffled(samples, "few_shot", seed)[:shots])
     return split.with_samples(sample for sample in split.samples if sample.key in chosen)
+
+
+def coop_few_shot(
+    train: Split, val: Split | None, shots: int, seed: int
+) -> tuple[Split, Split | None]:
+    """The images that CoOp (Zhou et al. 2022) and its successors draw for a seed, in their order.
+
+    The classes are drawn from in the order in which they first appear, val after train from the
+    same stream of numbers. It is a stream of its own: no other random number changes.
+
+    Args:
+        train: in the order of the released list.
+        val: likewise, or None.
+        shots: images of each class of train, of val at most 4; a class with fewer gives all.
+        seed: CoOp's are 1, 2, 3.
+    """
+    if shots < 1:
+        raise DataError(f"{shots} shots: at least 1 image per class is needed")
+    stream = random.Random(seed)
+    chosen = _drawn(train, shots, stream)
+    return chosen, None if val is None else _drawn(val, min(shots, _COOP_VAL_SHOTS), stream)
+
+
+_COOP_VAL_SHOTS = 4
+
+
+def _drawn(split: Split, shots: int, stream: random.Random) -> Split:
+    chosen: list[Sample] = []
+    for samples in _by_label(split.samples).values():
+        chosen += samples if len(samples) < shots else stream.sample(samples, shots)
+    return split.with_samples(chosen)
+
+
+def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Splits:
+    """The splits with the first half of the classes ('base') or the second ('new') alone.
+
+    Base has one class more where their number is odd. Labels count from 0 in either half.
+
+    Raises:
+        DataError: nothing is left of a split.
+    """
+    if part == "all":
+        return splits
+    half = math.ceil(len(splits.class_names) / 2)
+    start, end = (0, half) if part == "base" else (half, len(splits.class_names))
+    class_names = splits.class_names[start:end]
+
+    def kept(split: Split | None) -> Split | None:
+        if split is None:
+            return None
+        samples = tuple(
+            replace(sample, label=sample.label - start)
+            for sample in split.samples
+            if start <= sample.label < end
+        )
+        if not samples:
+            raise DataError(
+                f"'{split.name}' has no image of the {part} classes ({len(class_names)} of "
+                f"{len(splits.class_names)}); add some or use all classes"
+            )
+        return replace(split, samples=samples, class_names=class_names)
+
+    return Splits(
+        kept(splits.train),
+        kept(splits.val),
+        kept(splits.test),
+        class_names,
+        splits.text_names[start:end],
+    )
 
 
 class EpochBatches:

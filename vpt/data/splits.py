@@ -68,12 +68,27 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a data set; one that it does not have is None."""
+    """The splits of a data set; one that it does not have is None.
+
+    Attributes:
+        train: images to learn from.
+        val: images to choose by.
+        test: images to report on.
+        class_names: in label order.
+        text_names: the classes as a sentence calls them, in label order; as class_names if empty.
+    """
 
     train: Split | None
     val: Split | None
     test: Split | None
     class_names: tuple[str, ...]
+    text_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text_names:
+            object.__setattr__(self, "text_names", self.class_names)
+        if len(self.text_names) != len(self.class_names):
+            raise ValueError(f"{len(self.text_names)} texts for {len(self.class_names)} classes")
 
     def require(self, name: SplitName) -> Split:
         """The split of that name.

@@ -222,12 +222,12 @@ def _squash(image: Image.Image, preprocess: Preprocess) -> Image.Image:
 
 
 def _border(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """Resize so that the whole image fits the scaled size, pad with the mean colour, crop."""
+    """Resize so that the whole image fits the scaled size, pad with `fill` or the mean, crop."""
     height, width = _scaled_size(preprocess)
     ratio = max(image.height / height, image.width / width)
     size = max(1, round(image.height / ratio)), max(1, round(image.width / ratio))
     image = _resize(image, *size, preprocess)
-    red, green, blue = (round(255 * value) for value in preprocess.mean)
+    red, green, blue = preprocess.fill or (round(255 * value) for value in preprocess.mean)
     return _crop_or_pad(image, preprocess.size, fill=(red, green, blue))
 
 

@@ -1,0 +1,117 @@
+"""Selections: the images of a few-shot training by name, in a file that any machine can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from vpt.config import Schema, validate
+from vpt.data.parts import read_json
+from vpt.data.splits import Sample, Split, Splits
+from vpt.errors import DataError
+
+_CHOSEN = ("train", "val")
+
+
+class _Selection(Schema):
+    """The content of a selection file; rule, seed and shots only tell how it was made."""
+
+    rule: str | None = None
+    seed: int | None = None
+    shots: int | None = None
+    train: list[str] | None = Field(default=None, min_length=1)
+    val: list[str] | None = Field(default=None, min_length=1)
+
+
+def selection_to_dict(splits: Splits, *, rule: str, seed: int, shots: int) -> dict[str, Any]:
+    """What `apply_selection` reads, to be written as JSON: the keys of train and val, in order.
+
+    Args:
+        splits: after the choice.
+        rule: how the images were chosen ('coop', 'hash', ...).
+        seed: which ones.
+        shots: per class.
+    """
+    keys = {
+        name: [sample.key for sample in split.samples]
+        for name in _CHOSEN
+        if (split := getattr(splits, name)) is not None
+    }
+    return {"rule": rule, "seed": seed, "shots": shots, **keys}
+
+
+def apply_selection(splits: Splits, path: Path) -> Splits:
+    """The splits with the images of train and val that a JSON file names, in its order.
+
+    Each name is looked up in train and val together, which a cut may have parted otherwise. A
+    split that the file does not name keeps its images but those that the other one takes. Test
+    stays as it is.
+
+    Args:
+        splits: with all images.
+        path: of {"train": [key, ...], "val": [key, ...]}; `selection_to_dict` tells more.
+
+    Raises:
+        DataError: the file cannot be read, or names an image that there is not, or one twice.
+        ConfigError: its content is something else.
+    """
+    selection = _read(path)
+    chosen = {name: keys for name in _CHOSEN if (keys := getattr(selection, name)) is not None}
+    _check_once(path, chosen)
+    known = _known(splits)
+    taken = {key for keys in chosen.values() for key in keys}
+    train, val = (_selected(splits, name, chosen.get(name), known, taken, path) for name in _CHOSEN)
+    return replace(splits, train=train, val=val)
+
+
+def _read(path: Path) -> _Selection:
+    content = read_json(path)
+    if not isinstance(content, dict) or not set(_CHOSEN) & set(content):
+        raise DataError(f"{path}: no object with lists of images under 'train' or 'val'")
+    return validate(_Selection, content, source=str(path))
+
+
+def _check_once(path: Path, chosen: Mapping[str, Sequence[str]]) -> None:
+    seen: dict[str, str] = {}
+    for name, keys in chosen.items():
+        for key in keys:
+            if key in seen:
+                before = seen[key]
+                place = f"twice in '{name}'" if before == name else f"in '{before}' and '{name}'"
+                raise DataError(f"{path}: image {key!r} is listed {place}; keep one of them")
+            seen[key] = name
+
+
+def _known(splits: Splits) -> dict[str, Sample]:
+    present = [split for split in (splits.train, splits.val) if split is not None]
+    return {sample.key: sample for split in present for sample in split.samples}
+
+
+def _selected(
+    splits: Splits,
+    name: str,
+    keys: Sequence[str] | None,
+    known: Mapping[str, Sample],
+    taken: set[str],
+    path: Path,
+) -> Split | None:
+    split: Split | None = getattr(splits, name)
+    if keys is None:
+        if split is None:
+            return None
+        rest = tuple(sample for sample in split.samples if sample.key not in taken)
+        if not rest:
+            raise DataError(f"{path}: it leaves no image for '{name}'; list some there as well")
+        return split.with_samples(rest)
+    if unknown := [key for key in keys if key not in known]:
+        raise DataError(
+            f"{path}: {len(unknown)} of the {len(keys)} images for '{name}' are not among the "
+            f"images for training and validation of this data set, the first is {unknown[0]!r}"
+        )
+    like = split or splits.train or splits.val
+    assert like is not None
+    return like.with_samples((known[key] for key in keys), name)
