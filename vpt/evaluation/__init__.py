@@ -2,5 +2,34 @@
 
 from vpt.evaluation.base import Evaluator
 from vpt.evaluation.classification import ClassificationEvaluator
+from vpt.evaluation.clip_results import (
+    FREE_BASELINES,
+    BaseAndNew,
+    BaseToNew,
+    ClipEvaluation,
+    FewShot,
+    Measured,
+    MethodRuns,
+    PromptFileResult,
+    average_base_to_new,
+    harmonic_mean,
+    short_names,
+    to_clip_benchmark,
+)
 
-__all__ = ["ClassificationEvaluator", "Evaluator"]
+__all__ = [
+    "FREE_BASELINES",
+    "BaseAndNew",
+    "BaseToNew",
+    "ClassificationEvaluator",
+    "ClipEvaluation",
+    "Evaluator",
+    "FewShot",
+    "Measured",
+    "MethodRuns",
+    "PromptFileResult",
+    "average_base_to_new",
+    "harmonic_mean",
+    "short_names",
+    "to_clip_benchmark",
+]

@@ -58,6 +58,12 @@ class ClassificationEvaluator:
             metrics["top5"] = float(hits.double().mean())
         return metrics
 
+    def per_class_accuracy(self) -> list[float | None]:
+        """The share of each class's images that is right, in [0, 1]; None for a class without."""
+        counts = self.confusion_matrix()
+        pairs = zip(counts.diagonal().tolist(), counts.sum(dim=1).tolist(), strict=True)
+        return [hits / images if images else None for hits, images in pairs]
+
     def confusion_matrix(self) -> Tensor:
         """(C, C) counts; rows are the true classes, columns the predicted ones."""
         predicted, labels = torch.cat(self._logits).argmax(dim=-1), torch.cat(self._labels)

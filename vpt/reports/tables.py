@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -19,8 +21,13 @@ PAPER_NAMES = {
     "vpt_shallow": "VPT-shallow",
     "vpt_deep": "VPT-deep",
     "full": "Full fine-tuning",
+    "zero_shot": "Zero-shot",
+    "linear_from_text": "Linear from text",
+    "linear_probe": "Linear probe",
+    "coop": "CoOp",
+    "ivlp": "IVLP",
 }
-"""How the papers write the usual methods; others are shown by their own name."""
+"""How the papers write the usual methods; see `paper_name`."""
 
 COLUMNS = ("Method", "Test top-1 (%)", "Parameters", "File", "Seconds", "Rate")
 
@@ -38,10 +45,7 @@ def comparison_table(result: Comparison) -> Table:
 def comparison_markdown(result: Comparison) -> str:
     """The same table as Markdown, with title and caption around it."""
     rows = [_cells(name, method) for name, method in result.methods.items()]
-    rule = ["---", *["---:"] * (len(COLUMNS) - 1)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, rule, *rows)]
-    title = _title(result).replace("\n", ", ")
-    return "\n".join([f"**{title}**", "", *lines, "", _caption(result), ""])
+    return markdown_table(_title(result), COLUMNS, rows, _caption(result))
 
 
 def write_comparison(result: Comparison, directory: Path) -> None:
@@ -62,9 +66,7 @@ def comparison_plot(result: Comparison) -> bytes:
     for number, (name, method) in enumerate(result.methods.items()):
         _draw_method(axes, name, method, colour=f"C{number}")
     _draw_axes(axes, result)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return png(figure)
 
 
 def _draw_method(axes: Axes, name: str, method: MethodResult, *, colour: str) -> None:
@@ -73,7 +75,7 @@ def _draw_method(axes: Axes, name: str, method: MethodResult, *, colour: str) ->
     seeds = [100 * value for value in method.test_top1]
     axes.plot([x] * len(seeds), seeds, "o", color=colour, alpha=0.35, markersize=5, zorder=2)
     spread = 100 * method.test_top1_std
-    label = f"{PAPER_NAMES.get(name, name)}: {_cells(name, method)[1]} %"
+    label = f"{paper_name(name)}: {_cells(name, method)[1]} %"
     axes.errorbar(
         x, mean, spread, fmt="o", color=colour, markersize=10, capsize=6, zorder=3, label=label
     )
@@ -95,12 +97,11 @@ def _draw_axes(axes: Axes, result: Comparison) -> None:
 
 
 def _cells(name: str, method: MethodResult) -> tuple[str, ...]:
-    spread = f" ± {100 * method.test_top1_std:.1f}" if len(method.test_top1) > 1 else ""
     return (
-        PAPER_NAMES.get(name, name),
-        f"{100 * method.test_top1_mean:.1f}{spread}",
+        paper_name(name),
+        mean_and_spread(method.test_top1),
         f"{method.trained_parameters:,}",
-        _file_size(method.file_bytes),
+        file_size(method.file_bytes),
         f"{method.seconds:.1f}",
         f"{method.lr:g}",
     )
@@ -124,11 +125,44 @@ def _caption(result: Comparison) -> str:
 
 
 def _spread(result: Comparison) -> str:
-    count = len(result.seeds)
-    return f"mean ± standard deviation of {count} seeds" if count > 1 else "one seed"
+    return spread_words(len(result.seeds))
 
 
-def _file_size(size: int) -> str:
+def paper_name(method: str) -> str:
+    """How the papers write a usual method; another's own name."""
+    return PAPER_NAMES.get(method, method)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Shares as '91.0 ± 1.0', in percent, sample standard deviation; a single one as '91.0'."""
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def spread_words(seeds: int) -> str:
+    """What `mean_and_spread` shows, for captions."""
+    return f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+
+
+def markdown_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str
+) -> str:
+    """A Markdown table, the first column left, with title and caption around it."""
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows)]
+    heading = title.replace("\n", ", ")
+    return "\n".join([f"**{heading}**", "", *lines, "", caption, ""])
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def file_size(size: int) -> str:
+    """8 kB, 10.8 MB."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
