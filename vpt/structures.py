@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 CropMode = Literal["center", "squash", "border"]
+PromptPlacement = Literal["pre_norm", "post_norm"]
+PromptInit = Literal["uniform", "normal"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Preprocess:
         crop_pct: share of the resized image's side that the crop keeps.
         crop_mode: 'center' (resize the short side, crop), 'squash' (resize both sides), 'border'
             (resize the long side, pad).
+        fill: colour of the padding of 'border', 0..255; None: the mean colour.
     """
 
     size: tuple[int, int]
@@ -35,10 +38,12 @@ class Preprocess:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     crop_mode: CropMode = "center"
+    fill: tuple[int, int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """The fields as JSON values; what is None is left out."""
+        values = {k: v for k, v in asdict(self).items() if v is not None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
@@ -60,6 +65,8 @@ class Dimensions:
         patch_size: (height, width) of a patch in pixels.
         image_size: (H, W) in pixels.
         num_prefix: tokens before the patches (class, registers).
+        prompt_placement: where the family's papers insert prompts: before or after the pre-norm.
+        prompt_init: how they start them.
     """
 
     embed_dim: int
@@ -68,6 +75,23 @@ class Dimensions:
     patch_size: tuple[int, int]
     image_size: tuple[int, int]
     num_prefix: int
+    prompt_placement: PromptPlacement = "post_norm"
+    prompt_init: PromptInit = "uniform"
+
+
+@dataclass(frozen=True)
+class TextIdentity:
+    """Where the texts of a head come from, as it goes into the prompt file.
+
+    Attributes:
+        sha256: of the text tower's weights.
+        context_length: tokens of a text.
+        names: the classes as the sentences call them, in label order.
+    """
+
+    sha256: str
+    context_length: int
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)

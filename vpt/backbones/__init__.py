@@ -1,6 +1,7 @@
-"""Frozen vision transformers behind one contract; nothing else imports timm."""
+"""Frozen vision transformers behind one contract; nothing else imports timm or open_clip."""
 
 from vpt.backbones.base import Backbone
 from vpt.backbones.create import create_backbone, list_backbones, wrap_backbone
+from vpt.backbones.open_clip_models import is_clip_name
 
-__all__ = ["Backbone", "create_backbone", "list_backbones", "wrap_backbone"]
+__all__ = ["Backbone", "create_backbone", "is_clip_name", "list_backbones", "wrap_backbone"]

@@ -1,15 +1,21 @@
-"""The one attention with context tokens, for timm's Attention, EvaAttention and AttentionRope.
+"""The one attention with context tokens, for the known attention modules of timm and open_clip.
 
 A prompt that gets no successor needs no query, output projection or MLP: at such a layer it is only
 keys and values,
     K = [W_k LN(x), W_k LN(P)],  V = [W_v LN(x), W_v LN(P)],  Q = W_q LN(x),
 which is exact in real arithmetic and keeps the sequence as long as it was.
+
+The modules differ in where they keep their weights and in what follows the weighted sum: each kind
+has its own three functions for queries, for keys and values, and for the output.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import open_clip.transformer
 import torch
 import torch.nn.functional as F  # noqa: N812
 from timm.layers import apply_rot_embed_cat
@@ -19,15 +25,18 @@ from torch import Tensor, nn
 
 from vpt.structures import Context
 
-KNOWN_ATTENTION = (Attention, AttentionRope, EvaAttention)
 
-
-def is_known_attention(module: nn.Module) -> bool:
+def is_known_attention(module: Any) -> bool:
     """Whether `attend` computes what the module computes.
 
-    It goes by exact type, as look-alikes compute something else.
+    It goes by exact type, as look-alikes compute something else, and by the options that would.
     """
-    return type(module) in KNOWN_ATTENTION
+    if type(module) is nn.MultiheadAttention:
+        extra = module.bias_k is not None or module.add_zero_attn
+        return module.in_proj_weight is not None and module.batch_first and not extra
+    if type(module) is open_clip.transformer.Attention:
+        return module.logit_scale is None
+    return type(module) in _KINDS
 
 
 def attend(
@@ -54,9 +63,10 @@ def attend(
     Returns:
         (B, keep or S, D).
     """
+    kind = _KINDS[type(attention)]
     queries = x if keep is None else x[:, :keep]
-    q = attention.q_norm(_project_queries(attention, queries))
-    k, v = _project_keys_values(attention, x)
+    q = kind.project_queries(attention, queries)
+    k, v = kind.project_keys_values(attention, x)
     if rotary is not None:
         half = getattr(attention, "rotate_half", False)
         q = _rotate(q, rotary, num_unrotated, half).type_as(v)
@@ -65,16 +75,13 @@ def attend(
     if context is not None:
         k = torch.cat([k, context.keys.expand(k.shape[0], -1, -1, -1)], dim=2)
         v = torch.cat([v, context.values.expand(v.shape[0], -1, -1, -1)], dim=2)
-    out = _weigh(q, k, v, attention.scale)
-    out = attention.norm(out.transpose(1, 2).flatten(2))
-    if attention.gate is not None:
-        out = out * attention.gate(queries).sigmoid()
-    return attention.proj(out)  # type: ignore[no-any-return]
+    scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
+    return kind.project_output(attention, _weigh(q, k, v, scale), queries)
 
 
 def project_context(attention: Any, rows: Tensor) -> Context:
     """Keys and values of normed prompt rows (1 | B, T, D) in a known attention module."""
-    k, v = _project_keys_values(attention, rows)
+    k, v = _KINDS[type(attention)].project_keys_values(attention, rows)
     return Context(_repeat_groups(attention, k), _repeat_groups(attention, v))
 
 
@@ -95,16 +102,40 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
-def _project_queries(attention: Any, x: Tensor) -> Tensor:
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def _join_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+def _repeat_groups(attention: Any, x: Tensor) -> Tensor:
+    """Grouped-query attention: head h reads key and value head h // groups."""
+    groups = getattr(attention, "num_kv_groups", 1)
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _rotate(x: Tensor, rotary: Tensor, num_unrotated: int, half: bool) -> Tensor:
+    head, tail = x[:, :, :num_unrotated], x[:, :, num_unrotated:]
+    if tail.shape[2] == 0:
+        return x
+    return torch.cat([head, apply_rot_embed_cat(tail, rotary, half=half)], dim=2)
+
+
+# timm: Linear layers, fused or apart, norms per head, an optional gate.
+
+
+def _timm_queries(attention: Any, x: Tensor) -> Tensor:
     if attention.qkv is None:
         q = attention.q_proj(x)
     else:
         q = _fused(attention, x, 0, attention.num_heads * attention.head_dim)
-    return _split_heads(q, attention.num_heads)
+    return attention.q_norm(_split_heads(q, attention.num_heads))  # type: ignore[no-any-return]
 
 
-def _project_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, kv heads, S, head_dim) each; keys are normed but not rotated."""
+def _timm_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     if attention.qkv is None:
         k, v = attention.k_proj(x), attention.v_proj(x)
     else:
@@ -112,6 +143,13 @@ def _project_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         k, v = _fused(attention, x, width, 3 * width).chunk(2, dim=-1)
     heads = getattr(attention, "num_kv_heads", attention.num_heads)
     return attention.k_norm(_split_heads(k, heads)), _split_heads(v, heads)
+
+
+def _timm_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
+    out = attention.norm(_join_heads(weighed))
+    if attention.gate is not None:
+        out = out * attention.gate(queries).sigmoid()
+    return attention.proj(out)  # type: ignore[no-any-return]
 
 
 def _fused(attention: Any, x: Tensor, start: int, stop: int) -> Tensor:
@@ -134,19 +172,69 @@ def _fused_bias(attention: Any) -> Tensor | None:
     return attention.qkv.bias  # type: ignore[no-any-return]
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    batch, length, width = x.shape
-    return x.view(batch, length, heads, width // heads).transpose(1, 2)
+# torch's MultiheadAttention and open_clip's Attention: one packed weight, no Linear to call.
 
 
-def _repeat_groups(attention: Any, x: Tensor) -> Tensor:
-    """Grouped-query attention: head h reads key and value head h // groups."""
-    groups = getattr(attention, "num_kv_groups", 1)
-    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+def _packed(attention: Any, x: Tensor, start: int, stop: int) -> Tensor:
+    """Parts start..stop of [queries, keys, values], each D wide."""
+    width = attention.in_proj_weight.shape[1]
+    rows, bias = slice(start * width, stop * width), attention.in_proj_bias
+    return F.linear(x, attention.in_proj_weight[rows], None if bias is None else bias[rows])
 
 
-def _rotate(x: Tensor, rotary: Tensor, num_unrotated: int, half: bool) -> Tensor:
-    head, tail = x[:, :, :num_unrotated], x[:, :, num_unrotated:]
-    if tail.shape[2] == 0:
-        return x
-    return torch.cat([head, apply_rot_embed_cat(tail, rotary, half=half)], dim=2)
+def _packed_queries(attention: Any, x: Tensor) -> Tensor:
+    return _split_heads(_packed(attention, x, 0, 1), attention.num_heads)
+
+
+def _packed_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    k, v = _packed(attention, x, 1, 3).chunk(2, dim=-1)
+    return _split_heads(k, attention.num_heads), _split_heads(v, attention.num_heads)
+
+
+def _packed_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
+    del queries
+    return attention.out_proj(_join_heads(weighed))  # type: ignore[no-any-return]
+
+
+def _open_clip_queries(attention: Any, x: Tensor) -> Tensor:
+    return attention.ln_q(_packed_queries(attention, x))  # type: ignore[no-any-return]
+
+
+def _open_clip_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    k, v = _packed_keys_values(attention, x)
+    return attention.ln_k(k), v
+
+
+def _open_clip_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
+    del queries
+    if attention.head_scale is not None:
+        weighed = weighed * attention.head_scale
+    return attention.out_proj(attention.ln_inner(_join_heads(weighed)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of attention module computes its parts.
+
+    Attributes:
+        project_queries: normed tokens to (B, heads, S, head_dim), not rotated.
+        project_keys_values: normed tokens to (B, kv heads, S, head_dim) each, not rotated.
+        project_output: the weighted sum (B, heads, S, head_dim), and the normed tokens that asked,
+            to (B, S, D).
+    """
+
+    project_queries: Callable[[Any, Tensor], Tensor]
+    project_keys_values: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+    project_output: Callable[[Any, Tensor, Tensor], Tensor]
+
+
+_TIMM = _Kind(_timm_queries, _timm_keys_values, _timm_output)
+_KINDS: dict[type[nn.Module], _Kind] = {
+    Attention: _TIMM,
+    AttentionRope: _TIMM,
+    EvaAttention: _TIMM,
+    nn.MultiheadAttention: _Kind(_packed_queries, _packed_keys_values, _packed_output),
+    open_clip.transformer.Attention: _Kind(
+        _open_clip_queries, _open_clip_keys_values, _open_clip_output
+    ),
+}

@@ -9,12 +9,20 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vpt.errors import BackboneError
-from vpt.structures import Context, Dimensions, Preprocess, Tokens
+from vpt.structures import (
+    Context,
+    Dimensions,
+    Preprocess,
+    PromptInit,
+    PromptPlacement,
+    Tokens,
+)
 
 
 class Backbone(nn.Module, ABC):
@@ -31,6 +39,7 @@ class Backbone(nn.Module, ABC):
         weights: the local file they came from instead, if any.
         activation: class name of the MLP's activation, e.g. 'GELU'.
         embed_dim, feature_dim, depth, patch_size, num_prefix: see `Dimensions`.
+        prompt_placement, prompt_init: see `Dimensions`; the paper's for vision transformers.
     """
 
     name: str
@@ -44,12 +53,23 @@ class Backbone(nn.Module, ABC):
     depth: int
     patch_size: tuple[int, int]
     num_prefix: int
+    prompt_placement: PromptPlacement = "post_norm"
+    prompt_init: PromptInit = "uniform"
+    _after_blocks: frozenset[str] = frozenset()
+    """Parameters that come after the blocks, though torch lists a module's own ones first."""
 
     def __init__(self) -> None:
         super().__init__()
         self._trained: frozenset[str] = frozenset()
 
     @abstractmethod
+    def resize(self, image_size: tuple[int, int]) -> None:
+        """Set the input size (H, W) in pixels; learned positions are resampled.
+
+        Raises:
+            BackboneError: no multiple of the patch size.
+        """
+
     def embed(self, images: Tensor) -> Tokens:
         """Everything before block 0: patches, prefix tokens, positions, pre-norm.
 
@@ -59,6 +79,16 @@ class Backbone(nn.Module, ABC):
         Raises:
             BackboneError: the size is not the backbone's and it has no dynamic size.
         """
+        tokens = self.embed_before_norm(images)
+        return replace(tokens, values=self.pre_norm(tokens.values))
+
+    @abstractmethod
+    def embed_before_norm(self, images: Tensor) -> Tokens:
+        """`embed` without the pre-norm."""
+
+    def pre_norm(self, rows: Tensor) -> Tensor:
+        """The pre-norm alone, of any rows (1 | B, T, D); unchanged where the family has none."""
+        return rows
 
     @abstractmethod
     def takes_context(self, index: int) -> bool:
@@ -111,6 +141,8 @@ class Backbone(nn.Module, ABC):
             patch_size=self.patch_size,
             image_size=self.preprocess.size,
             num_prefix=self.num_prefix,
+            prompt_placement=self.prompt_placement,
+            prompt_init=self.prompt_init,
         )
 
     @property
@@ -123,6 +155,33 @@ class Backbone(nn.Module, ABC):
     def trained(self) -> frozenset[str]:
         """Names of this backbone's own tensors that are trained; empty when frozen."""
         return self._trained
+
+    def _check_size(self, images: Tensor) -> None:
+        """Refuse images of another size than the backbone's.
+
+        Raises:
+            BackboneError: naming both.
+        """
+        size = tuple(images.shape[-2:])
+        if size != self.preprocess.size:
+            expected = "x".join(map(str, self.preprocess.size))
+            raise BackboneError(
+                f"'{self.name}' takes images of {expected} pixels, not {size[0]}x{size[1]}; "
+                "prepare them with its preprocess, or set image_size"
+            )
+
+    def _check_multiple(self, image_size: tuple[int, int]) -> None:
+        """Refuse a size that patches do not cover.
+
+        Raises:
+            BackboneError: naming size and patch size.
+        """
+        height, width = self.patch_size
+        if image_size[0] % height or image_size[1] % width:
+            raise BackboneError(
+                f"image_size {image_size[0]}x{image_size[1]} is no multiple of the patch size "
+                f"{height}x{width} of '{self.name}'"
+            )
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in eval: dropout and stochastic depth of a frozen backbone would only add noise."""
@@ -149,7 +208,8 @@ class Backbone(nn.Module, ABC):
 
         Args:
             what: 'all'; 'biases' (BitFit, Ben Zaken et al. 2022); 'norms' (scales and biases of
-                every norm); 'blocks:last:k' (the last k blocks and the norms after them).
+                every norm); 'blocks:last:k' (the last k blocks and what comes after them: norm,
+                pooling, projection).
 
         Raises:
             BackboneError: unknown word, or more blocks than there are.
@@ -173,13 +233,17 @@ class Backbone(nn.Module, ABC):
         raise BackboneError(f"cannot select '{what}': use all, biases, norms or blocks:last:k")
 
     def _last_blocks(self, names: list[str], count: int) -> list[str]:
-        found = [(name, re.search(r"(?:^|\.)blocks\.(\d+)\.", name)) for name in names]
+        found = [(name, re.search(r"(?:^|\.)(?:res)?blocks\.(\d+)\.", name)) for name in names]
         last_block = max(place for place, (_, match) in enumerate(found) if match)
-        chosen = [name for name, match in found if match and int(match[1]) >= self.depth - count]
-        return chosen + [name for place, (name, match) in enumerate(found) if place > last_block]
+        return [
+            name
+            for place, (name, match) in enumerate(found)
+            if (int(match[1]) >= self.depth - count if match else place > last_block)
+            or name in self._after_blocks
+        ]
 
 
-_BIASES = frozenset({"bias", "q_bias", "v_bias"})
+_BIASES = frozenset({"bias", "q_bias", "v_bias", "in_proj_bias"})
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -199,3 +263,9 @@ def weights_hash(tensors: dict[str, Tensor]) -> str | None:
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def activation_of(block: nn.Module, name: str) -> str:
+    """Class name of the MLP's activation; '' for a block that has none of that name."""
+    activation = getattr(getattr(block, "mlp", None), name, None)
+    return "" if activation is None else type(activation).__name__

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from timm.data import resolve_model_data_config
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attend, is_known_attention, project_context
-from vpt.backbones.base import Backbone, weights_hash
+from vpt.backbones.base import Backbone, activation_of, weights_hash
 from vpt.errors import BackboneError
 from vpt.structures import Context, Preprocess, Tokens
 
@@ -19,47 +21,56 @@ class TimmViT(Backbone):
     """A timm `VisionTransformer` behind the backbone contract.
 
     The image tower keeps its own names under `body.`; its classifier is left out.
+
+    Args:
+        body: the model; its classifier is removed.
+        name: of the backbone.
+        projection: what follows the pooled feature, kept under `projection.`; None: nothing.
+        tensors: the tower's weights by name, for its hash; None: those of the body.
     """
 
-    def __init__(self, body: Any, name: str = ""):
+    def __init__(
+        self,
+        body: Any,
+        name: str = "",
+        *,
+        projection: nn.Module | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+    ):
         super().__init__()
-        if not body.global_pool:
-            raise BackboneError(
-                f"'{name or type(body).__name__}' pools nothing; "
-                "create it with global_pool='avg' or 'token'"
-            )
+        _check(body, name)
         body.reset_classifier(0)
         self.body = body
+        self.projection = projection or nn.Identity()
         self.name = name
         self.embed_dim = body.embed_dim
-        self.feature_dim = body.num_features
+        self.feature_dim = _width_after(self.projection, body.num_features)
         self.depth = len(body.blocks)
         self.patch_size = tuple(body.patch_embed.patch_size)
         self.num_prefix = body.num_prefix_tokens
-        self.activation = _activation(body.blocks[0])
+        self.activation = activation_of(body.blocks[0], "act")
         self.preprocess = _preprocess(body)
-        self.sha256 = weights_hash(dict(body.state_dict()))
+        self.sha256 = weights_hash(dict(body.state_dict() if tensors is None else tensors))
         self.freeze()
 
     def resize(self, image_size: tuple[int, int]) -> None:
-        """Set the input size (H, W) in pixels; learned positions are resampled by timm's rule."""
-        height, width = self.patch_size
-        if image_size[0] % height or image_size[1] % width:
-            raise BackboneError(
-                f"image_size {image_size[0]}x{image_size[1]} is no multiple of the patch size "
-                f"{height}x{width} of '{self.name}'"
-            )
+        """See `Backbone.resize`; positions are resampled by timm's rule."""
+        self._check_multiple(image_size)
         self.body.set_input_size(img_size=image_size)
         self.preprocess = replace(self.preprocess, size=image_size)
 
-    def embed(self, images: Tensor) -> Tokens:
-        """See `Backbone.embed`."""
-        self._check_size(images)
+    def embed_before_norm(self, images: Tensor) -> Tokens:
+        """See `Backbone.embed_before_norm`."""
+        if not self.body.dynamic_img_size:
+            self._check_size(images)
         patches = self.body.patch_embed(images)
         values, rotary = self._positions(patches)
-        values = self.body.norm_pre(values)
         grid = self.body.patch_embed.dynamic_feat_size(images.shape[-2:])
         return Tokens(values, grid, self.num_prefix, rotary=rotary)
+
+    def pre_norm(self, rows: Tensor) -> Tensor:
+        """See `Backbone.pre_norm`."""
+        return self.body.norm_pre(rows)  # type: ignore[no-any-return]
 
     def takes_context(self, index: int) -> bool:
         """See `Backbone.takes_context`."""
@@ -86,7 +97,7 @@ class TimmViT(Backbone):
     def pool(self, tokens: Tokens) -> Tensor:
         """See `Backbone.pool`."""
         values = self.body.norm(tokens.without_prompts().values)
-        return self.body.forward_head(values, pre_logits=True)  # type: ignore[no-any-return]
+        return self.projection(self.body.forward_head(values, pre_logits=True))  # type: ignore[no-any-return]
 
     @property
     def pooled_tokens(self) -> int | None:
@@ -100,14 +111,24 @@ class TimmViT(Backbone):
     def _positions(self, patches: Tensor) -> tuple[Tensor, Any]:
         return self.body.patch_drop(self.body._pos_embed(patches)), None
 
-    def _check_size(self, images: Tensor) -> None:
-        size = tuple(images.shape[-2:])
-        if not self.body.dynamic_img_size and size != self.preprocess.size:
-            expected = "x".join(map(str, self.preprocess.size))
-            raise BackboneError(
-                f"'{self.name}' takes images of {expected} pixels, not {size[0]}x{size[1]}; "
-                "prepare them with its preprocess, or set image_size"
-            )
+
+def _check(body: Any, name: str) -> None:
+    called = name or type(body).__name__
+    if not body.global_pool:
+        raise BackboneError(
+            f"'{called}' pools nothing; create it with global_pool='avg' or 'token'"
+        )
+    if not isinstance(body.patch_embed, PatchEmbed):
+        raise BackboneError(
+            f"'{called}' makes its patches with a {type(body.patch_embed).__name__}, which is not "
+            "supported: a PatchEmbed is"
+        )
+
+
+def _width_after(projection: nn.Module, width: int) -> int:
+    """F: the width of the projection's last Linear, or what goes in where it has none."""
+    linears = [module for module in projection.modules() if isinstance(module, nn.Linear)]
+    return linears[-1].out_features if linears else width
 
 
 def _preprocess(body: Any) -> Preprocess:
@@ -120,9 +141,3 @@ def _preprocess(body: Any) -> Preprocess:
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
     )
-
-
-def _activation(block: nn.Module) -> str:
-    """Class name of the MLP's activation; '' for a block that has none of that name."""
-    activation = getattr(getattr(block, "mlp", None), "act", None)
-    return "" if activation is None else type(activation).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +46,8 @@ class PromptedBackbone(nn.Module):
         tokens = self.backbone.embed(self.prompt.on_images(images))
         tapped: dict[int, Tensor] = {}
         for layer in range(self.backbone.depth):
-            rows, context = self.prompt.sample(layer, len(images)), None
+            rows, context = self._rows(layer, tokens), None
             if rows is not None:
-                rows = rows.to(tokens.values.dtype)
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
                     context = self.backbone.project_context(layer, rows)
@@ -58,6 +58,16 @@ class PromptedBackbone(nn.Module):
             if layer in taps:
                 tapped[layer] = tokens.patches
         return self._features(tokens, need, tapped)
+
+    def _rows(self, layer: int, tokens: Tokens) -> Tensor | None:
+        """The prompt's rows as the block takes them, (1 | B, T, D), in the sequence's type."""
+        rows = self.prompt.sample(layer, len(tokens.values))
+        if rows is None:
+            return None
+        rows = rows.to(tokens.values.dtype)
+        if layer == 0 and self.prompt.placement == "pre_norm":
+            return self.backbone.pre_norm(rows)
+        return rows
 
     def _as_context(self, layer: int, need: Sequence[str]) -> bool:
         last = layer == self.backbone.depth - 1
@@ -98,7 +108,8 @@ class PromptedBackbone(nn.Module):
 def start_from_patches(model: PromptedBackbone, images: Tensor, generator: torch.Generator) -> None:
     """Start prompt tokens from patch tokens of training images.
 
-    Each layer's come from that layer's own input.
+    Each layer's come from that layer's own input, those of layer 0 from before the pre-norm where
+    the prompt stands there.
 
     Args:
         model: its prompt has `init: patches`; other prompts are left alone.
@@ -108,8 +119,11 @@ def start_from_patches(model: PromptedBackbone, images: Tensor, generator: torch
     count = model.prompt.wants_patches
     if not count:
         return
-    tokens = model.backbone.embed(images)
-    for layer in range(model.backbone.depth):
-        if layer in model.prompt.layers:
-            model.prompt.set_patch_rows(layer, sample_patches(tokens.patches, count, generator))
-        tokens = model.backbone.run_block(layer, tokens)
+    backbone, prompt = model.backbone, model.prompt
+    before = backbone.embed_before_norm(images)
+    tokens = replace(before, values=backbone.pre_norm(before.values))
+    for layer in range(backbone.depth):
+        if layer in prompt.layers:
+            source = before if layer == 0 and prompt.placement == "pre_norm" else tokens
+            prompt.set_patch_rows(layer, sample_patches(source.patches, count, generator))
+        tokens = backbone.run_block(layer, tokens)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vpt.errors import ConfigError
 from vpt.registry import PROMPTS
-from vpt.structures import Dimensions
+from vpt.structures import Dimensions, PromptPlacement
 
 
 class Prompt(nn.Module):
@@ -19,11 +19,14 @@ class Prompt(nn.Module):
     Attributes:
         layers: the layers at which rows are new, ascending; rows flow on where the next layer is
             not among them.
+        placement: whether rows of layer 0 pass the backbone's pre-norm ('pre_norm') or join the
+            sequence after it; those of later layers never pass it.
         options: what `build_prompt` makes the same prompt from, as it goes into the prompt file;
             None for a method that is not registered, which cannot be saved.
     """
 
     layers: tuple[int, ...] = ()
+    placement: PromptPlacement = "post_norm"
     options: dict[str, Any] | list[dict[str, Any]] | None = None
 
     def rows(self, layer: int) -> Tensor | None:
@@ -60,7 +63,7 @@ class PromptList(Prompt):
 
     Raises:
         ConfigError: two of them insert tokens at different sets of layers, so that what flows on
-            would be unclear.
+            would be unclear, or on different sides of the pre-norm.
     """
 
     def __init__(self, prompts: Sequence[Prompt]):
@@ -70,8 +73,14 @@ class PromptList(Prompt):
             raise ConfigError(
                 f"prompts in a list must prompt the same layers, not {sorted(layer_sets)}"
             )
+        placements = {prompt.placement for prompt in prompts if prompt.layers}
+        if len(placements) > 1:
+            raise ConfigError(
+                f"prompts in a list must have the same placement, not {sorted(placements)}"
+            )
         self.prompts = nn.ModuleList(prompts)
         self.layers = layer_sets.pop() if layer_sets else ()
+        self.placement = placements.pop() if placements else "post_norm"
         if all(isinstance(prompt.options, dict) for prompt in prompts):
             self.options = [prompt.options for prompt in prompts]  # type: ignore[misc]
 

@@ -1,6 +1,8 @@
 """Visual prompt tuning: learned tokens beside the patches, shallow, deep, or at any layers.
 
 Jia et al., "Visual Prompt Tuning", ECCV 2022: equations 4-5 (shallow) and 6-7 (deep).
+For CLIP, Khattak et al., "MaPLe", CVPR 2023: layer 0's tokens join before the pre-norm, and start
+from N(0, 0.02).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
 from vpt.prompts.initializers import paper_uniform_bound
 from vpt.registry import PROMPTS
-from vpt.structures import Dimensions
+from vpt.structures import Dimensions, PromptPlacement
 
 Initializer = Literal["uniform", "normal", "patches", "zeros"]
 LayerChoice = str | dict[Literal["first", "last"], Annotated[int, Field(gt=0)]] | list[int]
@@ -38,8 +40,16 @@ class DeepOptions(Schema):
     projection: int | None = Field(
         None, gt=0, description="learn tokens of this width and project them to D"
     )
-    init: Initializer = Field("uniform", description="start values; uniform is the paper's")
+    init: Initializer | None = Field(
+        None, description="start values; null: the family's, uniform (timm) or normal (open_clip)"
+    )
     std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
+
+    placement: PromptPlacement | None = Field(
+        None,
+        description="layer 0's tokens before or after the pre-norm; null: the family's, post_norm "
+        "(timm) or pre_norm (open_clip)",
+    )
 
     @field_validator("layers")
     @classmethod
@@ -79,6 +89,7 @@ class TokenPrompt(Prompt):
         projection: d, or None for d = D without a projection.
         init: 'uniform' (paper), 'normal', 'patches' (waits for `set_patch_rows`), 'zeros'.
         std: of 'normal'.
+        placement: see `Prompt.placement`.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class TokenPrompt(Prompt):
         projection: int | None = None,
         init: Initializer = "uniform",
         std: float = 0.02,
+        placement: PromptPlacement = "post_norm",
     ):
         super().__init__()
         self.num_tokens = num_tokens
@@ -100,6 +112,7 @@ class TokenPrompt(Prompt):
         self.shared = shared
         self.dropout = dropout
         self.init = init
+        self.placement = placement
         self.options = {
             "name": "vpt_deep",
             "num_tokens": num_tokens,
@@ -109,6 +122,7 @@ class TokenPrompt(Prompt):
             "projection": projection,
             "init": init,
             "std": std,
+            "placement": placement,
         }
         self._check(init, projection)
         width = projection or embed_dim
@@ -185,12 +199,22 @@ def resolve_layers(choice: LayerChoice, depth: int) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _build(at: Dimensions, *, num_tokens: int, layers: LayerChoice, **options: Any) -> TokenPrompt:
+def _build(
+    at: Dimensions,
+    *,
+    num_tokens: int,
+    layers: LayerChoice,
+    init: Initializer | None,
+    placement: PromptPlacement | None,
+    **options: Any,
+) -> TokenPrompt:
     return TokenPrompt(
         num_tokens,
         resolve_layers(layers, at.depth),
         embed_dim=at.embed_dim,
         patch_size=at.patch_size,
+        init=init or at.prompt_init,
+        placement=placement or at.prompt_placement,
         **options,
     )
 

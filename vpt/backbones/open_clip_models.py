@@ -1,0 +1,237 @@
+"""open_clip's models by name, both towers, with the checks that open_clip leaves to its caller."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import (
+    get_pretrained_cfg,
+    list_pretrained_tags_by_model,
+)
+
+from vpt.backbones.bundled import glyph_clip
+from vpt.errors import BackboneError
+from vpt.registry import nearest
+
+FAMILY = "open_clip/"
+BUNDLED = "bundled/glyph_clip"
+_QUICK = "-quickgelu"
+_PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
+
+
+@dataclass(frozen=True)
+class ClipName:
+    """What a name stands for.
+
+    Attributes:
+        name: 'open_clip/<architecture>[:<tag>]' or 'bundled/glyph_clip'.
+        architecture: of open_clip.
+        tag: of the published weights, or None.
+    """
+
+    name: str
+    architecture: str
+    tag: str | None
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether its weights come with the package."""
+        return self.name == BUNDLED
+
+
+def is_clip_name(name: str) -> bool:
+    """Whether a backbone's name is that of a CLIP, which has a text tower as well."""
+    return name.startswith(FAMILY) or name == BUNDLED
+
+
+def parse_clip_name(name: str) -> ClipName:
+    """The architecture and tag of a name.
+
+    Raises:
+        BackboneError: unknown architecture or tag (the nearest are named), or a tag whose weights
+            were trained with another activation than the architecture has.
+    """
+    architecture = _architecture_of(name)
+    tag = name.partition(":")[2]
+    if not tag:
+        return ClipName(name, architecture, None)
+    tags = list_pretrained_tags_by_model(architecture)
+    if not get_pretrained_cfg(architecture, tag):
+        hint = _same_tag_elsewhere(architecture, tag) or nearest(tag, tags)
+        raise BackboneError(
+            f"unknown tag '{tag}' of '{architecture}'{hint} (known: {', '.join(tags) or 'none'})"
+        )
+    _check_activation(name, architecture, tag)
+    return ClipName(name, architecture, tag)
+
+
+def create_open_clip(
+    name: str, *, pretrained: bool = True, weights: Path | str | None = None
+) -> Any:
+    """open_clip's own model: `CLIP`, `CustomTextCLIP` or `CoCa`, fp32, on the CPU, in eval.
+
+    Args:
+        name: see `ClipName`.
+        pretrained: load the tag's weights (open_clip downloads them once); False: random ones.
+        weights: a local safetensors file in open_clip's tensor names, instead of a download.
+
+    Raises:
+        BackboneError: unknown name or tag, an activation that does not match the tag, weights that
+            are missing or do not fit.
+    """
+    clip = parse_clip_name(name)
+    source = _weights_of(clip, pretrained, None if weights is None else Path(weights))
+    try:
+        with _quiet():
+            model = open_clip.create_model(
+                clip.architecture,
+                pretrained=source,
+                force_preprocess_cfg=_preprocess_of(clip),
+                pretrained_text=False,
+                require_pretrained=source is not None,
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        if weights is not None:
+            raise BackboneError(f"weights {weights} do not fit '{name}': {reason}") from error
+        hint = "; without network give backbone.weights=FILE.safetensors" if source else ""
+        raise BackboneError(f"cannot create '{name}': {reason}{hint}") from error
+    return model.eval()
+
+
+def create_tokenizer(name: str) -> Any:
+    """open_clip's tokenizer of a model: texts, context_length -> (texts, context_length) int64.
+
+    Raises:
+        BackboneError: its files cannot be loaded.
+    """
+    clip = parse_clip_name(name)
+    try:
+        with _quiet():
+            return open_clip.get_tokenizer(clip.architecture)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackboneError(f"cannot load the tokenizer of '{name}': {reason}") from error
+
+
+def clip_config(name: str) -> dict[str, Any]:
+    """open_clip's configuration of a model's architecture: 'vision_cfg', 'text_cfg', ..
+
+    The tag is not looked at.
+    """
+    config: dict[str, Any] = open_clip.get_model_config(_architecture_of(name))
+    return config
+
+
+def list_clip_names(pattern: str = "*") -> list[str]:
+    """Names with a tag that `create_open_clip` takes; the pattern is of the part after '/'."""
+    names = [BUNDLED] if fnmatch("glyph_clip", pattern) else []
+    for architecture, tag in open_clip.list_pretrained():
+        if fnmatch(f"{architecture}:{tag}", pattern) and _fits(architecture, tag):
+            names.append(f"{FAMILY}{architecture}:{tag}")
+    return names
+
+
+def imagenet_templates() -> dict[str, tuple[str, ...]]:
+    """open_clip's sentences for ImageNet with {} for the class: all 80, and the 'simple' 7."""
+    sets = {
+        "openai_imagenet": open_clip.OPENAI_IMAGENET_TEMPLATES,
+        "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES,
+    }
+    return {name: tuple(write("{}") for write in sentences) for name, sentences in sets.items()}
+
+
+def _architecture_of(name: str) -> str:
+    if name == BUNDLED:
+        return "glyph_clip"
+    architecture = name.removeprefix(FAMILY).partition(":")[0]
+    known = [each for each in open_clip.list_models() if each != "glyph_clip"]
+    if not name.startswith(FAMILY) or architecture not in known:
+        raise BackboneError(
+            f"unknown CLIP '{name}'{nearest(name, [BUNDLED, *(FAMILY + each for each in known)])}"
+        )
+    return architecture
+
+
+def _same_tag_elsewhere(architecture: str, tag: str) -> str:
+    """A hint at the twin of an architecture with the other activation, if the tag is one of its."""
+    twin = architecture.removesuffix(_QUICK)
+    twin = twin if twin != architecture else f"{architecture}{_QUICK}"
+    return f", use '{FAMILY}{twin}:{tag}'" if get_pretrained_cfg(twin, tag) else ""
+
+
+def _fits(architecture: str, tag: str) -> bool:
+    """Whether tag and architecture agree on QuickGELU (open_clip itself only warns)."""
+    config = open_clip.get_model_config(architecture) or {}
+    wanted = bool(get_pretrained_cfg(architecture, tag).get("quick_gelu", False))
+    return wanted == bool(config.get("quick_gelu", False))
+
+
+def _check_activation(name: str, architecture: str, tag: str) -> None:
+    if _fits(architecture, tag):
+        return
+    quick = bool(get_pretrained_cfg(architecture, tag).get("quick_gelu", False))
+    right = f"{architecture}{_QUICK}" if quick else architecture.removesuffix(_QUICK)
+    trained, built = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+    way_out = f"use '{FAMILY}{right}:{tag}'"
+    if right not in open_clip.list_models():
+        way_out = "open_clip has no architecture that matches it"
+    raise BackboneError(
+        f"'{name}': the weights '{tag}' were trained with {trained}, '{architecture}' has "
+        f"{built}; {way_out}"
+    )
+
+
+def _weights_of(clip: ClipName, pretrained: bool, weights: Path | None) -> str | None:
+    """What open_clip's `pretrained` argument should be: a file, a tag or None."""
+    if weights is not None:
+        if weights.suffix != ".safetensors":
+            raise BackboneError(
+                f"weights {weights}: only .safetensors files are read; convert it first"
+            )
+        if not weights.is_file():
+            raise BackboneError(f"weights {weights}: no such file")
+        return str(weights)
+    if not pretrained:
+        return None
+    if clip.is_bundled:
+        return str(glyph_clip.WEIGHTS)
+    if clip.tag is None:
+        published = list_pretrained_tags_by_model(clip.architecture)
+        tags = ", ".join(tag for tag in published if _fits(clip.architecture, tag))
+        tags = tags or "none is published"
+        raise BackboneError(
+            f"'{clip.name}' names no weights; write '{clip.name}:<tag>' with a tag of: {tags}; "
+            "or give backbone.weights=FILE.safetensors"
+        )
+    return clip.tag
+
+
+def _preprocess_of(clip: ClipName) -> dict[str, Any]:
+    """The tag's own preprocessing, which open_clip drops when the weights come from a file."""
+    if clip.is_bundled:
+        return dict(glyph_clip.PREPROCESS)
+    config = get_pretrained_cfg(clip.architecture, clip.tag) if clip.tag else {}
+    return {key: copy.copy(config[key]) for key in _PREPROCESS_KEYS if config.get(key) is not None}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip writes to the root logger, which sets up a handler of its own when first used."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,122 @@
+"""timm's models by name, behind their adapters."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import vpt.backbones.bundled  # noqa: F401 - registers its models with timm
+from vpt.backbones.timm_eva import TimmEva
+from vpt.backbones.timm_vit import TimmViT
+from vpt.errors import BackboneError
+
+ADAPTERS: dict[type[nn.Module], type[TimmViT]] = {VisionTransformer: TimmViT, Eva: TimmEva}
+SUPPORTED = "timm's VisionTransformer and Eva"
+BUNDLED = ("glyph_vit",)
+MODULES = ("vision_transformer", "eva")
+"""timm's modules whose models are of the supported classes."""
+
+
+def timm_model_name(name: str) -> str | None:
+    """The name that timm has for a backbone, or None where it has none."""
+    family, _, model = name.partition("/")
+    if family == "bundled" and model in BUNDLED:
+        return model
+    if family == "timm" and timm.is_model(model.split(".")[0]):
+        return model
+    return None
+
+
+def create_timm_backbone(name: str, *, pretrained: bool, weights: Path | None) -> TimmViT:
+    """The backbone of a name for which `timm_model_name` gives one.
+
+    Raises:
+        BackboneError: its class is not supported, or its weights are missing or do not fit.
+    """
+    model_name = timm_model_name(name)
+    assert model_name is not None
+    _refuse_unsupported(name, model_name)
+    if weights is not None:
+        body = _create_with_weights(name, model_name, weights)
+    else:
+        body = _create(name, model_name, pretrained=pretrained)
+    return ADAPTERS[type(body)](body, name)
+
+
+def list_timm_backbones(pattern: str = "*") -> list[str]:
+    """Names that `create_timm_backbone` takes; the pattern is of the part after '/'."""
+    names = [f"bundled/{name}" for name in timm.list_models(pattern) if name in BUNDLED]
+    for module in MODULES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tagged = timm.list_models(pattern, module=module, pretrained=True)
+            plain = timm.list_models(pattern, module=module)
+        names += sorted(f"timm/{name}" for name in {*tagged, *plain} if name not in BUNDLED)
+    return names
+
+
+def name_of(body: Any) -> str:
+    """The name under which timm knows a model, or ''."""
+    config = getattr(body, "pretrained_cfg", None) or {}
+    tag = f".{config['tag']}" if config.get("tag") else ""
+    return f"timm/{config['architecture']}{tag}" if config.get("architecture") else ""
+
+
+def _refuse_unsupported(name: str, model_name: str) -> None:
+    """Refuse by class before any weight is downloaded."""
+    with torch.device("meta"):
+        kind = type(_create(name, model_name, pretrained=False))
+    if kind not in ADAPTERS:
+        raise BackboneError(
+            f"'{name}' is a {kind.__name__}, which is not supported: {SUPPORTED} are"
+        )
+
+
+def _create(name: str, model_name: str, **options: Any) -> Any:
+    try:
+        return timm.create_model(model_name, **options)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        hint = (
+            "; without network give backbone.weights=FILE.safetensors"
+            if options["pretrained"]
+            else ""
+        )
+        raise BackboneError(f"cannot create '{name}': {reason}{hint}") from error
+
+
+def _create_with_weights(name: str, model_name: str, weights: Path) -> Any:
+    """Load strictly: the file's own head size is used.
+
+    So not one other tensor may be missing.
+    """
+    if weights.suffix != ".safetensors":
+        raise BackboneError(
+            f"weights {weights}: only .safetensors files are read; convert it first"
+        )
+    if not weights.is_file():
+        raise BackboneError(f"weights {weights}: no such file")
+    try:
+        state = load_state_dict(str(weights))
+    except Exception as error:
+        raise BackboneError(
+            f"weights {weights}: not a readable safetensors file ({error})"
+        ) from error
+    head = state.get("head.weight")
+    num_classes = 0 if head is None else head.shape[0]
+    overlay = {"state_dict": state, "num_classes": num_classes, "custom_load": False}
+    try:
+        return timm.create_model(
+            model_name, pretrained=True, num_classes=num_classes, pretrained_cfg_overlay=overlay
+        )
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackboneError(f"weights {weights} do not fit '{name}': {reason}") from error
