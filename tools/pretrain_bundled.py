@@ -1,4 +1,4 @@
-"""`python tools/pretrain_bundled.py CONFIG CHECKPOINT [key=value ...]`: trains the bundled ViT."""
+"""`python tools/pretrain_bundled.py CONFIG CHECKPOINT [key=value ...]`: trains a bundled backbone."""
 
 import sys
 

@@ -335,7 +335,7 @@ def save_checkpoint(
         for key, value in state.items():
             tensors[f"optimizer.{name}.{key}"] = value
     counters = json.dumps({"step": step, "images": images})
-    _write(path, tensors, {"counters": counters})
+    write_tensors(path, tensors, {"counters": counters})
 
 
 def load_checkpoint(
@@ -387,11 +387,12 @@ def export_weights(
         "architecture": json.dumps({**ARCHITECTURE, **settings.architecture}),
         "settings": json.dumps(asdict(settings)),
     }
-    _write(path, tensors, metadata)
+    write_tensors(path, tensors, metadata)
     return metadata
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Replaces a file as a whole; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)

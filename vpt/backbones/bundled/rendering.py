@@ -118,19 +118,57 @@ class RenderSettings:
     blurred: float = 0.2
 
 
+class CellRenderer:
+    """Renders pictures of the drawings in an atlas.
+
+    Every symbol is as likely as every other, however many drawings it has.
+
+    Args:
+        cells: (A, 64, 64) uint8 drawings.
+        symbols: (A,) symbol of each.
+        settings: what the pictures look like.
+    """
+
+    def __init__(self, cells: Tensor, symbols: Tensor, settings: RenderSettings) -> None:
+        self.cells = cells
+        self.symbols = symbols
+        self.settings = settings
+        counts = torch.bincount(symbols).float()
+        self._cumulative = (1.0 / counts[symbols]).cumsum(0)
+
+    def choose(self, count: int, random: torch.Generator) -> Tensor:
+        """(count,) drawings."""
+        draws = torch.rand(count, generator=random) * self._cumulative[-1]
+        return torch.searchsorted(self._cumulative, draws).clamp_(max=len(self.symbols) - 1)
+
+    def paint(
+        self, chosen: Tensor, *, size: int, difficulty: float, random: torch.Generator
+    ) -> RenderedBatch:
+        """Pictures of the chosen drawings; the targets are those that rendering decides."""
+        targets: dict[str, Tensor] = {}
+        cells = self.cells[chosen].unsqueeze(1).float().div_(255.0)
+        cells = _restroke(cells, targets, difficulty, random)
+        coverage = _warp(cells, size, targets, difficulty, random)
+        plain = 1.0 - (1.0 - self.settings.plain) * difficulty
+        images = _colour(coverage, targets, plain, random)
+        images = _degrade(images, targets, self.settings, difficulty, random)
+        return RenderedBatch(images, coverage, targets)
+
+    def draw(self, count: int, size: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(images (count, 3, size, size), symbols (count,)) at full difficulty."""
+        chosen = self.choose(count, random)
+        batch = self.paint(chosen, size=size, difficulty=1.0, random=random)
+        return batch.images, self.symbols[chosen]
+
+
 class GlyphRenderer:
     """Renders batches as a pure function of its settings and the arguments of `render`."""
 
     def __init__(self, seed: int = 0, settings: RenderSettings | None = None) -> None:
         self.seed = seed
         self.settings = settings or RenderSettings()
-        cells, symbols, fonts = _build_atlas()
-        self._cells = cells
-        self._symbols = symbols
-        self._fonts = fonts
-        counts = torch.bincount(symbols, minlength=TARGETS["symbol"]).float()
-        # Every symbol is as likely as every other, however many fonts draw it.
-        self._cumulative = (1.0 / counts[symbols]).cumsum(0)
+        cells, symbols, self._fonts = _build_atlas()
+        self._renderer = CellRenderer(cells, symbols, self.settings)
 
     def render(
         self, batch_size: int, *, size: int = 32, difficulty: float = 1.0, step: int = 0
@@ -151,16 +189,10 @@ class GlyphRenderer:
         if not 0.0 <= difficulty <= 1.0:
             raise ValueError(f"difficulty {difficulty} is outside 0..1")
         random = torch.Generator().manual_seed(mix_seed(self.seed, step))
-        draws = torch.rand(batch_size, generator=random) * self._cumulative[-1]
-        chosen = torch.searchsorted(self._cumulative, draws).clamp_(max=len(self._symbols) - 1)
-        targets = {"symbol": self._symbols[chosen], "font": self._fonts[chosen]}
-        cells = self._cells[chosen].unsqueeze(1).float().div_(255.0)
-        cells = _restroke(cells, targets, difficulty, random)
-        coverage = _warp(cells, size, targets, difficulty, random)
-        plain = 1.0 - (1.0 - self.settings.plain) * difficulty
-        images = _colour(coverage, targets, plain, random)
-        images = _degrade(images, targets, self.settings, difficulty, random)
-        return RenderedBatch(images, coverage, targets)
+        chosen = self._renderer.choose(batch_size, random)
+        batch = self._renderer.paint(chosen, size=size, difficulty=difficulty, random=random)
+        targets = {"symbol": self._renderer.symbols[chosen], "font": self._fonts[chosen]}
+        return RenderedBatch(batch.images, batch.coverage, targets | batch.targets)
 
 
 def mix_seed(seed: int, step: int) -> int:
@@ -312,19 +344,32 @@ def _resample(images: Tensor, low: int, mode: str) -> Tensor:
 @lru_cache(maxsize=1)
 def _build_atlas() -> tuple[Tensor, Tensor, Tensor]:
     """Cells (A, 64, 64) uint8, their symbol index (A,) and their font index (A,)."""
+    cells, symbols, fonts = draw_characters(GLYPHS)
+    doodles = [_draw_doodles(doodle, count=24) for doodle in range(NUM_DOODLES)]
+    numbers = torch.tensor([len(GLYPHS) + d for d, drawn in enumerate(doodles) for _ in drawn])
+    drawings = torch.stack([cell for drawn in doodles for cell in drawn])
+    no_font = torch.full_like(numbers, IGNORED)
+    return (
+        torch.cat([cells, drawings]),
+        torch.cat([symbols, numbers]),
+        torch.cat([fonts, no_font]),
+    )
+
+
+def draw_characters(characters: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Characters in every font that has them.
+
+    Returns:
+        Cells (A, 64, 64) uint8, the position of each in `characters` (A,), its font in `FONTS`.
+    """
     cells: list[Tensor] = []
     symbols: list[int] = []
     fonts: list[int] = []
     for font_index, name in enumerate(FONTS):
-        for symbol, character in _characters(name):
+        for symbol, character in _characters(name, characters):
             cells.append(_draw_glyph(name.partition(":")[0], character))
             symbols.append(symbol)
             fonts.append(font_index)
-    for doodle in range(NUM_DOODLES):
-        variants = _draw_doodles(doodle, count=24)
-        cells.extend(variants)
-        symbols.extend([len(GLYPHS) + doodle] * len(variants))
-        fonts.extend([IGNORED] * len(variants))
     return torch.stack(cells), torch.tensor(symbols), torch.tensor(fonts)
 
 
@@ -332,12 +377,12 @@ def _font_path(file: str) -> Path:
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{file}.ttf"
 
 
-def _characters(font: str) -> list[tuple[int, str]]:
-    """Pairs of symbol index and the character that draws it in this font; missing ones left out."""
+def _characters(font: str, characters: Sequence[str]) -> list[tuple[int, str]]:
+    """Pairs of position and the character that draws it in this font; missing ones left out."""
     file, _, alphabet = font.partition(":")
     available = FT2Font(str(_font_path(file))).get_charmap()
     pairs = []
-    for index, glyph in enumerate(GLYPHS):
+    for index, glyph in enumerate(characters):
         character = _in_alphabet(glyph, alphabet) if alphabet else glyph
         if character is not None and ord(character) in available:
             pairs.append((index, character))
@@ -367,10 +412,10 @@ def _draw_glyph(file: str, character: str) -> Tensor:
     canvas = Image.new("L", (8 * GLYPH_EXTENT, 8 * GLYPH_EXTENT))
     position = (2 * GLYPH_EXTENT, 2 * GLYPH_EXTENT)
     ImageDraw.Draw(canvas).text(position, character, fill=255, font=_open_font(file))
-    return _fit(canvas)
+    return fit_drawing(canvas)
 
 
-def _fit(canvas: Image.Image) -> Tensor:
+def fit_drawing(canvas: Image.Image) -> Tensor:
     """The drawing's bounding box, scaled to `GLYPH_EXTENT` and centred in a cell."""
     box = canvas.getbbox()
     assert box is not None, "the drawing is empty"
@@ -396,7 +441,7 @@ def _draw_doodles(doodle: int, *, count: int) -> list[Tensor]:
         canvas = Image.new("L", (8 * GLYPH_EXTENT, 8 * GLYPH_EXTENT))
         for stroke in points.tolist():
             _draw_stroke(canvas, stroke, width)
-        variants.append(_fit(canvas))
+        variants.append(fit_drawing(canvas))
     return variants
 
 
