@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test check clean
+.PHONY: install quickstart clip-quickstart test check clean
 
 install: $(STAMP)
 
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml
 
 quickstart: $(STAMP)
 	$(BIN)/vpt quickstart configs/quickstart.yaml --overwrite
+
+clip-quickstart: $(STAMP)
+	$(BIN)/vpt clip-eval configs/clip_quickstart.yaml --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

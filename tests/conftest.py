@@ -14,6 +14,12 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Text classifiers are not kept in the user's cache."""
+    os.environ["VPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _same_start():
     """Every test starts from the same random state, whatever ran before it."""

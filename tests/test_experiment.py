@@ -21,7 +21,10 @@ from vpt.experiment import build
 from vpt.runs import train
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "quickstart")
+EVALUATIONS = {"quickstart", "clip_quickstart"} | {
+    f"clip_vpt_{name}" for name in ("oxford_pets", "eurosat", "dtd")
+}
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem not in EVALUATIONS)
 CUB_CONFIGS = ["vpt_deep_cub", "vpt_deep_cub_adamw"]
 
 

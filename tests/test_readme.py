@@ -16,6 +16,7 @@ from tests.fixtures import make_folder
 from vpt.cli import app
 from vpt.config import Schema, load_config
 from vpt.prompts import Prompt
+from vpt.protocols.clip_eval import load_clip_eval
 from vpt.registry import PROMPTS
 from vpt.structures import Dimensions
 
@@ -28,7 +29,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_training_loop__is_short__trains__and_its_file_loads(tmp_path, monkeypatch):
-    loop, load = blocks("python")
+    loop, load, clip = blocks("python")
     assert len(loop.strip().splitlines()) < 15
     make_folder(tmp_path / "photos", splits=("train",), classes=3, images=4)
     monkeypatch.chdir(tmp_path)
@@ -37,11 +38,14 @@ def test_the_training_loop__is_short__trains__and_its_file_loads(tmp_path, monke
     assert names["model"].backbone is names["again"].backbone
     assert names["model"].class_names == ["class_0", "class_1", "class_2"]
     torch.testing.assert_close(names["probabilities"].sum(), torch.tensor(1.0))
+    exec(clip, names)
+    assert names["probabilities"].shape == (1, 2)
+    assert sum(p.numel() for p in names["prompted"].trainable_parameters()) == 6 * 10 * 192
 
 
 def test_every_vpt_command__exists():
     known = set(typer.main.get_command(app).commands)
-    used = set(re.findall(r"^(?:\s*)vpt (\w+)", "\n".join(blocks("bash")), flags=re.MULTILINE))
+    used = set(re.findall(r"^(?:\s*)vpt ([\w-]+)", "\n".join(blocks("bash")), flags=re.MULTILINE))
     assert len(used) >= 5
     assert used <= known
 
@@ -50,9 +54,12 @@ def test_every_config_named__exists_and_validates():
     import vpt.api  # noqa: F401 - registers prompts and heads
 
     named = set(re.findall(r"configs/\w+\.yaml", README))
-    assert len(named) >= 3
-    for name in named - {"configs/quickstart.yaml"}:
+    evaluations = {name for name in named if "clip_" in name} - {"configs/clip_vpt.yaml"}
+    assert len(named) >= 7
+    for name in named - evaluations - {"configs/quickstart.yaml"}:
         load_config(ROOT / name)
+    for name in evaluations:
+        load_clip_eval(ROOT / name)
 
 
 def test_the_prompts_table__is_valid_config():

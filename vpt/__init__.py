@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vpt.models import Classifier
     from vpt.prompts import Prompt
     from vpt.structures import Features, Preprocess
+    from vpt.text import TextClassifier, TextTower, build_classifier, create_text_tower
 
 _HOMES = {
     "vpt.backbones": ("Backbone", "list_backbones"),
@@ -42,6 +43,7 @@ _HOMES = {
     "vpt.models": ("Classifier",),
     "vpt.prompts": ("Prompt",),
     "vpt.structures": ("Features", "Preprocess"),
+    "vpt.text": ("TextClassifier", "TextTower", "build_classifier", "create_text_tower"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -56,9 +58,13 @@ __all__ = [
     "Prompt",
     "PromptFileError",
     "RunError",
+    "TextClassifier",
+    "TextTower",
     "VptError",
     "__version__",
+    "build_classifier",
     "create_model",
+    "create_text_tower",
     "create_transform",
     "list_backbones",
     "list_prompts",

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from torch import nn
 
-from vpt.backbones import Backbone, create_backbone, wrap_backbone
+from vpt.backbones import Backbone, create_backbone, is_clip_name, wrap_backbone
 from vpt.config import HeadConfig, PromptConfig, RunConfig, Schema, validate
 from vpt.engine.prompt_file import (
+    TEXT_FEATURE,
     BackboneRecord,
     PromptHeader,
+    TextRecord,
     read_prompt_file,
     write_prompt_file,
 )
 from vpt.errors import ConfigError, PromptFileError
-from vpt.heads import Head, build_head
+from vpt.heads import Head, TextOptions, TextParts, build_head
 from vpt.models import Classifier, PromptedBackbone
 from vpt.prompts import Prompt, PromptList, build_prompt
-from vpt.registry import PROMPTS
-from vpt.structures import Preprocess
+from vpt.registry import HEADS, PROMPTS
+from vpt.structures import Preprocess, TextIdentity
+from vpt.text import (
+    LearnedContext,
+    TextTower,
+    build_classifier,
+    create_text_tower,
+    default_cache,
+    resolve_class_prompts,
+    resolve_templates,
+)
 
 PromptSpec = str | Mapping[str, Any] | Prompt | Sequence["str | Mapping[str, Any] | Prompt"]
 
@@ -49,6 +61,8 @@ def create_model(
     weights: Path | str | None = None,
     image_size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
+    text_names: Sequence[str] | None = None,
+    text: TextTower | None = None,
     preprocess: Preprocess | None = None,
     **prompt_options: Any,
 ) -> Classifier:
@@ -68,6 +82,8 @@ def create_model(
         weights: a local safetensors file with them, instead of a download.
         image_size: pixels, or (H, W); None keeps the backbone's own.
         class_names: C names for predictions and the prompt file.
+        text_names: the classes as a sentence calls them, for heads of texts; None: `class_names`.
+        text: the text tower for such heads; None loads the one that belongs to the backbone.
         preprocess: other than the backbone's own.
         **prompt_options: options of a prompt that is given by name, e.g. num_tokens=10.
 
@@ -85,12 +101,61 @@ def create_model(
         body = wrap_backbone(backbone)
     body = _tuned(body, tuning)
     learned = _make_prompt(prompt, prompt_options, body)
-    built_head = None
+    built_head, identity = None, None
     if num_classes is not None:
         options = validate(_ModelOptions, {"head": head}, source="create_model").head
-        built_head = build_head(options, body.dimensions, num_classes)
+        parts = None
+        if issubclass(HEADS[options["name"]].schema, TextOptions):
+            names = text_names if text_names is not None else class_names
+            options, parts, identity = _text_parts(options, body, names, text)
+        built_head = build_head(options, body.dimensions, num_classes, parts)
     prompted = PromptedBackbone(body, learned)
-    return Classifier(prompted, built_head, class_names, preprocess=preprocess, tuning=tuning)
+    return Classifier(
+        prompted, built_head, class_names, preprocess=preprocess, tuning=tuning, text=identity
+    )
+
+
+def _text_parts(
+    options: dict[str, Any], body: Backbone, names: Sequence[str] | None, text: TextTower | None
+) -> tuple[dict[str, Any], TextParts, TextIdentity]:
+    """The head's options with every sentence written out, what it is built from, and its source.
+
+    Without a learned context the tower is not kept: its classifier is all that is needed of it.
+    """
+    if names is None:
+        raise ConfigError(f"head {options['name']} needs class_names: they are what is classified")
+    tower = text or _text_tower_of(body, options["name"])
+    given = options["class_prompts"]
+    prompts = None if given is None else resolve_class_prompts(given)
+    options = options | {
+        "templates": resolve_templates(options["templates"] or "a_photo"),
+        "class_prompts": prompts,
+    }
+    classifier = build_classifier(
+        tower,
+        names,
+        options["templates"],
+        class_prompts=options["class_prompts"],
+        cache=default_cache() if body.pretrained or body.weights else None,
+    )
+    context = options.get("context")
+    assert tower.sha256 is not None, "the classifier was built from weights"
+    parts = TextParts(
+        weight=classifier.weight,
+        logit_scale=classifier.logit_scale,
+        logit_bias=classifier.logit_bias,
+        context=LearnedContext(tower, names, **context) if context else None,
+    )
+    return options, parts, TextIdentity(tower.sha256, tower.context_length, tuple(names))
+
+
+def _text_tower_of(body: Backbone, head: str) -> TextTower:
+    if not is_clip_name(body.name):
+        raise ConfigError(
+            f"head {head} needs a text tower, which '{body.name}' has not; take an open_clip "
+            "backbone" + ("" if body.name else ", or pass the tower as text=")
+        )
+    return create_text_tower(body.name, pretrained=body.pretrained, weights=body.weights)
 
 
 def _tuned(backbone: Backbone, tuning: str) -> Backbone:
@@ -178,9 +243,11 @@ def save_prompt(
         else {**model.head.options, "num_classes": model.head.num_classes},
         tuning=model.tuning,
         class_names=names,
+        text=None if model.text is None else TextRecord(**asdict(model.text)),
         metrics=dict(metrics or {}),
         seed=seed,
         config=None if config is None else config.model_dump(mode="json"),
+        requires=[] if model.text is None else [TEXT_FEATURE],
     )
     write_prompt_file(Path(path), dict(model.trained_tensors()), header)
 
@@ -199,6 +266,9 @@ def load_prompt(
     backbone: str | nn.Module | None = None,
     *,
     weights: Path | str | None = None,
+    class_names: Sequence[str] | None = None,
+    text_names: Sequence[str] | None = None,
+    text: TextTower | None = None,
 ) -> Classifier:
     """The model of a prompt file, in eval.
 
@@ -207,6 +277,9 @@ def load_prompt(
         backbone: one that is already in memory, which is shared; None creates the file's.
         weights: a local file with the backbone's weights, where the file's own note of it no longer
             holds.
+        class_names: other classes than the file's, for a head whose classes are texts.
+        text_names: how a sentence calls them; None: as they are.
+        text: a text tower that is already in memory.
 
     Raises:
         PromptFileError: the file is damaged, needs a newer version, or belongs to another backbone.
@@ -216,6 +289,11 @@ def load_prompt(
     body = _backbone_of(header, Path(path), backbone, weights)
     head = dict(header.head) if header.head else None
     num_classes = head.pop("num_classes") if head else None
+    names = header.class_names
+    written: Sequence[str] | None = header.text.names if header.text else None
+    if class_names is not None:
+        _refuse_other_classes(path, header)
+        names, written, num_classes = list(class_names), text_names, len(class_names)
     try:
         model = create_model(
             body,
@@ -223,13 +301,43 @@ def load_prompt(
             num_classes=num_classes,
             head=head or "linear",
             tuning=header.tuning,
-            class_names=header.class_names if head else None,
+            class_names=names if head else None,
+            text_names=written,
+            text=text,
             preprocess=Preprocess.from_dict(header.preprocess),
         )
+        _check_text(header, model)
         model.load_trained(tensors)
     except (ConfigError, PromptFileError, TypeError) as error:
         raise PromptFileError(f"{path}: {error}") from error
     return model.eval()
+
+
+def _refuse_other_classes(path: Path | str, header: PromptHeader) -> None:
+    """Only texts that are fixed, or share one learned context, can be about other classes."""
+    head = header.head or {}
+    context = head.get("context") or {}
+    if header.text is None or head["name"] != "zero_shot" or context.get("class_specific"):
+        kind = "a context for each class" if context else f"head {head.get('name')}"
+        raise PromptFileError(
+            f"{path} was trained for its own classes ({kind}): it cannot name others; "
+            "use head zero_shot"
+        )
+
+
+def _check_text(header: PromptHeader, model: Classifier) -> None:
+    if header.text is None or model.text is None:
+        return
+    if model.text.sha256 != header.text.sha256:
+        raise PromptFileError(
+            f"it belongs to a text tower with weights {header.text.sha256[:12]}, not "
+            f"{model.text.sha256[:12]}"
+        )
+    if model.text.context_length != header.text.context_length:
+        raise PromptFileError(
+            f"it was trained with texts of {header.text.context_length} tokens, the tower takes "
+            f"{model.text.context_length}"
+        )
 
 
 def _backbone_of(
@@ -254,6 +362,11 @@ def _backbone_of(
         raise PromptFileError(
             f"{path} belongs to '{record.name}' with weights {record.sha256[:12]}, "
             f"not to '{body.name}' with {str(body.sha256)[:12]}"
+        )
+    if record.activation is not None and body.activation != record.activation:
+        raise PromptFileError(
+            f"{path} was trained with {record.activation}, '{body.name}' computes "
+            f"{body.activation}: same weights, other numbers"
         )
     if body.preprocess.size != record.image_size or body.grid != record.grid:
         raise PromptFileError(

@@ -111,11 +111,15 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     num_workers: Annotated[int, typer.Option(min=0)] = 2,
     weights: Weights = None,
+    names: Annotated[
+        Literal["file", "data"],
+        typer.Option(help="classes: the prompt file's, or (if they are texts) the data set's own"),
+    ] = "file",
     output: Annotated[
         Path | None, typer.Option(help="also write the metrics to this JSON file")
     ] = None,
 ) -> None:
-    """Measure a prompt file on a data set with the same classes."""
+    """Measure a prompt file on a data set."""
     from vpt import runs
     from vpt.engine.run_dir import write_json_atomic
 
@@ -128,6 +132,7 @@ def evaluate(
         batch_size=batch_size,
         num_workers=num_workers,
         weights=weights,
+        names=names,
     )
     for name, value in metrics.items():
         log(f"{name} {value:.4f}")
@@ -149,6 +154,14 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     device: Device = "auto",
     weights: Weights = None,
+    probabilities: Annotated[
+        Literal["softmax", "sigmoid"],
+        typer.Option(help="of one of the classes; or of each on its own (SigLIP)"),
+    ] = "softmax",
+    classes: Annotated[
+        str | None,
+        typer.Option(help="other class names, comma-separated, if the file's are texts"),
+    ] = None,
 ) -> None:
     """Name the class of images."""
     from vpt import runs
@@ -158,12 +171,20 @@ def predict(
 
     paths = list(find_images(images))
     where = choose_device(device)
-    model = load_prompt(prompt, weights=weights).to(where)
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    model = load_prompt(prompt, weights=weights, class_names=names).to(where)
     if model.head is None:
         raise PromptFileError(f"{prompt} holds no head: nothing to predict")
     unreadable = 0
     with _writer(output) as stream:
-        rows = runs.predict_images(model, paths, device=where, batch_size=batch_size, top_k=top_k)
+        rows = runs.predict_images(
+            model,
+            paths,
+            device=where,
+            batch_size=batch_size,
+            top_k=top_k,
+            probabilities=probabilities,
+        )
         for row in _written(rows, stream, output_format):
             unreadable += row.error is not None
     if unreadable:
@@ -236,7 +257,7 @@ def quickstart(
     ] = False,
 ) -> None:
     """Compare linear probe, prompts and full fine-tuning on real images, offline."""
-    from vpt.protocols.few_shot import compare, load_comparison
+    from vpt.protocols.comparison import compare, load_comparison
     from vpt.reports.tables import comparison_table, write_comparison
 
     settings = load_comparison(config, overrides or ())
@@ -244,6 +265,48 @@ def quickstart(
     write_comparison(result, settings.run_dir)
     out.print(comparison_table(result))
     log(f"written to {settings.run_dir}/")
+
+
+@app.command()
+def clip_eval(
+    configs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG... [key=value]...", help="e.g. configs/clip_vpt_eurosat.yaml"
+        ),
+    ],
+    prompt: Annotated[
+        list[Path] | None, typer.Option(help="a prompt file to measure as well; may be repeated")
+    ] = None,
+    protocols: Annotated[
+        str | None, typer.Option(help="instead of the config's: zero_shot,few_shot,base_to_new")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="train every run anew; else finished ones are kept")
+    ] = False,
+) -> None:
+    """Evaluate a CLIP: zero-shot, prompt files, few-shot, base-to-new, beside free baselines."""
+    from vpt.protocols.clip_eval import evaluate_clip, load_clip_eval
+    from vpt.reports.clip_tables import average_table, clip_tables, write_clip_evaluation
+
+    paths = [Path(word) for word in configs if "=" not in word]
+    overrides = [word for word in configs if "=" in word]
+    if not paths:
+        raise typer.BadParameter("name a config, e.g. configs/clip_vpt_eurosat.yaml")
+    if prompt:
+        overrides.append(f"prompt_files={json.dumps([str(path) for path in prompt])}")
+    if protocols:
+        overrides.append(f"protocols=[{protocols}]")
+    settings = [load_clip_eval(path, overrides) for path in paths]
+    results = []
+    for setting in settings:
+        results.append(evaluate_clip(setting, overwrite=overwrite, log=log, console=out))
+        write_clip_evaluation(results[-1], setting.run_dir)
+        for table in clip_tables(results[-1]):
+            out.print(table)
+        log(f"written to {setting.run_dir}/")
+    if len(results) > 1:
+        out.print(average_table(results))
 
 
 @app.command()
@@ -286,27 +349,27 @@ def pretrain_bundled(
     checkpoint: Annotated[Path, typer.Argument(help="file to go on from, if there is one")],
     overrides: Overrides = None,
 ) -> None:
-    """Render images and train the bundled backbone; its fp16 weights end beside the checkpoint."""
+    """Render images and train a bundled backbone; its fp16 weights end beside the checkpoint."""
     import torch
 
-    from vpt.backbones.bundled.pretraining import PretrainSettings, export_weights, pretrain
+    from vpt.backbones.bundled import recipes
     from vpt.config import load_yaml
     from vpt.errors import ConfigError, RunError
 
     values = load_yaml(config, overrides or ())
     try:
-        settings = PretrainSettings.from_dict(values)
+        recipe = recipes.read(values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{config}: {error}") from error
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(recipe.settings.threads)
     try:
-        pretrain(settings, checkpoint=checkpoint, log=log)
+        recipe.pretrain(recipe.settings, checkpoint=checkpoint, log=log)
     except FloatingPointError as error:
         raise RunError(f"{error}; the last checkpoint is as it was") from error
-    weights = checkpoint.with_name("glyph_vit.safetensors")
+    weights = checkpoint.with_name(f"{recipe.model}.safetensors")
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    export_weights(checkpoint, weights, settings=settings, date=date)
+    recipe.export(checkpoint, weights, settings=recipe.settings, date=date)
     log(f"written to {weights}")
 
 

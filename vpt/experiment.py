@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,10 +15,14 @@ from vpt.data import (
     Descriptor,
     Splits,
     Transform,
+    apply_selection,
+    check_classes,
+    coop_few_shot,
     evaluation_transform,
     few_shot,
     load_descriptor,
     read_splits,
+    restrict_classes,
     training_transform,
 )
 from vpt.engine.fit import FitSettings, steps_per_epoch
@@ -27,9 +32,11 @@ from vpt.engine.prompt_file import (
     read_prompt_header,
 )
 from vpt.errors import ConfigError, PromptFileError
-from vpt.models import Classifier
+from vpt.heads import TextHead
+from vpt.models import Classifier, Consistency
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
+from vpt.text import TextTower
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -66,12 +73,15 @@ class Experiment:
         return replace(self, splits=splits, settings=_fit_settings(self.config, splits))
 
 
-def build(config: RunConfig, *, backbone: Backbone | None = None) -> Experiment:
+def build(
+    config: RunConfig, *, backbone: Backbone | None = None, text: TextTower | None = None
+) -> Experiment:
     """Objects from a config.
 
     Args:
         config: checked.
         backbone: one in memory, to share between runs, instead of the config's.
+        text: its text tower, likewise, for heads of texts.
 
     Raises:
         VptError: anything in the config that does not fit together.
@@ -90,13 +100,18 @@ def build(config: RunConfig, *, backbone: Backbone | None = None) -> Experiment:
         body,
         config.prompt,
         num_classes=len(splits.class_names),
-        head=config.head,
+        head=head_with_templates(config.head, descriptor),
         tuning=config.tuning,
         class_names=splits.class_names,
+        text_names=splits.text_names,
+        text=text,
         preprocess=_preprocess(body, config.data.preprocess),
     )
     if not model.trainable_parameters():
-        raise ConfigError("nothing to train: no prompt, no head and a frozen backbone")
+        raise ConfigError(
+            "nothing to train: no prompt, no head with parameters and a frozen backbone"
+        )
+    _check_consistency(config, model)
     if config.train.init_from is not None:
         _start_from(model, config.train.init_from)
     return Experiment(
@@ -111,14 +126,53 @@ def build(config: RunConfig, *, backbone: Backbone | None = None) -> Experiment:
 
 
 def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
-    """The data set of a config, its training split cut to `data.shots` images per class."""
+    """The data set of a config, with the images and classes that its `data` section chooses."""
     descriptor = load_descriptor(config.data.dataset)
-    splits = read_splits(descriptor, config.data.root)
-    train = splits.require("train")
+    splits = _chosen(config, read_splits(descriptor, config.data.root))
+    splits.require("train")
     splits.require("val")
-    if config.data.shots is not None:
-        train = few_shot(train, config.data.shots, config.seed)
-    return descriptor, replace(splits, train=train)
+    splits = restrict_classes(splits, config.data.classes)
+    check_classes(splits)
+    return descriptor, splits
+
+
+def _chosen(config: RunConfig, splits: Splits) -> Splits:
+    """The splits with the images of `data.selection`, or `data.shots` of each class."""
+    data = config.data
+    if data.selection is not None:
+        return apply_selection(splits, data.selection)
+    train = splits.require("train")
+    if data.shots is None:
+        return splits
+    if data.sampling == "coop":
+        train, val = coop_few_shot(train, splits.val, data.shots, config.seed)
+        return replace(splits, train=train, val=val)
+    return replace(splits, train=few_shot(train, data.shots, config.seed))
+
+
+def head_with_templates(head: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
+    """A head's options, with the data set's own templates where it has texts and names none."""
+    if "templates" in head and head["templates"] is None and descriptor.text.templates:
+        return {**head, "templates": descriptor.text.templates}
+    return head
+
+
+def _check_consistency(config: RunConfig, model: Classifier) -> None:
+    weights = Consistency(**config.loss.consistency.model_dump())
+    if not weights:
+        return
+    if not isinstance(model.head, TextHead):
+        raise ConfigError(
+            f"loss.consistency keeps a model near its zero-shot one, which head "
+            f"{config.head['name']} has not; use zero_shot or linear_from_text"
+        )
+    if config.tuning != "frozen":
+        raise ConfigError(
+            f"loss.consistency needs a frozen backbone to be consistent with; tuning is "
+            f"{config.tuning}"
+        )
+    if weights.text and not config.head.get("context"):
+        raise ConfigError("loss.consistency.text needs a learned context: set head.context")
 
 
 def _preprocess(backbone: Backbone, choice: str) -> Preprocess:
@@ -156,7 +210,7 @@ def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:
     batches = -(-images // config.data.batch_size)
     steps = steps_per_epoch(batches, optim.accumulation)
     return FitSettings(
-        optim=_optim_settings(optim, round(optim.warmup_epochs * steps)),
+        optim=_optim_settings(optim, steps),
         seed=config.seed,
         epochs=train.epochs,
         max_steps=train.max_steps,
@@ -165,6 +219,7 @@ def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:
         clip_grad_norm=optim.clip_grad_norm,
         label_smoothing=config.loss.label_smoothing,
         class_weights=_class_weights(config, splits),
+        consistency=Consistency(**config.loss.consistency.model_dump()),
         precision=train.precision,
         select=train.select,
         evaluate_every=train.evaluate_every,
@@ -174,7 +229,7 @@ def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:
     )
 
 
-def _optim_settings(optim: OptimConfig, warmup_steps: int) -> OptimSettings:
+def _optim_settings(optim: OptimConfig, steps_per_epoch: int) -> OptimSettings:
     head_decay = optim.head_weight_decay
     return OptimSettings(
         name=optim.name,
@@ -191,8 +246,10 @@ def _optim_settings(optim: OptimConfig, warmup_steps: int) -> OptimSettings:
         momentum=optim.momentum,
         betas=optim.betas,
         schedule=optim.schedule,
-        warmup_steps=warmup_steps,
+        warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
+        warmup_lr=optim.warmup_lr,
         min_lr=optim.min_lr,
+        steps_per_epoch=steps_per_epoch,
     )
 
 

@@ -200,6 +200,30 @@ def test_coop_few_shot__any_split__has_at_most_k_of_each_class(counts, shots, se
     assert set(train.samples) <= set(split.samples)
 
 
+LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60)
+
+
+@given(train=LABELS, val=LABELS, shots=st.integers(1, 16), seed=st.integers(0, 2**40))
+def test_coop_few_shot__labels_in_any_order__draws_as_the_global_stream_would(
+    train, val, shots, seed
+):
+    rows = {
+        name: [[f"{name}/{index}", label, ""] for index, label in enumerate(labels)]
+        for name, labels in (("train", train), ("val", val))
+    }
+    lists = {
+        name: Split(name, tuple(Sample(0, label, key) for key, label, _ in part), tuple("abcdef"))
+        for name, part in rows.items()
+    }
+    random.seed(seed)
+    expected = [
+        drawn_with_the_global_stream(rows["train"], shots),
+        drawn_with_the_global_stream(rows["val"], min(shots, 4)),
+    ]
+    chosen = coop_few_shot(lists["train"], lists["val"], shots, seed)
+    assert [[sample.key for sample in split.samples] for split in chosen] == expected
+
+
 def test_coop_few_shot__no_shots__is_refused():
     with pytest.raises(DataError, match="0 shots"):
         coop_few_shot(split_of([3]), None, 0, 1)

@@ -14,7 +14,6 @@ from vpt.data import (
     Splits,
     apply_selection,
     coop_few_shot,
-    selection_to_dict,
 )
 from vpt.errors import ConfigError, DataError, VptError
 from vpt.experiment import load_splits
@@ -52,12 +51,8 @@ def test_selection__written_and_applied__gives_the_same_splits(tmp_path, val):
     splits = splits_of(val=val)
     train, held = coop_few_shot(splits.train, splits.val, 2, seed=1)
     chosen = replace(splits, train=train, val=held)
-    content = selection_to_dict(chosen, rule="coop", seed=1, shots=2)
-    assert {key: content[key] for key in ("rule", "seed", "shots")} == {
-        "rule": "coop",
-        "seed": 1,
-        "shots": 2,
-    }
+    content = {"class_names": ["a", "b"], "train": keys(train), "test": keys(splits.test)}
+    content |= {"val": keys(held)} if val else {}
     assert apply_selection(splits, written(tmp_path, content)) == chosen
 
 

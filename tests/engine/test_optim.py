@@ -167,3 +167,21 @@ def test_optimiser_state__saved_and_loaded__goes_on_with_the_same_bits(name):
     for number in range(3, 6):
         step(again, optimizer, number)
     assert all(torch.equal(again[key], straight[key]) for key in straight)
+
+
+def test_cosine_by_epochs__holds_the_rate_within_an_epoch__as_the_coop_family_does():
+    """Their warm-up epochs are not taken off the cosine's length."""
+    settings = replace(
+        SETTINGS, schedule="cosine_epochs", warmup_steps=3, warmup_lr=1e-5, steps_per_epoch=3
+    )
+    rates = [learning_rate(0.002, settings, step, 15) for step in range(15)]
+    by_epoch = [rates[3 * epoch] for epoch in range(5)]
+    expected = [0.001 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(4)]
+    assert by_epoch == pytest.approx([1e-5, *expected])
+    assert all(rates[3 * epoch : 3 * epoch + 3] == [by_epoch[epoch]] * 3 for epoch in range(5))
+
+
+def test_a_constant_warm_up__has_its_own_rate__for_every_part(model):
+    settings = replace(SETTINGS, warmup_lr=1e-5)
+    optimizer = build_optimizer(model.trained_tensors(), settings)
+    assert set(set_learning_rates(optimizer, settings, 0, 10).values()) == {1e-5}

@@ -13,7 +13,7 @@ from tests.protocols.comparisons import RATES, comparison_values, write_yaml
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, RunError
 from vpt.evaluation.comparison import Trial, best_trial
-from vpt.protocols.few_shot import compare, load_comparison
+from vpt.protocols.comparison import compare, load_comparison
 from vpt.runs import try_out
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ from tests.evaluation.clip_examples import (
     TOPS,
     make_evaluation,
     make_few_shot,
+    make_halves,
     make_measured,
     make_setting,
 )
@@ -104,11 +105,10 @@ def test_the_few_shot_table__leaves_open_what_was_not_measured():
 
 
 def test_the_few_shot_table__of_one_seed__claims_no_spread():
-    setting = make_setting(seeds=[7])
     few_shot = (make_few_shot(16, seeds=1),)
-    text = clip_markdown(make_evaluation(setting=setting, few_shot=few_shot, base_to_new=None))
+    text = clip_markdown(make_evaluation(few_shot=few_shot, base_to_new=None))
     assert "±" not in text
-    assert "One seed (7)" in text
+    assert "One seed (1)" in text
 
 
 def test_the_base_to_new_table__labels_both_harmonic_means():
@@ -160,6 +160,22 @@ def test_the_captions__say_what_the_numbers_depend_on(number):
 def test_the_captions__name_the_templates_in_few_words(changes, words):
     result = make_evaluation(setting=make_setting(**changes))
     assert words in str(clip_tables(result)[0].caption)
+
+
+def test_the_base_to_new_table__without_a_method_that_fits__says_so():
+    halves = replace(make_halves(), methods={})
+    text = clip_markdown(make_evaluation(few_shot=(), base_to_new=halves))
+    assert list(markdown_rows(text, "EuroSAT: base to new"))[2:] == ["Zero-shot"]
+    assert "Nothing was trained" in text
+
+
+def test_the_tables__need_no_more_of_the_setting_than_the_result_promises():
+    needed = ("dataset", "model", "pretrained", "classes", "templates", "backbone")
+    setting = {key: value for key, value in make_setting().items() if key in needed}
+    result = make_evaluation(setting=setting)
+    assert "Selection" not in clip_markdown(result)
+    assert "of 3 seeds (1, 2, 3)" in clip_markdown(result)
+    assert clip_plot(result).startswith(b"\x89PNG")
 
 
 def test_the_tables__fit_a_hundred_columns():

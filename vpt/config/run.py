@@ -124,6 +124,26 @@ class DataConfig(Schema):
     shots: PositiveInt | None = Field(
         None, description="training images per class, drawn by the seed; null: all"
     )
+    sampling: Literal["hash", "coop"] = Field(
+        "hash",
+        description="how shots are drawn: hash, by each image's name, whatever their order; coop, "
+        "the very images that CoOp draws for the seed, and at most 4 per class of val",
+    )
+    selection: Path | None = Field(
+        None,
+        description="a JSON file that names the images of train and val, in place of shots",
+    )
+    classes: Literal["all", "base", "new"] = Field(
+        "all",
+        description="base: the first half of the classes, one more if odd; new: the second; cut "
+        "after shots are drawn",
+    )
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> DataConfig:
+        if self.selection is not None and self.shots is not None:
+            raise ValueError("selection and shots both choose the training images; give one")
+        return self
 
     @model_validator(mode="after")
     def _check_scan(self) -> DataConfig:
@@ -152,11 +172,16 @@ class OptimConfig(NamedSchema):
     betas: tuple[Decay, Decay] = Field(
         (0.9, 0.999), description="adamw: decay of the gradient's and its square's averages"
     )
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="the rate after warm-up: cosine down to min_lr, or constant"
+    schedule: Literal["cosine", "cosine_epochs", "constant"] = Field(
+        "cosine",
+        description="the rate after warm-up: cosine down to min_lr, stepwise; cosine_epochs: "
+        "changed once per epoch, as the CoOp family does; or constant",
     )
     warmup_epochs: NotNegative = Field(
         0.0, description="epochs of linear warm-up, stepwise, from above zero"
+    )
+    warmup_lr: Positive | None = Field(
+        None, description="a constant rate for the warm-up; null: linear"
     )
     min_lr: NotNegative = Field(0.0, description="rate at the end of the cosine schedule")
     clip_grad_norm: Positive | None = Field(
@@ -171,6 +196,20 @@ class OptimConfig(NamedSchema):
         return self
 
 
+class ConsistencyConfig(Schema):
+    """Weights of the losses that keep a prompted CLIP near the frozen one; 0 leaves one out."""
+
+    image: NotNegative = Field(
+        0.0, description="distance of image features from the frozen model's; PromptSRC: 10"
+    )
+    text: NotNegative = Field(
+        0.0, description="distance of learned from fixed text features; PromptSRC: 25"
+    )
+    logits: NotNegative = Field(
+        0.0, description="divergence from the zero-shot model's probabilities; PromptSRC: 1"
+    )
+
+
 class LossConfig(Schema):
     """The training loss."""
 
@@ -179,6 +218,10 @@ class LossConfig(Schema):
         None,
         description="balanced: inversely to the class counts; or one weight per class, in the "
         "order of the classes; null: equal",
+    )
+    consistency: ConsistencyConfig = Field(
+        default_factory=ConsistencyConfig,
+        description="keep a prompted CLIP near the frozen one (PromptSRC)",
     )
 
 
@@ -200,8 +243,9 @@ class TrainConfig(Schema):
     early_stopping: PositiveInt | None = Field(
         None, description="stop after so many epochs without a better validation metric"
     )
-    select: Literal["top1", "mean_class_accuracy", "loss"] = Field(
-        "top1", description="validation metric that picks the best epoch"
+    select: Literal["top1", "mean_class_accuracy", "loss", "last"] = Field(
+        "top1",
+        description="validation metric that picks the best epoch; last: the last one, unpicked",
     )
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints within an epoch"

@@ -14,7 +14,7 @@ from vpt.data.loader import (
 )
 from vpt.data.parts import check_classes
 from vpt.data.sampling import EpochBatches, coop_few_shot, few_shot, holdout, restrict_classes
-from vpt.data.selections import apply_selection, selection_to_dict
+from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
 from vpt.data.transforms import (
     Transform,
@@ -50,6 +50,5 @@ __all__ = [
     "read_splits",
     "restrict_classes",
     "scan_images",
-    "selection_to_dict",
     "training_transform",
 ]

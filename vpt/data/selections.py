@@ -1,11 +1,13 @@
-"""Selections: the images of a few-shot training by name, in a file that any machine can read."""
+"""Selections: the images of a few-shot training by name, in a file that any machine can read.
+
+A run writes one, its split.json.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -18,30 +20,12 @@ _CHOSEN = ("train", "val")
 
 
 class _Selection(Schema):
-    """The content of a selection file; rule, seed and shots only tell how it was made."""
+    """The content of a selection file; what a run's split.json says beyond it has no effect."""
 
-    rule: str | None = None
-    seed: int | None = None
-    shots: int | None = None
+    class_names: list[str] | None = None
+    test: list[str] | None = None
     train: list[str] | None = Field(default=None, min_length=1)
     val: list[str] | None = Field(default=None, min_length=1)
-
-
-def selection_to_dict(splits: Splits, *, rule: str, seed: int, shots: int) -> dict[str, Any]:
-    """What `apply_selection` reads, to be written as JSON: the keys of train and val, in order.
-
-    Args:
-        splits: after the choice.
-        rule: how the images were chosen ('coop', 'hash', ...).
-        seed: which ones.
-        shots: per class.
-    """
-    keys = {
-        name: [sample.key for sample in split.samples]
-        for name in _CHOSEN
-        if (split := getattr(splits, name)) is not None
-    }
-    return {"rule": rule, "seed": seed, "shots": shots, **keys}
 
 
 def apply_selection(splits: Splits, path: Path) -> Splits:
@@ -53,7 +37,7 @@ def apply_selection(splits: Splits, path: Path) -> Splits:
 
     Args:
         splits: with all images.
-        path: of {"train": [key, ...], "val": [key, ...]}; `selection_to_dict` tells more.
+        path: of {"train": [key, ...], "val": [key, ...]}, such as a run's split.json.
 
     Raises:
         DataError: the file cannot be read, or names an image that there is not, or one twice.

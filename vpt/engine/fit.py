@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from rich.console import Console
+from torch import Tensor
 from torch.optim import Optimizer
 
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
@@ -28,7 +29,7 @@ from vpt.engine.optim import (
 from vpt.engine.progress import TrainingProgress
 from vpt.errors import RunError
 from vpt.evaluation import Evaluator
-from vpt.models import Classifier
+from vpt.models import NO_CONSISTENCY, Classifier, Consistency
 from vpt.seeding import derive_seed
 from vpt.structures import Batch
 
@@ -50,7 +51,8 @@ class FitSettings:
         label_smoothing: share of the target spread over all classes.
         class_weights: one per class, or None.
         precision: 'fp32', 'bf16' or 'fp16'.
-        select: validation metric that decides which epoch is best.
+        consistency: weights of the losses that keep the model near the frozen one.
+        select: validation metric that decides which epoch is best; 'last' takes the last.
         evaluate_every: epochs from one validation, and its checkpoint, to the next; the last is
             always validated.
         early_stopping: epochs without a better one after which to stop.
@@ -67,6 +69,7 @@ class FitSettings:
     clip_grad_norm: float | None = None
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    consistency: Consistency = NO_CONSISTENCY
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     select: str = "top1"
     evaluate_every: int = 1
@@ -212,6 +215,7 @@ class _Loop:
         weights = settings.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
         self.state = FitState()
+        self.parts: dict[str, float] = {}
         self.last_checkpoint = time.monotonic()
 
     def progress(self, state: FitState) -> TrainingProgress:
@@ -257,6 +261,7 @@ class _Loop:
         """
         settings, step = self.settings, self.state.step
         shares = self._shares(group)
+        self.parts = {}
         total = torch.zeros((), device=self.device)
         for number, (batch, share) in enumerate(zip(group, shares, strict=True)):
             torch.manual_seed(derive_seed("dropout", settings.seed, step, number))
@@ -265,7 +270,9 @@ class _Loop:
                     batch.to(self.device),
                     label_smoothing=settings.label_smoothing,
                     class_weights=self.class_weights,
+                    consistency=settings.consistency,
                 )
+            self._count_parts(losses, share)
             loss = losses["loss"] * share
             torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
@@ -291,6 +298,12 @@ class _Loop:
             sizes = [float(weights[batch.labels].sum()) for batch in group]
         return [size / sum(sizes) for size in sizes]
 
+    def _count_parts(self, losses: dict[str, Tensor], share: float) -> None:
+        """The parts of this step's loss, for the curves, where there are several."""
+        parts = [name for name in losses if name.startswith("loss_")]
+        for name in parts if len(parts) > 1 else ():
+            self.parts[name] = self.parts.get(name, 0.0) + float(losses[name].detach()) * share
+
     def _check_finite(self, loss: float, grad_norm: float, rates: dict[str, float]) -> None:
         scaled = self.scaler.is_enabled()
         if math.isfinite(loss) and (scaled or math.isfinite(grad_norm)):
@@ -311,6 +324,7 @@ class _Loop:
         if self.outputs.events is None:
             return
         values = {"train/loss": loss, "train/grad_norm": grad_norm, **timing}
+        values |= {f"train/{part}": value for part, value in self.parts.items()}
         values |= {f"lr/{part}": rate for part, rate in rates.items()}
         for layer in self.model.prompt.layers:
             rows = self.model.prompt.rows(layer)
@@ -359,7 +373,9 @@ class _Loop:
     def _note(self, metrics: dict[str, float], epoch: int) -> bool:
         """Whether this epoch is the best so far; on ties the earlier one stays."""
         state, select = self.state, self.settings.select
-        if select == "loss":
+        if select == "last":
+            better = True
+        elif select == "loss":
             better = state.best is None or metrics[select] < state.best[select]
         else:
             better = state.best is None or metrics[select] > state.best[select]

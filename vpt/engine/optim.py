@@ -22,9 +22,12 @@ class OptimSettings:
         weight_decay: by part; biases and norms of head and backbone are never decayed.
         momentum: of SGD.
         betas: of AdamW.
-        schedule: cosine from the peak down to `min_lr`, or constant.
+        schedule: cosine from the peak down to `min_lr`, stepwise; 'cosine_epochs' changes the rate
+            once per epoch, as the CoOp family does; or constant.
         warmup_steps: linear, from peak / warmup_steps on.
+        warmup_lr: a constant rate for these steps instead.
         min_lr: at the end of the cosine.
+        steps_per_epoch: for 'cosine_epochs'.
     """
 
     name: Literal["sgd", "adamw"]
@@ -32,9 +35,11 @@ class OptimSettings:
     weight_decay: dict[str, float]
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "cosine_epochs", "constant"] = "cosine"
     warmup_steps: int = 0
+    warmup_lr: float | None = None
     min_lr: float = 0.0
+    steps_per_epoch: int = 1
 
 
 def build_optimizer(
@@ -81,18 +86,26 @@ def set_learning_rates(
 
 
 def learning_rate(peak: float, settings: OptimSettings, step: int, total_steps: int) -> float:
-    """The rate of one step: linear warm-up that starts above zero, then cosine or constant.
+    """The rate of one step: warm-up (linear from above zero, or constant), then the schedule.
 
     The cosine is equation 5 of SGDR (Loshchilov and Hutter 2017), without restarts.
     """
     warmup = min(settings.warmup_steps, total_steps)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return settings.warmup_lr or peak * (step + 1) / warmup
     if settings.schedule == "constant":
         return peak
-    progress = (step - warmup) / max(1, total_steps - warmup)
+    progress = _progress(settings, step, warmup, total_steps)
     floor = min(settings.min_lr, peak)
     return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * progress))
+
+
+def _progress(settings: OptimSettings, step: int, warmup: int, total_steps: int) -> float:
+    """Share of the cosine that is done; by epochs it runs over all of them, warm-up counted in."""
+    if settings.schedule == "cosine_epochs":
+        length = settings.steps_per_epoch
+        return (step // length - warmup // length) / math.ceil(total_steps / length)
+    return (step - warmup) / max(1, total_steps - warmup)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

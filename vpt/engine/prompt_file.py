@@ -19,7 +19,10 @@ FORMAT_VERSION = 1
 HEADER_LIMIT = 2**20
 """Most bytes that the header's JSON may take."""
 
-KNOWN_FEATURES: frozenset[str] = frozenset()
+TEXT_FEATURE = "text"
+"""Required by files whose classes are texts: the head's options and `text` say which."""
+
+KNOWN_FEATURES = frozenset({TEXT_FEATURE})
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
 _UPGRADE = "it needs a newer vpt: pip install -U vpt"
@@ -49,6 +52,22 @@ class BackboneRecord(BaseModel):
     activation: str | None = None
 
 
+class TextRecord(BaseModel):
+    """Which text tower a head's classes were written for.
+
+    Attributes:
+        sha256: of the text tower's weights.
+        context_length: tokens of a text.
+        names: the classes as the sentences call them, in label order.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    context_length: PositiveInt
+    names: tuple[str, ...]
+
+
 class PromptHeader(BaseModel):
     """What a prompt file says about its tensors.
 
@@ -62,6 +81,7 @@ class PromptHeader(BaseModel):
         head: the head's config; None gives features.
         tuning: 'frozen', 'full', 'bias', ...: which backbone tensors the file holds.
         class_names: of the logits, in order.
+        text: the text tower and the names in the sentences, for a head whose classes are texts.
         metrics: name to value, as measured when the file was written.
         seed: of the run.
         config: the run's resolved config.
@@ -79,6 +99,7 @@ class PromptHeader(BaseModel):
     head: dict[str, Any] | None = None
     tuning: str = "frozen"
     class_names: list[str] | None = None
+    text: TextRecord | None = None
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     seed: int | None = None
     config: dict[str, Any] | None = None

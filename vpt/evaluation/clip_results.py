@@ -271,8 +271,9 @@ class ClipEvaluation:
     """One CLIP on one data set under all protocols that were asked for.
 
     Attributes:
-        setting: everything that a number depends on, as JSON values; among it 'dataset', 'model',
-            'pretrained', 'classes', 'templates', 'backbone', 'seeds', 'selection', 'logit_scale'.
+        setting: everything that a number depends on, as JSON values; at least 'dataset', 'model'
+            (open_clip's architecture), 'pretrained' (its tag, or ''), 'classes', 'templates' and
+            'backbone'; 'class_prompts' and 'selection' are shown if they are there.
         zero_shot: the published model on the test split of all classes; None if not measured.
         prompt_files: in the order in which they were asked for.
         few_shot: in the order of the shots in the config.

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """What a head that compares images with texts is built from.
+
+    Attributes:
+        weight: (C, F) text features of the frozen sentences, normalised.
+        logit_scale: the model's own, as a factor.
+        logit_bias: the model's own, or None.
+        context: a module without input that gives (C, F) normalised features of learned sentences,
+            differentiably; None where the sentences are fixed.
+    """
+
+    weight: Tensor
+    logit_scale: float
+    logit_bias: float | None = None
+    context: nn.Module | None = None
 
 
 class Head(nn.Module, ABC):
@@ -30,8 +49,17 @@ class Head(nn.Module, ABC):
         """Logits (B, C)."""
 
 
-def build_head(options: Mapping[str, Any], at: Dimensions, num_classes: int) -> Head:
-    """A head from checked options ({name, ...})."""
+def build_head(
+    options: Mapping[str, Any], at: Dimensions, num_classes: int, text: TextParts | None = None
+) -> Head:
+    """A head from checked options ({name, ...}).
+
+    Args:
+        options: every option filled in.
+        at: of the backbone that the head is for.
+        num_classes: C.
+        text: for the heads whose classes are texts.
+    """
     given = {key: value for key, value in options.items() if key != "name"}
-    head: Head = HEADS[options["name"]].build(at, num_classes, **given)
+    head: Head = HEADS[options["name"]].build(at, num_classes, text, **given)
     return head

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vpt.config import Schema
-from vpt.heads.base import Head
+from vpt.heads.base import Head, TextParts
 from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
 
@@ -54,7 +54,10 @@ class LinearHead(Head):
         return nn.functional.linear(features.pooled, self.weight, self.bias)
 
 
-def _build(at: Dimensions, num_classes: int, **options: Any) -> LinearHead:
+def _build(
+    at: Dimensions, num_classes: int, text: TextParts | None = None, **options: Any
+) -> LinearHead:
+    del text
     return LinearHead(at.feature_dim, num_classes, **options)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vpt.backbones import Backbone
-from vpt.errors import PromptFileError
-from vpt.heads import Head
+from vpt.errors import ConfigError, PromptFileError
+from vpt.heads import Head, TextHead
+from vpt.models.consistency import NO_CONSISTENCY, Consistency, feature_distance, logit_divergence
 from vpt.models.prompted import PromptedBackbone
-from vpt.prompts import Prompt
-from vpt.structures import Batch, Features, Preprocess
+from vpt.prompts import NoPrompt, Prompt
+from vpt.structures import Batch, Features, Preprocess, TextIdentity
 
 
 class Classifier(nn.Module):
@@ -25,6 +27,7 @@ class Classifier(nn.Module):
         class_names: C names, if known.
         preprocess: how images are prepared; None takes the backbone's own.
         tuning: which backbone tensors train, in the words of the config; for the prompt file.
+        text: where the texts of its head come from; for the prompt file.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Classifier(nn.Module):
         *,
         preprocess: Preprocess | None = None,
         tuning: str = "frozen",
+        text: TextIdentity | None = None,
     ):
         super().__init__()
         self.preprocess = preprocess or prompted.backbone.preprocess
@@ -42,6 +46,7 @@ class Classifier(nn.Module):
         self.head = head
         self.class_names = None if class_names is None else list(class_names)
         self.tuning = tuning
+        self.text = text
 
     @property
     def backbone(self) -> Backbone:
@@ -63,17 +68,75 @@ class Classifier(nn.Module):
         return logits
 
     def loss(
-        self, batch: Batch, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+        self,
+        batch: Batch,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        consistency: Consistency = NO_CONSISTENCY,
     ) -> dict[str, Tensor]:
-        """{'loss': cross entropy, 'logits': (B, C)}; with class weights the weighted mean."""
-        logits = self(batch.images).float()
-        loss = F.cross_entropy(logits, batch.labels, class_weights, label_smoothing=label_smoothing)
-        return {"loss": loss, "logits": logits.detach()}
+        """What training lowers: 'loss', the sum of the parts 'loss_<part>'; and 'logits' (B, C).
+
+        'loss_class' is the cross entropy, with class weights the weighted mean; the others are
+        those of `Consistency` that have a weight, which is counted in.
+        """
+        assert self.head is not None
+        features: Features = self.prompted(batch.images, need=self.head.needs)
+        logits: Tensor = self.head(features).float()
+        parts = {
+            "loss_class": F.cross_entropy(
+                logits, batch.labels, class_weights, label_smoothing=label_smoothing
+            )
+        }
+        if consistency:
+            parts |= self._consistency(batch.images, features, logits, consistency)
+        total = torch.stack(list(parts.values())).sum() if consistency else parts["loss_class"]
+        return {"loss": total, **parts, "logits": logits.detach()}
+
+    def _consistency(
+        self, images: Tensor, features: Features, logits: Tensor, weights: Consistency
+    ) -> dict[str, Tensor]:
+        """The weighted distances from the frozen model, which sees the same images."""
+        head = self.head
+        assert isinstance(head, TextHead)
+        assert features.pooled is not None
+        parts = {}
+        if weights.text:
+            distance = feature_distance(head.text_features(), head.frozen_text)
+            parts["loss_text"] = weights.text * distance
+        if weights.image or weights.logits:
+            with torch.no_grad():
+                pooled = PromptedBackbone(self.backbone, NoPrompt())(images).pooled
+                teacher = head.teacher_logits(pooled)
+            if weights.image:
+                parts["loss_image"] = weights.image * feature_distance(features.pooled, pooled)
+            if weights.logits:
+                parts["loss_logits"] = weights.logits * logit_divergence(logits, teacher)
+        return parts
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Class probabilities (B, C)."""
-        return self(images).float().softmax(dim=-1)  # type: ignore[no-any-return]
+    def predict(
+        self, images: Tensor, *, probabilities: Literal["softmax", "sigmoid"] = "softmax"
+    ) -> Tensor:
+        """Class probabilities (B, C).
+
+        Args:
+            images: (B, 3, H, W), preprocessed.
+            probabilities: 'softmax', of one of the classes; 'sigmoid', of each class on its own,
+                for models that were trained so (SigLIP).
+
+        Raises:
+            ConfigError: 'sigmoid' for a model without a logit bias.
+        """
+        logits = self(images).float()
+        if probabilities == "softmax":
+            return logits.softmax(dim=-1)  # type: ignore[no-any-return]
+        if not isinstance(self.head, TextHead) or self.head.logit_bias is None:
+            raise ConfigError(
+                "sigmoid probabilities need a model with a logit bias, such as SigLIP, and a "
+                "head of texts; use softmax"
+            )
+        return logits.sigmoid()  # type: ignore[no-any-return]
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Everything that is trained: prompt, head, and selected backbone tensors."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,6 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vpt.backbones import Backbone, create_backbone
 from vpt.config import RunConfig, Schema, load_yaml, validate
@@ -27,18 +25,23 @@ from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import RunError
 from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial
 from vpt.experiment import load_splits
+from vpt.protocols.setup import (
+    OWN_KEYS,
+    SHARED_KEYS,
+    Advance,
+    Name,
+    Seed,
+    cpu_threads,
+    laid_over,
+    progress,
+    refuse_keys,
+)
 from vpt.runs import RunResult, train, try_out
 from vpt.seeding import derive_seed
 
 Log = Callable[[str], None]
-Advance = Callable[[str], None]
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*$")]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0)]
-
-OWN_KEYS = ("run_dir", "seed")
-SHARED_KEYS = ("backbone", "data")
 
 
 class ComparisonConfig(Schema):
@@ -67,15 +70,15 @@ class ComparisonConfig(Schema):
     @field_validator("base")
     @classmethod
     def _check_base(cls, base: dict[str, Any]) -> dict[str, Any]:
-        _refuse_keys(base, OWN_KEYS, "is set by the comparison; leave it out")
+        refuse_keys(base, OWN_KEYS, "is set by the comparison; leave it out")
         return base
 
     @field_validator("methods")
     @classmethod
     def _check_methods(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for changes in methods.values():
-            _refuse_keys(changes, OWN_KEYS, "is set by the comparison; leave it out")
-            _refuse_keys(changes, SHARED_KEYS, "is the same for all methods; set it in base")
+            refuse_keys(changes, OWN_KEYS, "is set by the comparison; leave it out")
+            refuse_keys(changes, SHARED_KEYS, "is the same for all methods; set it in base")
         return methods
 
     @field_validator("seeds", "trial_seeds")
@@ -107,26 +110,10 @@ class ComparisonConfig(Schema):
         Raises:
             ConfigError: base and method together are no valid run.
         """
-        values = _merged(self.base, self.methods[method])
-        values = _merged(values, {"optim": {"lr": lr}, "seed": seed})
+        values = laid_over(self.base, self.methods[method])
+        values = laid_over(values, {"optim": {"lr": lr}, "seed": seed})
         values["run_dir"] = str(self.run_dir / method / f"seed_{seed}")
         return validate(RunConfig, values, f"method {method}")
-
-
-def _refuse_keys(values: Mapping[str, Any], keys: Sequence[str], rule: str) -> None:
-    for key in keys:
-        if key in values:
-            raise ValueError(f"{key} {rule}")
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the changes laid over it, section by section."""
-    merged = dict(base)
-    for key, value in changes.items():
-        before = merged.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConfig:
@@ -168,7 +155,7 @@ def compare(
     any_run = _first_run(config)
     backbone = _create_backbone(any_run)
     methods = {}
-    with _threads(config.threads), _progress(config, console) as advance:
+    with cpu_threads(config.threads), progress(_total(config), console) as advance:
         versions = environment()
         for name in config.methods:
             tools = _Tools(backbone, "overwrite" if overwrite else "new", log, advance)
@@ -239,6 +226,11 @@ def _first_run(config: ComparisonConfig) -> RunConfig:
     return config.run_config(name, lr=config.learning_rates[name][0], seed=config.seeds[0])
 
 
+def _total(config: ComparisonConfig) -> int:
+    trials = sum(len(rates) for rates in config.learning_rates.values()) * len(config.trial_seeds)
+    return trials + len(config.methods) * len(config.seeds)
+
+
 def _create_backbone(run: RunConfig) -> Backbone:
     options = run.backbone
     torch.manual_seed(derive_seed("backbone", run.seed))  # for random weights, if it has such
@@ -276,31 +268,3 @@ def _setting(config: ComparisonConfig, run: RunConfig) -> dict[str, Any]:
         "trials_per_method": len(config.learning_rates[next(iter(config.methods))]),
         "selection": "learning rate and epoch by validation top-1; test read once per run",
     }
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _progress(config: ComparisonConfig, console: Console | None) -> Iterator[Advance]:
-    """A bar over all runs on a terminal, which names the one that is running."""
-    if console is None or not console.is_terminal:
-        yield lambda description: None
-        return
-    trials = sum(len(rates) for rates in config.learning_rates.values()) * len(config.trial_seeds)
-    total = trials + len(config.methods) * len(config.seeds)
-    columns = (
-        BarColumn(),
-        TextColumn("run {task.completed}/{task.total} {task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda description: bar.update(task, advance=1, description=description)

@@ -19,9 +19,11 @@ from vpt.engine.run_dir import write_json_atomic, write_text_atomic
 from vpt.evaluation import (
     FREE_BASELINES,
     BaseAndNew,
+    BaseToNew,
     ClipEvaluation,
     FewShot,
     Measured,
+    MethodRuns,
     average_base_to_new,
     harmonic_mean,
     short_names,
@@ -80,6 +82,9 @@ class _Grid:
 def clip_tables(result: ClipEvaluation) -> list[Table]:
     """Zero-shot and prompt files, few-shot, base-to-new: a table of each that was measured."""
     return [grid.to_rich() for grid in _grids(result)]
+
+
+clip_table = clip_tables
 
 
 def clip_markdown(result: ClipEvaluation) -> str:
@@ -153,7 +158,7 @@ def _draw_axes(axes: Axes, result: ClipEvaluation) -> None:
     if result.zero_shot is not None:
         label = f"{paper_name('zero_shot')}: {_percent(result.zero_shot.top1)} %"
         axes.axhline(100 * result.zero_shot.top1, color="0.3", linestyle="--", label=label)
-    spread = spread_words(len(setting["seeds"]))
+    spread = spread_words(len(_seeds(result)))
     axes.set_title(f"{setting['dataset']}, {setting['backbone']}\n{spread}", fontsize="medium")
     axes.set_xlabel("Training images per class (log scale)")
     axes.set_ylabel("Test top-1 (%)")
@@ -244,10 +249,10 @@ def _few_shot_grid(result: ClipEvaluation, few_shot: Sequence[FewShot]) -> _Grid
         rows=rows,
         caption=_caption(
             result,
-            f"{_seeds(result)}.",
+            f"{_seed_words(result)}.",
             "In brackets: points gained over the best free baseline at these shots, the better of "
             "zero-shot and linear from text.",
-            f"Chosen by: {result.setting['selection']}.",
+            *_selection(result),
             "Trained: number of parameters.",
         ),
     )
@@ -297,11 +302,11 @@ def _base_to_new_grid(result: ClipEvaluation, halves: BaseAndNew) -> _Grid:
             result,
             f"Trained on the {len(halves.zero_shot_base.per_class)} base classes, tested on them "
             f"and on the {len(halves.zero_shot_new.per_class)} new ones, each among themselves.",
-            f"{_seeds(result)}; in brackets: points gained "
+            f"{_seed_words(result)}; in brackets: points gained "
             "over zero-shot, the only free baseline that can name new classes.",
             "HM: harmonic mean of base and new, published as that of the means over seeds, and as "
             "the mean of each seed's. Forgetting: points lost on the new classes.",
-            f"Chosen by: {result.setting['selection']}.",
+            *_selection(result),
         ),
     )
 
@@ -369,8 +374,10 @@ def _average_caption(
     results: Sequence[ClipEvaluation], names: str, *, with_gains: bool, with_halves: bool
 ) -> str:
     backbones = _union([[result.setting["backbone"]] for result in results])
-    seeds = _union([map(str, result.setting["seeds"]) for result in results])
-    notes = [f"{names}; {', '.join(backbones)}; seeds {', '.join(seeds)}."]
+    seeds = _union([_seeds(result) for result in results])
+    notes = [f"{names}; {', '.join(backbones)}."]
+    if seeds:
+        notes.append(f"Seeds: {', '.join(seeds)}.")
     if with_gains:
         notes.append(
             "In brackets: mean over data sets of the points gained over the best free baseline of "
@@ -455,7 +462,25 @@ def _signed(difference: float) -> str:
     return f"{round(100 * difference, 1) + 0.0:+.1f}"
 
 
-def _seeds(result: ClipEvaluation) -> str:
-    seeds = result.setting["seeds"]
+def _seeds(result: ClipEvaluation) -> list[str]:
+    """Of all its runs; none where nothing was trained."""
+    runs: list[MethodRuns | BaseToNew] = []
+    for few in result.few_shot:
+        runs += few.methods.values()
+    if result.base_to_new is not None:
+        runs += result.base_to_new.methods.values()
+    return _union([map(str, one.seeds) for one in runs])
+
+
+def _seed_words(result: ClipEvaluation) -> str:
+    seeds = _seeds(result)
+    if not seeds:
+        return "Nothing was trained"
     words = spread_words(len(seeds))
-    return f"{words[0].upper()}{words[1:]} ({', '.join(map(str, seeds))})"
+    return f"{words[0].upper()}{words[1:]} ({', '.join(seeds)})"
+
+
+def _selection(result: ClipEvaluation) -> list[str]:
+    """How a run's model was selected, where the setting tells it."""
+    rule = result.setting.get("selection")
+    return [] if rule is None else [f"Selection: {rule}."]

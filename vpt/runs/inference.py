@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -58,10 +59,13 @@ def evaluate_prompt(
     batch_size: int = 64,
     num_workers: int = 2,
     weights: Path | None = None,
+    names: Literal["file", "data"] = "file",
 ) -> dict[str, float]:
-    """Metrics of a prompt file on a split of a data set with the same classes.
+    """Metrics of a prompt file on a split of a data set.
 
-    Computed in the precision that the file's run had, so that they equal the run's own.
+    Its classes are the file's; with `names='data'` a file whose classes are texts takes the data
+    set's own, whatever it was trained with. Computed in the precision of the file's run, so that
+    they equal the run's own.
 
     Raises:
         PromptFileError: the file, or its classes, do not fit.
@@ -70,13 +74,20 @@ def evaluate_prompt(
     where = choose_device(device)
     splits = read_splits(load_descriptor(dataset), root)
     chosen = splits.require(split)  # type: ignore[arg-type]
-    model = load_prompt(path, weights=weights).to(where)
-    names = model.class_names
-    if model.head is None or names is None:
+    other = names == "data"
+    model = load_prompt(
+        path,
+        weights=weights,
+        class_names=splits.class_names if other else None,
+        text_names=splits.text_names if other else None,
+    ).to(where)
+    known = model.class_names
+    if model.head is None or known is None:
         raise PromptFileError(f"{path} holds no head with class names: nothing to evaluate")
-    if list(splits.class_names) != names:
+    if list(splits.class_names) != known:
         raise PromptFileError(
-            f"{path} has other classes than {dataset}: {_difference(names, splits.class_names)}"
+            f"{path} has other classes than {dataset}: {_difference(known, splits.class_names)}"
+            + ("" if model.text is None else "; --names data takes the data set's")
         )
     transform = evaluation_transform(model.preprocess)
     metrics, _ = evaluate_split(
@@ -130,6 +141,7 @@ def predict_images(
     device: torch.device,
     batch_size: int = 32,
     top_k: int = 1,
+    probabilities: Literal["softmax", "sigmoid"] = "softmax",
 ) -> Iterator[Prediction]:
     """Predictions in the order of the paths.
 
@@ -147,7 +159,9 @@ def predict_images(
                 read.append((path, str(error)))
         tensors = [image for _, image in read if isinstance(image, torch.Tensor)]
         rows: Iterator[torch.Tensor] = iter(
-            model.predict(torch.stack(tensors).to(device)).cpu() if tensors else []
+            model.predict(torch.stack(tensors).to(device), probabilities=probabilities).cpu()
+            if tensors
+            else []
         )
         for path, image in read:
             yield _prediction(path, image, rows, names, top_k)

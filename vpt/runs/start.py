@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def scanned(experiment: Experiment, log: Log) -> Experiment:
         return drop_bad(split, bad[name]) if split else None
 
     train, val, test = map(kept, SPLIT_NAMES)
-    return experiment.with_splits(Splits(train, val, test, splits.class_names))
+    return experiment.with_splits(replace(splits, train=train, val=val, test=test))
 
 
 def newest_checkpoint(run: RunDirectory, config: RunConfig, log: Log) -> Checkpoint | None:

@@ -37,6 +37,7 @@ from vpt.runs.start import (
     show_start,
     write_start,
 )
+from vpt.text import TextTower
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class RunResult:
         images_per_second: in training.
         peak_memory_bytes: of the GPU, or of the process on the CPU.
         seed: of the run.
+        test_per_class: share of each class's test images that is right, None where it has none.
     """
 
     test: dict[str, float] | None
@@ -68,6 +70,7 @@ class RunResult:
     images_per_second: float
     peak_memory_bytes: int
     seed: int
+    test_per_class: dict[str, float | None] | None = None
 
 
 def train(
@@ -75,6 +78,7 @@ def train(
     *,
     mode: OpenMode = "new",
     backbone: Backbone | None = None,
+    text: TextTower | None = None,
     log: Log = lambda line: None,
     console: Console | None = None,
 ) -> RunResult:
@@ -86,6 +90,7 @@ def train(
         config: checked.
         mode: 'new' wants an empty directory; 'resume' goes on exactly; 'overwrite' starts anew.
         backbone: one in memory, to share between runs.
+        text: its text tower, likewise.
         log: takes plain lines.
         console: for a progress bar, if it is a terminal.
 
@@ -94,7 +99,7 @@ def train(
         Interrupted: a signal; the run is saved.
     """
     device = choose_device(config.train.device)
-    experiment = build(config, backbone=backbone)
+    experiment = build(config, backbone=backbone, text=text)
     with open_run_directory(config.run_dir, mode=mode) as run:
         resume = newest_checkpoint(run, config, log) if mode == "resume" else None
         if mode == "resume" and run.result.exists():
@@ -169,8 +174,8 @@ def _train_in(
         assert state.best is not None
         _save(run.last_prompt, experiment, {})
         model.load_trained(read_prompt_file(run.best_prompt)[1])
-        test = _test(experiment, events, state, device, stop)
-    result = _result(run, experiment, state, test, device)
+        test, per_class = _test(experiment, events, state, device, stop)
+    result = _result(run, experiment, state, test, per_class, device)
     write_json_atomic(run.result, asdict(result))
     best = test if test is not None else state.best
     log(f"{'test' if test is not None else 'val'}: {format_metrics(best)}; {run.best_prompt}")
@@ -189,11 +194,11 @@ def _test(
     state: FitState,
     device: torch.device,
     stop: StopRequest,
-) -> dict[str, float] | None:
-    """Read the test split, once."""
+) -> tuple[dict[str, float] | None, dict[str, float | None] | None]:
+    """Read the test split, once: its metrics, and the accuracy of each class."""
     split = experiment.splits.test
     if split is None:
-        return None
+        return None, None
     config = experiment.config
 
     def after_batch(images: int) -> None:
@@ -215,7 +220,8 @@ def _test(
     events.confusion_matrix(
         state.step, "test/confusion_matrix", counts, experiment.splits.class_names
     )
-    return metrics
+    per_class = dict(zip(split.class_names, evaluator.per_class_accuracy(), strict=True))
+    return metrics, per_class
 
 
 def _result(
@@ -223,6 +229,7 @@ def _result(
     experiment: Experiment,
     state: FitState,
     test: dict[str, float] | None,
+    per_class: dict[str, float | None] | None,
     device: torch.device,
 ) -> RunResult:
     trained = sum(p.numel() for p in experiment.model.trainable_parameters())
@@ -238,6 +245,7 @@ def _result(
         images_per_second=state.images / max(1e-9, state.train_seconds),
         peak_memory_bytes=peak_memory_bytes(device),
         seed=experiment.config.seed,
+        test_per_class=per_class,
     )
 
 

@@ -1,0 +1,194 @@
+"""Heads whose classes are texts: the zero-shot classifier, and a linear one that starts from it.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from pydantic import Field
+from torch import Tensor, nn
+
+from vpt.config import Schema
+from vpt.errors import ConfigError
+from vpt.heads.base import Head, TextParts
+from vpt.registry import HEADS
+from vpt.structures import Dimensions, Features
+
+
+class TextOptions(Schema):
+    """What is written about each class."""
+
+    templates: str | list[str] | None = Field(
+        None,
+        description="a named set (a_photo, simple, openai_imagenet), sentences with {} for the "
+        "class, or a file of them; null: the data set's own, else 'a photo of a {}.'",
+    )
+    class_prompts: dict[str, list[str]] | Path | None = Field(
+        None,
+        description="whole sentences for each class instead of templates, or a JSON file of them",
+    )
+
+
+class ContextOptions(Schema):
+    """Learned words before a class name (CoOp, Zhou et al. 2022)."""
+
+    num_tokens: int = Field(16, gt=0, description="learned tokens M; with `init`, its length")
+    class_specific: bool = Field(False, description="a context of its own for each class")
+    position: Literal["end", "middle", "front"] = Field(
+        "end", description="where the class name stands in the context"
+    )
+    init: str | None = Field(None, description="words to start from, e.g. a photo of a")
+    std: float = Field(0.02, gt=0.0, description="of the normal start values without `init`")
+
+
+class ZeroShotOptions(TextOptions):
+    """Options of `zero_shot`."""
+
+    context: ContextOptions | None = Field(
+        None, description="learn the words before the class names; null: fixed sentences"
+    )
+    learn_scale: bool = Field(False, description="train the logit scale, which is the model's")
+
+
+class LinearFromTextOptions(TextOptions):
+    """Options of `linear_from_text`."""
+
+
+class TextHead(Head):
+    """A head whose classes are texts of the frozen text tower.
+
+    Args:
+        options: as they go into the prompt file.
+        num_classes: C.
+        text: the texts' features, and the model's scale and bias.
+    """
+
+    frozen_text: Tensor
+
+    def __init__(self, options: dict[str, Any], num_classes: int, text: TextParts):
+        super().__init__()
+        self.options = options
+        self.num_classes = num_classes
+        self.scale = text.logit_scale
+        self.logit_bias = text.logit_bias
+        self.register_buffer("frozen_text", text.weight.clone(), persistent=False)
+
+    def text_features(self) -> Tensor:
+        """(C, F), normalised: of the texts as they are now."""
+        return self.frozen_text
+
+    def teacher_logits(self, pooled: Tensor) -> Tensor:
+        """Logits (B, C) that the zero-shot model gives features (B, F) of the frozen backbone."""
+        return self._compare(pooled, self.frozen_text, self.scale, self.logit_bias)
+
+    @staticmethod
+    def _compare(
+        pooled: Tensor, text: Tensor, scale: float | Tensor, bias: float | Tensor | None
+    ) -> Tensor:
+        """In fp32: a scale of 100 makes whole logits of bf16's rounding."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            logits = scale * (F.normalize(pooled.float(), dim=-1) @ text.float().T)
+            return logits if bias is None else logits + bias
+
+
+class ZeroShotHead(TextHead):
+    """Logits (B, C): the model's scale times the cosine of image and text features, plus its bias.
+
+    With a learned context the texts are encoded at every step in training, and once per evaluation.
+
+    Args:
+        options: as they go into the prompt file.
+        num_classes: C.
+        text: features and scale of the frozen texts, and the module of a learned context.
+        learn_scale: train the logarithm of the scale.
+    """
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        num_classes: int,
+        text: TextParts,
+        *,
+        learn_scale: bool = False,
+    ):
+        super().__init__(options, num_classes, text)
+        log_scale = torch.tensor(math.log(text.logit_scale))
+        self.log_scale = nn.Parameter(log_scale) if learn_scale else None
+        self.context = text.context
+        self._encoded: tuple[Any, Tensor] | None = None
+
+    def forward(self, features: Features) -> Tensor:
+        """See `Head.forward`."""
+        assert features.pooled is not None
+        scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        return self._compare(features.pooled, self.text_features(), scale, self.logit_bias)
+
+    def text_features(self) -> Tensor:
+        """See `TextHead.text_features`."""
+        if self.context is None:
+            return self.frozen_text
+        if self.training or torch.is_grad_enabled():
+            return self.context()  # type: ignore[no-any-return]
+        state = [(t.data_ptr(), t._version, t.device, t.dtype) for t in self.context.parameters()]
+        if self._encoded is None or self._encoded[0] != state:
+            self._encoded = (state, self.context())
+        return self._encoded[1]
+
+    def train(self, mode: bool = True) -> ZeroShotHead:
+        """Forget the encoded texts: training is about to change them."""
+        self._encoded = None
+        return super().train(mode)
+
+
+class LinearFromTextHead(TextHead):
+    """Logits (B, C) of the normalised feature, from the zero-shot classifier's own rows on.
+
+    Parameters: `weight` (C, F), which starts as the text features, and `bias` (C,), which starts
+    as the model's bias or zero; the scale stays the model's. Untrained it is the zero-shot
+    classifier (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 2).
+    """
+
+    def __init__(self, options: dict[str, Any], num_classes: int, text: TextParts):
+        super().__init__(options, num_classes, text)
+        self.weight = nn.Parameter(text.weight.clone())
+        self.bias = nn.Parameter(torch.full((num_classes,), text.logit_bias or 0.0))
+
+    def forward(self, features: Features) -> Tensor:
+        """See `Head.forward`."""
+        assert features.pooled is not None
+        return self._compare(features.pooled, self.weight, self.scale, self.bias)
+
+
+def _build_zero_shot(
+    at: Dimensions, num_classes: int, text: TextParts | None, **options: Any
+) -> ZeroShotHead:
+    given = _require(text, "zero_shot", at)
+    own = {"name": "zero_shot", **options}
+    return ZeroShotHead(own, num_classes, given, learn_scale=options["learn_scale"])
+
+
+def _build_linear_from_text(
+    at: Dimensions, num_classes: int, text: TextParts | None, **options: Any
+) -> LinearFromTextHead:
+    given = _require(text, "linear_from_text", at)
+    return LinearFromTextHead({"name": "linear_from_text", **options}, num_classes, given)
+
+
+def _require(text: TextParts | None, name: str, at: Dimensions) -> TextParts:
+    if text is None:
+        raise ConfigError(f"head {name} needs a text tower: take an open_clip backbone")
+    if text.weight.shape[1] != at.feature_dim:
+        raise ConfigError(
+            f"head {name}: texts have {text.weight.shape[1]} features, images {at.feature_dim}"
+        )
+    return text
+
+
+HEADS.register("zero_shot", ZeroShotOptions, _build_zero_shot)
+HEADS.register("linear_from_text", LinearFromTextOptions, _build_linear_from_text)

@@ -1,0 +1,73 @@
+"""Base-to-new: trained on the first half of the classes, tested on it and on the other half.
+
+Zhou et al., "Conditional Prompt Learning for Vision-Language Models", 2022, section 4.1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vpt.api import load_prompt
+from vpt.data import Splits, restrict_classes
+from vpt.evaluation import BaseAndNew, BaseToNew, Measured
+from vpt.protocols.clip_setup import Bench
+from vpt.protocols.few_shot import mean_seconds, measured_of, train_method
+from vpt.protocols.zero_shot import measure_zero_shot
+
+
+def run_base_to_new(bench: Bench) -> BaseAndNew:
+    """Every method that can be asked about classes it has not seen; the others are named."""
+    base = restrict_classes(bench.splits, "base")
+    new = restrict_classes(bench.splits, "new")
+    methods = {}
+    for name in bench.config.methods:
+        if reason := _unfit(bench, name):
+            bench.log(f"{name} is left out of base_to_new: {reason}")
+            continue
+        methods[name] = _run_method(bench, name, base, new)
+    return BaseAndNew(measure_zero_shot(bench, base), measure_zero_shot(bench, new), methods)
+
+
+def _unfit(bench: Bench, method: str) -> str | None:
+    """Why a method cannot name new classes, if it cannot."""
+    config = bench.config.run_config(method, place=Path(method), seed=0, shots=1)
+    if config.head["name"] != "zero_shot":
+        return f"head {config.head['name']} knows only the classes it was trained on"
+    if (config.head["context"] or {}).get("class_specific"):
+        return "its contexts belong to the classes it was trained on"
+    return None
+
+
+def _run_method(bench: Bench, name: str, base: Splits, new: Splits) -> BaseToNew:
+    shots = bench.config.base_to_new_shots
+    results = train_method(bench, name, shots=shots, part="base", place="base_to_new")
+    config = bench.config
+    measured = BaseToNew(
+        method=name,
+        shots=shots,
+        seeds=tuple(config.seeds),
+        base=tuple(measured_of(result, len(base.require("test"))) for result in results),
+        new=tuple(_on_new(bench, name, seed, new) for seed in config.seeds),
+        trained_parameters=results[0].parameters["trained"],
+        file_bytes=results[0].prompt_bytes,
+        seconds=mean_seconds(results),
+    )
+    bench.log(
+        f"{name}, base to new: base {measured.base_mean:.1%}, new {measured.new_mean:.1%}, "
+        f"harmonic mean {measured.harmonic_mean_of_means:.1%}"
+    )
+    return measured
+
+
+def _on_new(bench: Bench, name: str, seed: int, new: Splits) -> Measured:
+    """The run's prompt on the test images of the classes that it has not seen."""
+    shots = bench.config.base_to_new_shots
+    folder = bench.config.run_dir / "base_to_new" / name / f"{shots}_shots" / f"seed_{seed}"
+    model = load_prompt(
+        folder / "prompt.safetensors",
+        bench.backbone,
+        class_names=new.class_names,
+        text_names=new.text_names,
+        text=bench.text,
+    ).to(bench.device)
+    return bench.measure(model, new.require("test"))

@@ -1,0 +1,64 @@
+"""Every method at every number of shots, over seeds; each run tests once, when it has ended."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpt.evaluation import FewShot, Measured, MethodRuns
+from vpt.protocols.clip_setup import Bench, Part, without_scan
+from vpt.runs import RunResult, train
+
+
+def run_few_shot(bench: Bench, shots: int) -> FewShot:
+    """All methods, the free linear baseline first, with `shots` images per class."""
+    methods = {
+        name: _summary(name, shots, bench, train_method(bench, name, shots=shots))
+        for name in ("linear_from_text", *bench.config.methods)
+    }
+    return FewShot(shots, methods)
+
+
+def train_method(
+    bench: Bench, method: str, *, shots: int, part: Part = "all", place: str = "few_shot"
+) -> list[RunResult]:
+    """One run per seed; a run that has ended already is read back."""
+    results = []
+    for seed in bench.config.seeds:
+        bench.advance(f"{place} {method}, {shots} shots, seed {seed}")
+        folder = Path(place) / method / f"{shots}_shots"
+        config = bench.config.run_config(method, place=folder, seed=seed, shots=shots, part=part)
+        results.append(
+            train(without_scan(config), mode=bench.mode, backbone=bench.backbone, text=bench.text)
+        )
+    return results
+
+
+def measured_of(result: RunResult, images: int) -> Measured:
+    """What a run measured on the test split."""
+    assert result.test is not None
+    return Measured(result.test, result.test_per_class or {}, images)
+
+
+def mean_seconds(results: Sequence[RunResult]) -> float:
+    """Of training and validation, mean over the runs."""
+    return statistics.fmean(result.seconds for result in results)
+
+
+def _summary(name: str, shots: int, bench: Bench, results: Sequence[RunResult]) -> MethodRuns:
+    images = len(bench.splits.require("test"))
+    runs = MethodRuns(
+        method=name,
+        shots=shots,
+        seeds=tuple(bench.config.seeds),
+        runs=tuple(measured_of(result, images) for result in results),
+        trained_parameters=results[0].parameters["trained"],
+        file_bytes=results[0].prompt_bytes,
+        seconds=mean_seconds(results),
+    )
+    bench.log(
+        f"{name}, {shots} shots: top-1 {runs.top1_mean:.1%} +- {runs.top1_std:.1%}, "
+        f"{runs.seconds:.1f} s a run"
+    )
+    return runs

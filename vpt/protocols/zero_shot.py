@@ -1,0 +1,39 @@
+"""Zero-shot classification, and prompt files beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vpt.api import load_prompt
+from vpt.data import Splits
+from vpt.engine.prompt_file import read_prompt_header
+from vpt.evaluation import Measured, PromptFileResult
+from vpt.protocols.clip_setup import Bench
+
+
+def measure_zero_shot(bench: Bench, splits: Splits) -> Measured:
+    """The model as it was published, on the test split: nothing is trained."""
+    model = bench.zero_shot_model(splits)
+    measured = bench.measure(model, splits.require("test"))
+    bench.log(f"zero-shot: top-1 {measured.metrics['top1']:.1%}, {measured.images} images")
+    return measured
+
+
+def measure_prompt_file(bench: Bench, path: Path, splits: Splits) -> PromptFileResult:
+    """A prompt file on the test split, with the data set's class names where it has others.
+
+    Raises:
+        PromptFileError: it belongs to another tower, or cannot take other names.
+    """
+    header = read_prompt_header(path)
+    differ = header.class_names != list(splits.class_names)
+    model = load_prompt(
+        path,
+        bench.backbone,
+        class_names=splits.class_names if differ else None,
+        text_names=splits.text_names if differ else None,
+        text=bench.text,
+    ).to(bench.device)
+    measured = bench.measure(model, splits.require("test"))
+    bench.log(f"{path}: top-1 {measured.metrics['top1']:.1%}")
+    return PromptFileResult(str(path), header.backbone.sha256, measured, differ)
