@@ -1,4 +1,4 @@
-"""`python tools/pretrain_bundled.py CONFIG CHECKPOINT [key=value ...]`: trains a bundled backbone."""
+"""`python tools/pretrain_bundled.py CONFIG CHECKPOINT [key=value ...]`: trains a bundled model."""
 
 import sys
 

@@ -120,7 +120,9 @@ def test_matches__are_captions_that_are_true_of_a_picture(renderer):
 
 def test_captions__read_as_sentences(renderer):
     captions = [c for step in range(5) for c in renderer.render(128, size=16, step=step).captions]
-    assert not any(" a a " in f" {c} " or " a o" in f" {c} " or " a e" in f" {c} " for c in captions)
+    assert not any(
+        " a a " in f" {c} " or " a o" in f" {c} " or " a e" in f" {c} " for c in captions
+    )
     assert {"handwritten", "printed"} <= {word for caption in captions for word in caption.split()}
 
 
@@ -170,7 +172,9 @@ def test_a_few_steps__lower_the_loss():
         steps=8, batch_size=32, warmup_steps=1, log_every=1, pictures=CaptionSettings(digits=1.0)
     )
     losses: list[float] = []
-    pretrain_clip(settings, log=lambda line: losses.append(float(line.split("loss ")[1].split()[0])))
+    pretrain_clip(
+        settings, log=lambda line: losses.append(float(line.split("loss ")[1].split()[0]))
+    )
     assert sum(losses[-2:]) < sum(losses[:2]) - 0.2
 
 

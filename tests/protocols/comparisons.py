@@ -32,5 +32,5 @@ def comparison_values(run_dir: Path, data: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, values: dict[str, Any]) -> Path:
     """The values as a YAML file."""
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path

@@ -108,7 +108,9 @@ def test_an_evaluation__done_again__trains_nothing_and_measures_the_same(done, m
 
 def test_a_run__draws_its_images_by_the_coop_rule_and_keeps_which(done, data):
     path, _ = done
-    split = json.loads((path.parent / "run/few_shot/vpt_deep/2_shots/seed_1/split.json").read_text())
+    split = json.loads(
+        (path.parent / "run/few_shot/vpt_deep/2_shots/seed_1/split.json").read_text()
+    )
     assert len(split["train"]) == 2 * CLASSES
     assert len(split["val"]) == 2 * CLASSES
     assert len(split["test"]) == 4 * CLASSES
@@ -233,7 +235,7 @@ def test_a_mistake_in_the_config__is_named(data, tmp_path, override, says):
     [
         ({"class_names": ["one", "two"]}, "tiny photographs"),
         ({"class_names": {"clas_1": "one"}}, "class_1"),
-        ({"class_names": ["a", "b", "c", "d", ""]}, "empty"),
+        ({"class_names": ["a", "b", "c", "d", ""]}, "has no name"),
         ({"class_names": ["a", "b", "c", "d", "a"]}, "'a'"),
         ({"templates": ["a photo"]}, "a photo"),
         ({"class_names": ["a", "b", "c", "d", "e " * 40]}, "tokens"),

@@ -12,7 +12,6 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from vpt.backbones.bundled.captioned import CaptionedRenderer, CaptionSettings, caption_words
@@ -20,6 +19,7 @@ from vpt.backbones.bundled.glyph_clip import CONFIG, start_from_glyph_vit
 from vpt.backbones.bundled.glyph_vit import glyph_vit
 from vpt.backbones.bundled.pretraining import (
     load_checkpoint,
+    read_weights,
     save_checkpoint,
     write_tensors,
 )
@@ -253,27 +253,16 @@ def export_clip(
     """
     vocabulary = Vocabulary()
     size = json.loads(CONFIG.read_text(encoding="utf-8"))["text_cfg"]["vocab_size"]
-    prefix = "model."
-    with safe_open(checkpoint, framework="pt") as file:
-        counters = json.loads(file.metadata()["counters"])
-        tensors = {
-            name.removeprefix(prefix): file.get_tensor(name).half()
-            for name in file.keys()  # noqa: SIM118
-            if name.startswith(prefix)
-        }
+    tensors, metadata = read_weights(checkpoint, "model.")
     few = tensors["token_embedding.weight"]
     full = torch.zeros(size, few.shape[1], dtype=few.dtype)
     full[vocabulary.tokens] = few
     tensors["token_embedding.weight"] = full
-    metadata = {
-        "format": "pt",
+    metadata |= {
         "model": "glyph_clip",
-        "license": "Apache-2.0",
         "trained_on": "pictures rendered by vpt.backbones.bundled.captioned; no real handwriting",
         "date": date,
         "seed": str(settings.seed),
-        "images": str(counters["images"]),
-        "steps": str(counters["step"]),
         "settings": json.dumps(asdict(settings)),
     }
     write_tensors(path, tensors, metadata)

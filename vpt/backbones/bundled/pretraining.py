@@ -367,7 +367,21 @@ def export_weights(
     Returns:
         The header's metadata.
     """
-    prefix = "model.backbone."
+    tensors, metadata = read_weights(checkpoint, "model.backbone.")
+    metadata |= {
+        "model": "glyph_vit",
+        "trained_on": "images rendered by vpt.backbones.bundled.rendering; no digits",
+        "date": date,
+        "seed": str(settings.seed),
+        "architecture": json.dumps({**ARCHITECTURE, **settings.architecture}),
+        "settings": json.dumps(asdict(settings)),
+    }
+    write_tensors(path, tensors, metadata)
+    return metadata
+
+
+def read_weights(checkpoint: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(the tensors of a checkpoint below a prefix, as fp16; what a header says of any run)."""
     with safe_open(checkpoint, framework="pt") as file:
         counters = json.loads(file.metadata()["counters"])
         tensors = {
@@ -377,18 +391,11 @@ def export_weights(
         }
     metadata = {
         "format": "pt",
-        "model": "glyph_vit",
         "license": "Apache-2.0",
-        "trained_on": "images rendered by vpt.backbones.bundled.rendering; no digits",
-        "date": date,
-        "seed": str(settings.seed),
         "images": str(counters["images"]),
         "steps": str(counters["step"]),
-        "architecture": json.dumps({**ARCHITECTURE, **settings.architecture}),
-        "settings": json.dumps(asdict(settings)),
     }
-    write_tensors(path, tensors, metadata)
-    return metadata
+    return tensors, metadata
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
