@@ -58,7 +58,9 @@ def renderer() -> GlyphRenderer:
 
 
 def test_alphabet__has_no_numeral_of_any_script() -> None:
-    drawn = {character for font in FONTS for _, character in _characters(font)} | set(GLYPHS)
+    drawn = {character for font in FONTS for _, character in _characters(font, GLYPHS)} | set(
+        GLYPHS
+    )
     assert len(drawn) > 300
     assert not [c for c in drawn if unicodedata.category(c) in NUMERAL_CATEGORIES]
     assert not [c for c in drawn if unicodedata.numeric(c, None) is not None]

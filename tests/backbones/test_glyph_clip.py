@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import open_clip
@@ -120,9 +121,8 @@ def test_matches__are_captions_that_are_true_of_a_picture(renderer):
 
 def test_captions__read_as_sentences(renderer):
     captions = [c for step in range(5) for c in renderer.render(128, size=16, step=step).captions]
-    assert not any(
-        " a a " in f" {c} " or " a o" in f" {c} " or " a e" in f" {c} " for c in captions
-    )
+    wrong = re.compile(r"\ba (a|an|eight|image|orange)\b|\ban (a|seven|photo|red)\b")
+    assert not [caption for caption in captions if wrong.search(caption)]
     assert {"handwritten", "printed"} <= {word for caption in captions for word in caption.split()}
 
 
@@ -169,7 +169,7 @@ def test_training__goes_on_bit_for_bit_and_exports_the_whole_vocabulary(tmp_path
 
 def test_a_few_steps__lower_the_loss():
     settings = ClipPretrainSettings(
-        steps=8, batch_size=32, warmup_steps=1, log_every=1, pictures=CaptionSettings(digits=1.0)
+        steps=8, batch_size=32, warmup_steps=1, log_every=1, pictures=CaptionSettings(digits=0.8)
     )
     losses: list[float] = []
     pretrain_clip(

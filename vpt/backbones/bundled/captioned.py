@@ -107,6 +107,10 @@ class CaptionSettings:
     plain: float = 0.7
     coarse: float = 0.6
 
+    def __post_init__(self) -> None:
+        if self.digits + self.glyphs > 1:
+            raise ValueError(f"digits {self.digits} and glyphs {self.glyphs} are more than all")
+
 
 class CaptionedRenderer:
     """Renders captioned batches as a pure function of its settings and the step."""
