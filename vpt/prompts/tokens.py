@@ -204,8 +204,8 @@ def _build(
     *,
     num_tokens: int,
     layers: LayerChoice,
-    init: Initializer | None,
-    placement: PromptPlacement | None,
+    init: Initializer | None = None,
+    placement: PromptPlacement | None = None,
     **options: Any,
 ) -> TokenPrompt:
     return TokenPrompt(

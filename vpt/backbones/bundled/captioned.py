@@ -139,7 +139,7 @@ class CaptionedRenderer:
         given = self.settings
         digits = round(batch_size * given.digits)
         pens = round(digits * given.pen)
-        glyphs = round(batch_size * given.glyphs)
+        glyphs = min(round(batch_size * given.glyphs), batch_size - digits)
         scenes = batch_size - digits - glyphs
         pictures = [
             *_name_digits(*self._pen.draw(pens, size, random), PEN, random),
