@@ -335,12 +335,16 @@ def list_names(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a run's config, for editors."""
-    import vpt.api  # noqa: F401 - registers prompts and heads
+def schema(
+    kind: Annotated[
+        Literal["run", "clip-eval"], typer.Argument(help="a run's config, or clip-eval's")
+    ] = "run",
+) -> None:
+    """Print the JSON Schema of a config, for editors."""
     from vpt.config import RunConfig, json_schema
+    from vpt.protocols.clip_setup import ClipEvalConfig
 
-    log(json.dumps(json_schema(RunConfig), indent=2))
+    log(json.dumps(json_schema(RunConfig if kind == "run" else ClipEvalConfig), indent=2))
 
 
 @app.command(hidden=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.contracts.kinds import images_for, make
+from tests.contracts.kinds import images_for, is_timm, make
 from vpt.api import create_model, list_prompts, load_prompt, save_prompt
 from vpt.backbones import create_backbone, wrap_backbone
 from vpt.backbones.base import weights_hash
@@ -76,7 +76,8 @@ VARIANTS: dict[str, tuple[Any, Formula]] = {
 }
 
 has_glyph = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the bundled weights are not built")
-KINDS = ["test_vit", "siglip", "dinov3", pytest.param("glyph_vit", marks=has_glyph)]
+KINDS = ["test_vit", "siglip", "dinov3", "clip_tok", "clip_custom"]
+KINDS += [pytest.param("glyph_vit", marks=has_glyph)]
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -104,16 +105,20 @@ def take_steps(model, native, count):
 
 
 def selected(native, tuning):
-    """The tensors of a native model that a tuning trains, told from timm's own names."""
+    """The tensors of a native model that a tuning trains, told from the library's own names."""
     names = [name for name, _ in native.named_parameters() if not name.startswith("head.")]
     norms = tuple(n + "." for n, m in native.named_modules() if "Norm" in type(m).__name__)
-    last = f"blocks.{len(native.blocks) - 1}."
+    if is_timm(native):
+        last = (f"blocks.{len(native.blocks) - 1}.", "norm.", "fc_norm.", "attn_pool.")
+    else:
+        last = (f"transformer.resblocks.{native.transformer.layers - 1}.", "ln_post.", "proj")
+    biases = ("bias", "q_bias", "v_bias", "in_proj_bias")
     rules = {
         "frozen": lambda name: False,
         "full": lambda name: True,
-        "bias": lambda name: name.rpartition(".")[2] in ("bias", "q_bias", "v_bias"),
+        "bias": lambda name: name.rpartition(".")[2] in biases,
         "norm": lambda name: name.startswith(norms),
-        "last:1": lambda name: name.startswith((last, "norm.", "fc_norm.", "attn_pool.")),
+        "last:1": lambda name: name.startswith(last),
     }
     return {name for name in names if rules[tuning](name)}
 
