@@ -377,6 +377,47 @@ def pretrain_bundled(
     log(f"written to {weights}")
 
 
+data_app = typer.Typer(help="Look at data before training on them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def data_commands() -> None:
+    """Look at data before training on them."""
+
+
+@data_app.command("check")
+def check_data(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DESCRIPTOR", help="a YAML file, or a folder of images")
+    ],
+    root: Annotated[Path | None, typer.Option(help="where the images are")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="also write check.json and index.html to this folder")
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option(min=16, help="side of the square that a detector will see, in pixels")
+    ] = 640,
+    num_workers: Annotated[int, typer.Option(min=0, help="processes that decode images")] = 2,
+) -> None:
+    """List what is wrong with a data set, and show what is in it.
+
+    The exit code is 1 if there are errors.
+    """
+    from vpt.reports import data_check, data_page
+
+    check = data_check.check_data(dataset, root=root, size=image_size, num_workers=num_workers)
+    for line in data_check.finding_lines(check):
+        log(line)
+    out.print(data_check.summary_table(check))
+    log(data_check.verdict(check))
+    if output is not None:
+        data_page.write_check(check, output)
+        log(f"written to {output / 'index.html'} and {output / 'check.json'}")
+    if not check.healthy:
+        raise typer.Exit(1)
+
+
 @app.command()
 def doctor() -> None:
     """Say what is installed and whether the bundled model runs."""
@@ -392,8 +433,8 @@ def doctor() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, and exit.
 
-    The code is 0, 1 (`doctor` found a problem), 2 (a user's mistake), 75 (stopped by a signal, the
-    run can go on) or 130 (interrupted).
+    The code is 0, 1 (`doctor` or `data check` found a problem), 2 (a user's mistake), 75 (stopped
+    by a signal, the run can go on) or 130 (interrupted).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     wants_traceback = "--traceback" in words

@@ -57,3 +57,4 @@ class Registry(Generic[T]):
 
 PROMPTS: Registry[Any] = Registry("prompt")
 HEADS: Registry[Any] = Registry("head")
+DETECTION_HEADS: Registry[Any] = Registry("detection head")

@@ -1,7 +1,8 @@
 """The values that travel between the layers, and the shape alphabet.
 
 B batch, L layers, P prefix tokens, T prompt tokens, N patch tokens, D embed dim, F feature dim, C
-classes, H W image height and width in pixels, h w height and width of the patch grid (N = h * w).
+classes, K boxes, H W image height and width in pixels, S side of a square image, h w height and
+width of the patch grid (N = h * w).
 """
 
 from __future__ import annotations
@@ -198,4 +199,123 @@ class Batch:
             self.images.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
             self.indices,
+        )
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a file's pixels lie in the square that the model sees: top left, padding elsewhere.
+
+    Attributes:
+        scale: letterboxed pixels per pixel of the file.
+        original_size: (H, W) of the file in pixels, as it is shown (EXIF orientation applied).
+        size: side S of the square in pixels.
+    """
+
+    scale: float
+    original_size: tuple[int, int]
+    size: int
+
+    @classmethod
+    def fit(cls, original_size: tuple[int, int], size: int) -> Letterbox:
+        """The largest copy of the file that the square holds."""
+        return cls(size / max(original_size), original_size, size)
+
+    @property
+    def content_size(self) -> tuple[int, int]:
+        """(H, W) of the file's copy inside the square: whole pixels, at least one."""
+        height, width = (max(1, round(side * self.scale)) for side in self.original_size)
+        return height, width
+
+    def to_letterboxed(self, boxes: Tensor) -> Tensor:
+        """Boxes (K, 4) xyxy in pixels of the square, from those in pixels of the file.
+
+        They are clipped to the file. Whole pixels make the copy's sides differ from `scale` by up
+        to half a pixel; boxes follow the copy.
+        """
+        return _clip(boxes, self.original_size) * self._ratios(boxes)
+
+    def to_original(self, boxes: Tensor) -> Tensor:
+        """The inverse of `to_letterboxed`: boxes (K, 4) xyxy in the file's pixels, clipped."""
+        return _clip(boxes / self._ratios(boxes), self.original_size)
+
+    def _ratios(self, boxes: Tensor) -> Tensor:
+        y, x = (
+            copy / side for copy, side in zip(self.content_size, self.original_size, strict=True)
+        )
+        return boxes.new_tensor([x, y, x, y])
+
+
+def _clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (K, 4) xyxy inside an image of (H, W)."""
+    height, width = size
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one image, best first.
+
+    Attributes:
+        boxes: (K, 4) float32 xyxy, absolute pixels of the frame that the giver names.
+        scores: (K,) in [0, 1].
+        labels: (K,) int64, 0..C-1.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, chosen: Tensor | slice) -> Detections:
+        return Detections(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The detections on a device."""
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class DetectionTargets:
+    """What is to be found in one image; crowds are no targets.
+
+    Attributes:
+        boxes: (K, 4) float32 xyxy, absolute pixels of the letterboxed image; K may be 0.
+        labels: (K,) int64, 0..C-1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> DetectionTargets:
+        """The targets on a device."""
+        return DetectionTargets(
+            self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """Letterboxed images of one step and what is to be found in them.
+
+    Attributes:
+        images: (B, 3, S, S) float32, preprocessed.
+        targets: B, in the images' frame.
+        indices: (B,) int64, positions in the data set's split.
+        letterboxes: B, the ways back to the files' pixels.
+    """
+
+    images: Tensor
+    targets: tuple[DetectionTargets, ...]
+    indices: Tensor
+    letterboxes: tuple[Letterbox, ...]
+
+    def to(self, device: torch.device) -> DetectionBatch:
+        """The batch on a device (images without waiting for the copy)."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            targets=tuple(targets.to(device) for targets in self.targets),
         )

@@ -18,7 +18,9 @@ def test_datasets__every_file__is_a_descriptor():
     paths = sorted(DATASETS.iterdir())
     assert {path.stem for path in paths} >= {
         "caltech101",
+        "coco2017",
         "cub_200_2011",
+        "custom_coco",
         "digits",
         "dtd",
         "eurosat",
@@ -29,7 +31,9 @@ def test_datasets__every_file__is_a_descriptor():
         descriptor = load_descriptor(path)
         assert descriptor.licence
         assert descriptor.source
-        assert (descriptor.text.templates is None) == (path.stem == "cub_200_2011")
+        assert (descriptor.text.templates is None) == (
+            path.stem in ("cub_200_2011", "coco2017", "custom_coco")
+        )
 
 
 def test_load_descriptor__folder__needs_no_file(tmp_path):
@@ -62,10 +66,21 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b\nformat: folder\ncounts: {train: 0}", "counts.train"),
         ("name: b\nformat: folder\nchecksum: abc", "checksum"),
         ("name: b", "format"),
-        ("name: b\nformat: csv\nimages: a", "'images' is for format split_zhou and imagenet"),
+        (
+            "name: b\nformat: csv\nimages: a",
+            "'images' is for format split_zhou and imagenet and coco",
+        ),
         ("name: b\nformat: split_zhou\nfile: a\ncolumns: {path: p}", "'columns' is for format csv"),
         ("name: b\nformat: split_zhou", "split_zhou needs 'file'"),
         ("name: b\nformat: imagenet\nsplits: {test: val}", "splits.test: imagenet has its own"),
+        (
+            "name: b\nformat: imagenet\nimages: {train: a}",
+            "'images' of imagenet is one folder, not one for each split",
+        ),
+        ("name: b\nformat: coco\nimages: {trian: a}", "images"),
+        ("name: b\nformat: coco\nfile: a.json", "'file' is for format csv and split_zhou"),
+        ("name: b\nformat: coco\nmetric: top1", "metric 'top1' is not what format coco is"),
+        ("name: b\nformat: cub\nmetric: ap", "metric 'ap' is not what format cub is judged by"),
         ("name: b\nformat: cub\nsplits: {train: x}", "splits.train: cub has its own places"),
         ("name: b\nformat: cub\ntext: {templates: [a cat]}", "template 'a cat' needs {} or {c}"),
         ("name: b\nformat: cub\ntext: {templates: ['{} {x}']}", "template '{} {x}' needs"),

@@ -2,6 +2,7 @@
 
 from vpt.config.registered import Registered
 from vpt.config.run import (
+    BoxTransformConfig,
     HeadConfig,
     OptimConfig,
     PromptConfig,
@@ -14,6 +15,7 @@ from vpt.config.schema import NamedSchema, Schema, validate
 from vpt.config.yaml_text import dump, load_yaml
 
 __all__ = [
+    "BoxTransformConfig",
     "HeadConfig",
     "NamedSchema",
     "OptimConfig",

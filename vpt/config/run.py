@@ -97,6 +97,30 @@ class TransformConfig(NamedSchema):
     )
 
 
+class BoxTransformConfig(NamedSchema):
+    """What happens to training images with boxes; evaluation always letterboxes, and no more."""
+
+    name: Literal["jitter", "none"] = Field(
+        "jitter",
+        description="jitter: scale, crop, flip and colours at random; none: only the letterbox",
+    )
+    scale: Annotated[tuple[float, float], AfterValidator(_check_ratio)] = Field(
+        (0.5, 2.0),
+        description="range of the size relative to the letterboxed one; above 1 a random part is "
+        "seen, below 1 the image fills less of the square",
+    )
+    hflip: Share = Field(0.5, description="probability of a left-right flip")
+    color_jitter: Share = Field(
+        0.2, description="largest relative change of brightness, contrast and saturation"
+    )
+    min_visibility: Share = Field(
+        0.2, description="share of a box that a crop must keep for the box to stay a target"
+    )
+    min_side: NotNegative = Field(
+        1.0, description="shortest side of a target, in pixels of the square"
+    )
+
+
 class DataConfig(Schema):
     """The data set and how batches are made of it."""
 

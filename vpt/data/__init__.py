@@ -1,6 +1,28 @@
 """Data sets: descriptors, readers, transforms, sampling and loading."""
 
+from vpt.data.boxes import (
+    BoxTransform,
+    LetterboxedImage,
+    box_evaluation_transform,
+    box_training_transform,
+)
+from vpt.data.coco import read_detection
 from vpt.data.descriptor import Cut, Descriptor, TextNames, load_descriptor
+from vpt.data.detection import (
+    DetectionSample,
+    DetectionSplit,
+    DetectionSplits,
+    Finding,
+    check_findings,
+    to_coco_dict,
+)
+from vpt.data.detection_loader import (
+    DetectionDataset,
+    DetectionLoader,
+    collate_detection,
+    drop_bad_images,
+    make_detection_loader,
+)
 from vpt.data.formats import read_splits
 from vpt.data.images import read_image
 from vpt.data.loader import (
@@ -26,29 +48,45 @@ from vpt.data.transforms import (
 __all__ = [
     "BadImage",
     "BatchLoader",
+    "BoxTransform",
     "Cut",
     "Descriptor",
+    "DetectionDataset",
+    "DetectionLoader",
+    "DetectionSample",
+    "DetectionSplit",
+    "DetectionSplits",
     "EpochBatches",
+    "Finding",
     "ImageDataset",
+    "LetterboxedImage",
     "Sample",
     "Split",
     "Splits",
     "TextNames",
     "Transform",
     "apply_selection",
+    "box_evaluation_transform",
+    "box_training_transform",
     "check_classes",
+    "check_findings",
+    "collate_detection",
     "coop_few_shot",
     "create_transform",
     "drop_bad",
+    "drop_bad_images",
     "evaluation_transform",
     "few_shot",
     "holdout",
     "load_descriptor",
     "load_sample",
+    "make_detection_loader",
     "make_loader",
+    "read_detection",
     "read_image",
     "read_splits",
     "restrict_classes",
     "scan_images",
+    "to_coco_dict",
     "training_transform",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any, get_args
 
 from vpt.data.descriptor import Descriptor
 from vpt.data.parts import (
+    UNPRINTABLE,
     Parts,
     check_class_folders,
     check_files,
@@ -19,13 +18,11 @@ from vpt.data.parts import (
     hint,
     images_below,
     read_json,
+    shown,
     text_rows,
 )
 from vpt.data.splits import Sample, SplitName
 from vpt.errors import DataError
-
-# What would break a message of one line, or cannot be in the name of a file.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def _entries(file: Path) -> dict[SplitName, list[_Entry]]:
     if not isinstance(content, dict):
         raise DataError(f"{file}: no object with the lists train, val and test")
     if unknown := sorted(set(content) - set(get_args(SplitName))):
-        raise DataError(f"{file}: split {_shown(unknown[0])} is none of train, val, test")
+        raise DataError(f"{file}: split {shown(unknown[0])} is none of train, val, test")
     entries: dict[SplitName, list[_Entry]] = {}
     for split in get_args(SplitName):
         rows = content.get(split, [])
@@ -73,13 +70,13 @@ def _entries(file: Path) -> dict[SplitName, list[_Entry]]:
 
 def _entry(row: Any, where: str) -> _Entry:
     if not (isinstance(row, list) and [type(value) for value in row] == [str, int, str]):
-        raise DataError(f"{where} is {_shown(row)}; [path, label, class name] is expected")
+        raise DataError(f"{where} is {shown(row)}; [path, label, class name] is expected")
     path, label, name = row
     for text in (path, name):
-        if not text.strip() or _UNPRINTABLE.search(text):
-            raise DataError(f"{where}: {_shown(text)} is empty or not printable")
+        if not text.strip() or UNPRINTABLE.search(text):
+            raise DataError(f"{where}: {shown(text)} is empty or not printable")
     if Path(path).is_absolute():
-        raise DataError(f"{where}: {_shown(path)} is not relative to the folder of the images")
+        raise DataError(f"{where}: {shown(path)} is not relative to the folder of the images")
     return _Entry(Path(path).as_posix(), label, name, where)
 
 
@@ -103,7 +100,7 @@ def _names_by_label(file: Path, entries: list[_Entry]) -> list[str]:
     outside = next((entry for entry in entries if not 0 <= entry.label < len(names)), None)
     if outside is not None:
         raise DataError(
-            f"{outside.where}: label {_shown(outside.label)} is out of range: {len(names)} classes "
+            f"{outside.where}: label {shown(outside.label)} is out of range: {len(names)} classes "
             f"are numbered 0..{len(names) - 1}"
         )
     return [names[label] for label in range(len(names))]
@@ -155,7 +152,7 @@ def _told_apart(ids: list[str], names: Mapping[str, str]) -> list[str]:
 
 
 def _image_folder(descriptor: Descriptor, root: Path) -> Path:
-    folder = root / (descriptor.images or "")
+    folder = root / str(descriptor.images or "")
     if not folder.is_dir():
         raise DataError(f"no folder of images '{folder}'{hint(descriptor)}")
     return folder
@@ -167,12 +164,3 @@ def _class_names(descriptor: Descriptor, source: Path, names: list[str]) -> tupl
             f"{source} has {len(names)} classes, the descriptor {len(descriptor.classes)}"
         )
     return tuple(descriptor.classes or names)
-
-
-def _shown(value: Any) -> str:
-    """A value of a damaged file, short and on one line."""
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        return "nested too deep"
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from vpt.config import Schema, load_yaml, validate
 from vpt.errors import DataError
 
-Format = Literal["folder", "csv", "image_list", "cub", "sklearn_digits", "split_zhou", "imagenet"]
+Format = Literal[
+    "folder", "csv", "image_list", "cub", "sklearn_digits", "split_zhou", "imagenet", "coco"
+]
 
 
 class Cut(Schema):
@@ -25,14 +27,23 @@ class SplitSources(Schema):
     """Where each split is found.
 
     folder: a sub-folder of class folders. csv, image_list: a file, or with `columns.split` a value
-    in that column. val and test may be a `Cut`: test is cut out of train first, val out of the
-    rest. What is not named is taken from its usual place (train/, val/, test/; train.csv, ...;
-    train.txt, ...) if there is one. The other formats say it themselves and take only cuts.
+    in that column. coco: a JSON file. val and test may be a `Cut`: test is cut out of train first,
+    val out of the rest. What is not named is taken from its usual place (train/, val/, test/;
+    train.csv, ...; train.txt, ...; annotations/train.json, ...) if there is one. The other formats
+    say it themselves and take only cuts.
     """
 
     train: str | None = None
     val: str | Cut | None = None
     test: str | Cut | None = None
+
+
+class ImageFolders(Schema):
+    """The folder of each split's images, relative to root; None: root itself."""
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
 
 
 class Columns(Schema):
@@ -85,12 +96,13 @@ class Descriptor(Schema):
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
         file: the one file that lists all splits, relative to root (csv, split_zhou).
-        images: folder of the images, relative to root; None: root itself (split_zhou, imagenet).
+        images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
+            coco); for coco also one for each split.
         columns: header names of CSV files.
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
-        metric: what the data set is usually judged by.
+        metric: what the data set is usually judged by; of coco always ap.
         licence: under which terms the images may be used.
         source: where it was published.
         checksum: 'algorithm:hex' of what is downloaded; of the arrays for sklearn_digits, where it
@@ -103,16 +115,23 @@ class Descriptor(Schema):
     root: Path | None = None
     splits: SplitSources = SplitSources()
     file: str | None = None
-    images: str | None = None
+    images: str | ImageFolders | None = None
     columns: Columns = Columns()
     classes: list[str] | None = None
     text: TextNames = TextNames()
     counts: Counts = Counts()
-    metric: Literal["top1", "mean_class_accuracy"] = "top1"
+    metric: Literal["top1", "mean_class_accuracy", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
     checksum: str | None = Field(default=None, pattern=r"^[a-z0-9]+:[0-9a-f]+$")
     how_to_get: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_boxes_by_ap(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("format") == "coco":
+            return {"metric": "ap", **values}
+        return values
 
     @model_validator(mode="after")
     def _check_classes(self) -> Descriptor:
@@ -128,6 +147,12 @@ class Descriptor(Schema):
             if given and self.format not in formats:
                 belongs = " and ".join(formats)
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
+        if isinstance(self.images, ImageFolders) and self.format != "coco":
+            raise ValueError(f"'images' of {self.format} is one folder, not one for each split")
+        if (self.metric == "ap") != (self.format == "coco"):
+            raise ValueError(
+                f"metric '{self.metric}' is not what format {self.format} is judged by"
+            )
         if self.format == "split_zhou" and self.file is None:
             raise ValueError("split_zhou needs 'file', the JSON file that lists all splits")
         if self.columns.split is not None and self.file is None:
@@ -150,9 +175,9 @@ class Descriptor(Schema):
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "file": ("csv", "split_zhou"),
     "columns": ("csv",),
-    "images": ("split_zhou", "imagenet"),
+    "images": ("split_zhou", "imagenet", "coco"),
 }
-_NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list")
+_NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list", "coco")
 
 
 def load_descriptor(path: Path) -> Descriptor:

@@ -19,8 +19,10 @@ from vpt.data.parts import (
     Parts,
     check_class_folders,
     check_classes,
+    check_counts,
     check_files,
     class_folders,
+    find_root,
     hint,
     images_below,
     text_rows,
@@ -55,30 +57,20 @@ def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
     Raises:
         DataError: the folder is missing, or its content contradicts itself or the descriptor.
     """
+    if descriptor.format == "coco":
+        raise DataError(f"'{descriptor.name}' holds boxes, not one class per image (format coco)")
     parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
     if not any(parts.samples.values()):
         raise DataError(f"no images in '{descriptor.name}'{hint(descriptor)}")
     _check_duplicates(parts)
     splits = _cut(descriptor, parts)
     check_classes(splits)
-    _check_counts(descriptor, splits)
+    check_counts(descriptor, {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES})
     return replace(splits, text_names=text_names(descriptor, parts.class_names, parts.words))
 
 
 def _find_root(descriptor: Descriptor, root: Path | None) -> Path:
-    root = root or descriptor.root
-    if descriptor.format == "sklearn_digits":
-        return Path()
-    if root is None:
-        raise DataError(
-            f"no folder given for '{descriptor.name}'; set data.root or the descriptor's 'root'"
-        )
-    if not root.is_dir():
-        raise DataError(
-            f"the data of '{descriptor.name}' are not in '{root}'{hint(descriptor)}"
-            + ("" if descriptor.how_to_get else "; set data.root to the folder that holds them")
-        )
-    return root
+    return Path() if descriptor.format == "sklearn_digits" else find_root(descriptor, root)
 
 
 # Image folders
@@ -354,15 +346,3 @@ def _check_duplicates(parts: Parts) -> None:
                 place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
                 raise DataError(f"image '{sample.key}' is listed {place}; keep one of them")
             seen[sample.key] = split
-
-
-def _check_counts(descriptor: Descriptor, splits: Splits) -> None:
-    found: dict[str, int] = {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES}
-    found["train_and_val"] = found["train"] + found["val"]
-    for name, count in found.items():
-        expected = getattr(descriptor.counts, name)
-        if expected is not None and count != expected:
-            raise DataError(
-                f"'{descriptor.name}' has {count} images in {name}, {expected} are expected; "
-                f"are the data complete?{hint(descriptor)}"
-            )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,28 @@ _DECODE_ERRORS = (
 )
 
 
+_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 lie on their side
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of its image before any pixel is decoded.
+
+    Attributes:
+        stored_size: (H, W) in pixels, as the rows lie in the file.
+        orientation: EXIF's, 1..8; 1: upright as stored.
+    """
+
+    stored_size: tuple[int, int]
+    orientation: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels of the upright image, as `read_image` gives it."""
+        height, width = self.stored_size
+        return (width, height) if self.orientation >= 5 else (height, width)
+
+
 def read_image(path: Path) -> Image.Image:
     """The image of a file, whole, upright (EXIF orientation applied), in RGB.
 
@@ -42,14 +68,33 @@ def read_image(path: Path) -> Image.Image:
         DataError: the file is missing, no image of `FORMATS`, damaged, or larger than Pillow's
             limit against decompression bombs (89 million pixels).
     """
+    with _opened(path) as image:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Size and orientation of an image file; damage further on is not seen.
+
+    Raises:
+        DataError: as of `read_image`, where the head of the file shows it.
+    """
+    with _opened(path) as image:
+        # Not image.getexif(): for a PNG that decodes the pixels, in search of a late chunk.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        known = isinstance(orientation, int) and 1 <= orientation <= 8
+        return ImageHeader((image.height, image.width), orientation if known else 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         # Pillow warns where a file is odd but readable; only the warning about size is a refusal.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
-                image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
+                yield image
     except _DECODE_ERRORS as error:
         raise DataError(f"{path}: {_reason(path, error)}") from error
 
@@ -92,6 +137,8 @@ def _reason(path: Path, error: BaseException) -> str:
         return "no such file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "no such file (the name is too long for any)"
     if path.is_dir():
         return "a folder, not an image"
     if path.is_file() and path.stat().st_size == 0:

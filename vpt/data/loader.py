@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import Sample, Split
@@ -79,7 +81,7 @@ def load_sample(split: Split, sample: Sample) -> Image.Image:
     return Image.fromarray(split.array[sample.source]).convert("RGB")
 
 
-def scan_images(split: Split, num_workers: int = 0) -> list[BadImage]:
+def scan_images(split: Split | DetectionSplit, num_workers: int = 0) -> list[BadImage]:
     """Decode every image of a split, and list those that fail, in the split's order.
 
     Args:
@@ -133,35 +135,73 @@ class BatchLoader:
         self, dataset: ImageDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
     ):
         self.batches = batches
-        self._loader: DataLoader[Item | DataError] = DataLoader(
-            _Caught(dataset),
-            batch_sampler=batches,
-            num_workers=num_workers,
-            collate_fn=_collate,
-            pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, owner=os.getpid()),
-            # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
-            generator=torch.Generator(),
+        self._loader = batches_of_items(
+            dataset, batches, _collate, num_workers=num_workers, pin_memory=pin_memory
         )
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
-            images, labels, indices = batch
+        for images, labels, indices in self._loader:
             yield Batch(images, labels, indices)
 
 
-class _Caught(Dataset["Item | DataError"]):
+AnyItem = TypeVar("AnyItem")
+AnyBatch = TypeVar("AnyBatch")
+
+
+def batches_of_items(
+    dataset: Dataset[AnyItem],
+    batches: EpochBatches,
+    collate: Callable[[list[AnyItem]], AnyBatch],
+    *,
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterable[AnyBatch]:
+    """What `collate` makes of the items of each batch, in worker processes.
+
+    Args:
+        dataset: its items are got by (epoch, index).
+        batches: of one epoch.
+        collate: gives tensors in tuples, which torch can pin, unlike dataclasses.
+        num_workers: processes; 0: in this one.
+        pin_memory: for a faster copy to a GPU.
+
+    Raises:
+        DataError: while iterating, in the main process; the first that an item raised.
+    """
+    loader: DataLoader[AnyItem | DataError] = DataLoader(
+        _Caught(dataset),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=partial(_collate_caught, collate=collate),
+        pin_memory=pin_memory,
+        worker_init_fn=partial(_start_worker, owner=os.getpid()),
+        # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
+        generator=torch.Generator(),
+    )
+    return _Raising(loader)
+
+
+class _Raising(Iterable[AnyBatch]):
+    def __init__(self, loader: DataLoader[Any]):
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[AnyBatch]:
+        for batch in self.loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+class _Caught(Dataset[AnyItem | DataError]):
     """Errors as values: raised in a worker, torch would wrap them in a traceback of many lines."""
 
-    def __init__(self, dataset: ImageDataset):
+    def __init__(self, dataset: Dataset[AnyItem]):
         self.dataset = dataset
 
-    def __getitem__(self, item: tuple[int, int]) -> Item | DataError:
+    def __getitem__(self, item: tuple[int, int]) -> AnyItem | DataError:
         try:
             return self.dataset[item]
         except DataError as error:
@@ -171,14 +211,14 @@ class _Caught(Dataset["Item | DataError"]):
 class _Scan(Dataset["BadImage | None"]):
     """For each image None, or what is wrong with it."""
 
-    def __init__(self, split: Split):
-        self.split = split
+    def __init__(self, split: Split | DetectionSplit):
+        self.sources: list[Path | int] = [sample.source for sample in split.samples]
 
     def __len__(self) -> int:
-        return len(self.split)
+        return len(self.sources)
 
     def __getitem__(self, index: int) -> BadImage | None:
-        path = self.split.samples[index].source
+        path = self.sources[index]
         if not isinstance(path, Path):
             return None
         try:
@@ -188,15 +228,20 @@ class _Scan(Dataset["BadImage | None"]):
         return None
 
 
-def _collate(items: Iterable[Item | DataError]) -> tuple[Tensor, Tensor, Tensor] | DataError:
-    """A tuple, which torch can pin, unlike a `Batch`; or the first error."""
-    good: list[Item] = []
+def _collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+    images, labels, indices = zip(*items, strict=True)
+    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+
+
+def _collate_caught(
+    items: Iterable[AnyItem | DataError], *, collate: Callable[[list[AnyItem]], AnyBatch]
+) -> AnyBatch | DataError:
+    good: list[AnyItem] = []
     for item in items:
         if isinstance(item, DataError):
             return item
         good.append(item)
-    images, labels, indices = zip(*good, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+    return collate(good)
 
 
 def _start_worker(worker: int, *, owner: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from vpt.data.images import SUFFIXES
 from vpt.data.splits import Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
+
+# What would break a message of one line, or cannot be in the name of a file.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,54 @@ class Parts:
 def hint(descriptor: Descriptor) -> str:
     """'; to get them: ...', the end of a message about data that are not there."""
     return f"; to get them: {descriptor.how_to_get}" if descriptor.how_to_get else ""
+
+
+def find_root(descriptor: Descriptor, root: Path | None) -> Path:
+    """The folder of a data set: the one given, or the descriptor's own.
+
+    Raises:
+        DataError: none is named, or it does not exist.
+    """
+    root = root or descriptor.root
+    if root is None:
+        raise DataError(
+            f"no folder given for '{descriptor.name}'; set data.root or the descriptor's 'root'"
+        )
+    if not root.is_dir():
+        raise DataError(
+            f"the data of '{descriptor.name}' are not in '{root}'{hint(descriptor)}"
+            + ("" if descriptor.how_to_get else "; set data.root to the folder that holds them")
+        )
+    return root
+
+
+def check_counts(descriptor: Descriptor, images: Mapping[str, int]) -> None:
+    """Refuse data that do not hold as many images as the descriptor says.
+
+    Args:
+        descriptor: with the counts that are expected.
+        images: found in train, val and test.
+
+    Raises:
+        DataError: they differ.
+    """
+    found = {**images, "train_and_val": images["train"] + images["val"]}
+    for name, count in found.items():
+        expected = getattr(descriptor.counts, name)
+        if expected is not None and count != expected:
+            raise DataError(
+                f"'{descriptor.name}' has {count} images in {name}, {expected} are expected; "
+                f"are the data complete?{hint(descriptor)}"
+            )
+
+
+def shown(value: Any) -> str:
+    """A value of a damaged file, short and on one line."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "nested too deep"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +15,9 @@ from torchvision.transforms import functional as F  # noqa: N812 (torchvision's 
 
 from vpt.config import TransformConfig
 from vpt.data.images import to_rgb
+from vpt.data.offline_albumentations import A
 from vpt.errors import ConfigError
 from vpt.structures import Preprocess
-
-# Without this, importing albumentations asks its makers' server for a newer version.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-import albumentations as A  # noqa: N812 (its own convention)
 
 Transform = Callable[[Image.Image, int], Tensor]
 """(image, seed) -> (3, H, W) float32; the same image and seed give the same bits."""
@@ -42,13 +38,13 @@ class EvaluationTransform:
     """A backbone's own preprocessing, pixel for pixel that of timm; nothing is random."""
 
     def __init__(self, preprocess: Preprocess):
-        _resampling(preprocess)
+        resampling_of(preprocess)
         self.preprocess = preprocess
 
     def __call__(self, image: Image.Image, seed: int = 0) -> Tensor:
         """(3, H, W) float32, normalised; the seed is taken for symmetry and has no effect."""
         place = {"center": _center, "squash": _squash, "border": _border}[self.preprocess.crop_mode]
-        return _to_tensor(place(to_rgb(image), self.preprocess), self.preprocess)
+        return to_normalised(place(to_rgb(image), self.preprocess), self.preprocess)
 
 
 class TrainingTransform:
@@ -74,7 +70,7 @@ class TrainingTransform:
         # transform its own copy of the same stream: a wide crop would always come with a flip.
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         pixels = self.pipeline(image=np.asarray(image))["image"]
-        return _to_tensor(Image.fromarray(pixels), self.preprocess)
+        return to_normalised(Image.fromarray(pixels), self.preprocess)
 
 
 class UnseededTransform:
@@ -152,7 +148,7 @@ def _crop(preprocess: Preprocess, options: TransformConfig) -> Any:
     if options.name == "resize_crop":
         return A.RandomCrop(height=height, width=width)
     crop = _ResizedCrop(size=preprocess.size, scale=options.scale, ratio=options.ratio)
-    crop.resampling = _resampling(preprocess)
+    crop.resampling = resampling_of(preprocess)
     return crop
 
 
@@ -169,7 +165,12 @@ def _distortions(options: TransformConfig) -> list[Any]:
     return steps
 
 
-def _resampling(preprocess: Preprocess) -> Image.Resampling:
+def resampling_of(preprocess: Preprocess) -> Image.Resampling:
+    """Pillow's filter for a preprocessing; each is antialiased.
+
+    Raises:
+        ConfigError: the interpolation is unknown.
+    """
     if preprocess.interpolation not in _RESAMPLING:
         raise ConfigError(
             f"unknown interpolation '{preprocess.interpolation}' (known: {', '.join(_RESAMPLING)})"
@@ -177,7 +178,8 @@ def _resampling(preprocess: Preprocess) -> Image.Resampling:
     return _RESAMPLING[preprocess.interpolation]
 
 
-def _to_tensor(image: Image.Image, preprocess: Preprocess) -> Tensor:
+def to_normalised(image: Image.Image, preprocess: Preprocess) -> Tensor:
+    """(3, H, W) float32, less the mean and divided by the deviation."""
     tensor = F.to_tensor(image)
     normalised: Tensor = F.normalize(tensor, list(preprocess.mean), list(preprocess.std))
     return normalised
@@ -190,7 +192,7 @@ def _scaled_size(preprocess: Preprocess) -> tuple[int, int]:
 
 
 def _resize(image: Image.Image, height: int, width: int, preprocess: Preprocess) -> Image.Image:
-    return image.resize((width, height), _resampling(preprocess))
+    return image.resize((width, height), resampling_of(preprocess))
 
 
 def _resize_short_side(image: Image.Image, side: int, preprocess: Preprocess) -> Image.Image:
@@ -227,8 +229,13 @@ def _border(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     ratio = max(image.height / height, image.width / width)
     size = max(1, round(image.height / ratio)), max(1, round(image.width / ratio))
     image = _resize(image, *size, preprocess)
+    return _crop_or_pad(image, preprocess.size, fill=padding_colour(preprocess))
+
+
+def padding_colour(preprocess: Preprocess) -> tuple[int, int, int]:
+    """`fill`, or else the mean colour, which is zero once normalised."""
     red, green, blue = preprocess.fill or (round(255 * value) for value in preprocess.mean)
-    return _crop_or_pad(image, preprocess.size, fill=(red, green, blue))
+    return red, green, blue
 
 
 def _crop_or_pad(

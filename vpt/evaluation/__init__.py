@@ -16,6 +16,7 @@ from vpt.evaluation.clip_results import (
     short_names,
     to_clip_benchmark,
 )
+from vpt.evaluation.detection import DetectionEvaluator, score_results
 
 __all__ = [
     "FREE_BASELINES",
@@ -23,6 +24,7 @@ __all__ = [
     "BaseToNew",
     "ClassificationEvaluator",
     "ClipEvaluation",
+    "DetectionEvaluator",
     "Evaluator",
     "FewShot",
     "Measured",
@@ -30,6 +32,7 @@ __all__ = [
     "PromptFileResult",
     "average_base_to_new",
     "harmonic_mean",
+    "score_results",
     "short_names",
     "to_clip_benchmark",
 ]

@@ -1,16 +1,28 @@
 """From features to what a task wants."""
 
 from vpt.heads.base import Head, TextParts, build_head
+from vpt.heads.detection import DetectionHead, build_detection_head
+from vpt.heads.fcos import FcosHead
 from vpt.heads.linear import LinearHead
+from vpt.heads.pyramid import PyramidOptions, SimpleFeaturePyramid, build_pyramid, even_taps
+from vpt.heads.retinanet import RetinaNetHead
 from vpt.heads.zero_shot import LinearFromTextHead, TextHead, TextOptions, ZeroShotHead
 
 __all__ = [
+    "DetectionHead",
+    "FcosHead",
     "Head",
     "LinearFromTextHead",
     "LinearHead",
+    "PyramidOptions",
+    "RetinaNetHead",
+    "SimpleFeaturePyramid",
     "TextHead",
     "TextOptions",
     "TextParts",
     "ZeroShotHead",
+    "build_detection_head",
     "build_head",
+    "build_pyramid",
+    "even_taps",
 ]

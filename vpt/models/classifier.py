@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
-from vpt.backbones import Backbone
-from vpt.errors import ConfigError, PromptFileError
+from vpt.errors import ConfigError
 from vpt.heads import Head, TextHead
+from vpt.models.base import PromptedModel
 from vpt.models.consistency import NO_CONSISTENCY, Consistency, feature_distance, logit_divergence
 from vpt.models.prompted import PromptedBackbone
-from vpt.prompts import NoPrompt, Prompt
+from vpt.prompts import NoPrompt
 from vpt.structures import Batch, Features, Preprocess, TextIdentity
 
 
-class Classifier(nn.Module):
+class Classifier(PromptedModel):
     """Logits of images; without a head, the pooled feature.
 
     Args:
@@ -40,23 +40,9 @@ class Classifier(nn.Module):
         tuning: str = "frozen",
         text: TextIdentity | None = None,
     ):
-        super().__init__()
-        self.preprocess = preprocess or prompted.backbone.preprocess
-        self.prompted = prompted
+        super().__init__(prompted, class_names, preprocess=preprocess, tuning=tuning)
         self.head = head
-        self.class_names = None if class_names is None else list(class_names)
-        self.tuning = tuning
         self.text = text
-
-    @property
-    def backbone(self) -> Backbone:
-        """The shared backbone."""
-        return self.prompted.backbone
-
-    @property
-    def prompt(self) -> Prompt:
-        """What is learned beside the head."""
-        return self.prompted.prompt
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of preprocessed images (B, 3, H, W); without a head, features (B, F)."""
@@ -137,56 +123,3 @@ class Classifier(nn.Module):
                 "head of texts; use softmax"
             )
         return logits.sigmoid()  # type: ignore[no-any-return]
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained: prompt, head, and selected backbone tensors."""
-        return [parameter for _, parameter in self.trained_tensors() if parameter.requires_grad]
-
-    def trained_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and tensors of what training may change and a prompt file holds.
-
-        That is everything reachable from the model minus what the frozen backbone owns, by
-        identity. Names start with 'prompt.', 'head.' or, for selected backbone tensors,
-        'backbone.'.
-        """
-        selected = self.backbone.trained
-        frozen = {
-            id(t)
-            for name, t in self.backbone.state_dict(keep_vars=True).items()
-            if name not in selected
-        }
-        parts: tuple[tuple[str, nn.Module | None], ...] = (
-            ("prompt", self.prompt),
-            ("head", self.head),
-            ("backbone", self.backbone),
-        )
-        for part, module in parts:
-            if module is not None:
-                for name, tensor in module.state_dict(keep_vars=True).items():
-                    if id(tensor) not in frozen:
-                        yield f"{part}.{name}", tensor
-
-    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy trained tensors in, strictly.
-
-        Raises:
-            PromptFileError: a tensor is missing, unknown, or of another shape.
-        """
-        own = dict(self.trained_tensors())
-        if own.keys() != tensors.keys():
-            missing, unknown = (
-                sorted(own.keys() - tensors.keys()),
-                sorted(tensors.keys() - own.keys()),
-            )
-            raise PromptFileError(
-                f"tensors do not fit the model: missing {missing}, unknown {unknown}"
-            )
-        for name, tensor in own.items():
-            if tensor.shape != tensors[name].shape:
-                raise PromptFileError(
-                    f"tensor {name} has shape {tuple(tensors[name].shape)}, "
-                    f"the model's has {tuple(tensor.shape)}"
-                )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(tensors[name])

@@ -1,0 +1,339 @@
+"""From annotation files in COCO's format and image files to splits with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from vpt.data.coco_file import CocoBox, CocoFile, CocoImage, read_coco_file
+from vpt.data.descriptor import Cut, Descriptor, ImageFolders
+from vpt.data.detection import (
+    DetectionSample,
+    DetectionSplit,
+    DetectionSplits,
+    Finding,
+    check_findings,
+    detection_holdout,
+    to_coco_dict,
+)
+from vpt.data.images import ImageHeader, read_header
+from vpt.data.parts import check_counts, find_root, hint
+from vpt.data.splits import SplitName
+from vpt.errors import DataError
+
+__all__ = ["Problems", "read_detection", "to_coco_dict"]
+
+Problems = Literal["raise", "skip", "report"]
+
+_SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+_OVER_EDGE = 1.0  # pixels: rounding, not worth a word
+_SMALLEST_SIDE = 0.01  # pixels: less is no box
+
+
+def read_detection(
+    descriptor: Descriptor, root: Path | None = None, *, problems: Problems = "raise"
+) -> DetectionSplits:
+    """The splits of a data set with boxes; of the images only the headers are read.
+
+    Label k is the k-th smallest category id of the training file, in every split.
+
+    Args:
+        descriptor: the data set, of format coco.
+        root: its folder; the descriptor's own if None.
+        problems: 'raise' on the first error; 'skip' images, boxes and entries with errors where
+            that mends them; 'report' skips likewise and never raises for a finding.
+
+    Raises:
+        DataError: a file is missing or no COCO ground truth, or there are errors; one line.
+    """
+    if descriptor.format != "coco":
+        raise DataError(f"'{descriptor.name}' has format {descriptor.format}; boxes need coco")
+    root = find_root(descriptor, root)
+    files = {split: read_coco_file(path) for split, path in _paths(descriptor, root).items()}
+    builder = _Builder(descriptor, root, next(iter(files.values())))
+    found = {split: builder.split(split, file) for split, file in files.items()}
+    if problems != "report":
+        check_findings(builder.findings, skip=problems == "skip")
+    for split in found.values():
+        if not split.samples:
+            raise DataError(f"no usable image in split '{split.name}' of '{descriptor.name}'")
+    if "train" in found and not any(found["train"].class_counts()):
+        raise DataError(f"no box in split 'train' of '{descriptor.name}'")
+    splits = _cut(descriptor, found, tuple(builder.findings))
+    if problems == "raise":
+        counts: dict[str, int] = {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES}
+        check_counts(descriptor, counts)
+    return splits
+
+
+def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
+    """The annotation file of each split: as named, or the usual one where that exists."""
+    paths: dict[SplitName, Path] = {}
+    for split in _SPLIT_NAMES:
+        source = getattr(descriptor.splits, split)
+        if isinstance(source, Cut):
+            continue
+        path = root / (source or f"annotations/{split}.json")
+        if path.is_file():
+            paths[split] = path
+        elif source is not None:
+            raise DataError(
+                f"splits.{split} of '{descriptor.name}': no such file '{path}'{hint(descriptor)}"
+            )
+    if not paths:
+        raise DataError(
+            f"'{root}' has no annotations/train.json; name the annotation files under 'splits' in "
+            f"the descriptor{hint(descriptor)}"
+        )
+    return paths
+
+
+def _cut(
+    descriptor: Descriptor,
+    found: dict[SplitName, DetectionSplit],
+    findings: tuple[Finding, ...],
+) -> DetectionSplits:
+    """Test is cut out of train where the descriptor says so, then val."""
+    for name in ("test", "val"):
+        cut = descriptor.splits.test if name == "test" else descriptor.splits.val
+        if isinstance(cut, Cut):
+            if "train" not in found:
+                raise DataError(
+                    f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no "
+                    "train split"
+                )
+            found["train"], held = detection_holdout(found["train"], cut.fraction, cut.seed)
+            found[name] = held.with_samples(held.samples, name)
+    first = next(iter(found.values()))
+    return DetectionSplits(
+        found.get("train"),
+        found.get("val"),
+        found.get("test"),
+        first.class_names,
+        first.category_ids,
+        findings,
+    )
+
+
+@dataclass
+class _Builder:
+    """Joins the files of a data set: classes by the first of them, the training file."""
+
+    descriptor: Descriptor
+    root: Path
+    reference: CocoFile
+    findings: list[Finding] = field(default_factory=list)
+    split_of: dict[Path, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.category_ids = tuple(self.reference.categories)
+        self.class_names = tuple(self.descriptor.classes or self.reference.categories.values())
+        if len(self.class_names) != len(self.category_ids):
+            raise DataError(
+                f"{self.reference.path} has {len(self.category_ids)} categories, the descriptor "
+                f"{len(self.class_names)} classes"
+            )
+        self.labels = {number: label for label, number in enumerate(self.category_ids)}
+
+    def split(self, name: SplitName, file: CocoFile) -> DetectionSplit:
+        self.findings += file.findings
+        self._compare_categories(file)
+        samples = tuple(self._samples(name, file))
+        split = DetectionSplit(name, samples, self.class_names, self.category_ids)
+        self._look_at_units(file, {sample.image_id: sample.size for sample in samples})
+        if name == "train":
+            self._check_classes(file, split)
+        empty = sum(len(sample.target_boxes) == 0 for sample in samples)
+        if empty:
+            message = f"{empty} of {len(samples)} images have no target; kept as negatives"
+            self.findings.append(Finding("images_without_boxes", file.path, message, count=empty))
+        return split
+
+    def _compare_categories(self, file: CocoFile) -> None:
+        used = {box.category_id for boxes in file.boxes.values() for box in boxes}
+        for number, name in file.categories.items():
+            known = self.reference.categories.get(number)
+            if known is None and number in used:
+                kind, text = "category_not_in_train", f"category {number} '{name}' has boxes, but"
+            elif known is None:
+                kind, text = "category_unused", f"category {number} '{name}' has no boxes, and"
+            elif known != name:
+                kind, text = "category_renamed", f"category {number} is '{name}', but '{known}' in"
+            else:
+                continue
+            there = "" if known is not None else "is not in "
+            self.findings.append(Finding(kind, file.path, f"{text} {there}{self.reference.path}"))
+
+    def _check_classes(self, file: CocoFile, split: DetectionSplit) -> None:
+        counts = zip(split.category_ids, split.class_names, split.class_counts(), strict=True)
+        for number, name, count in counts:
+            if count == 0:
+                message = f"category {number} '{name}' has no box to learn from"
+                self.findings.append(Finding("class_without_boxes", file.path, message))
+
+    # Images
+
+    def _samples(self, name: SplitName, file: CocoFile) -> Iterator[DetectionSample]:
+        below = self._images_below(name)
+        folder = self.root / below
+        if not folder.is_dir():
+            raise DataError(f"no folder of images '{folder}'{hint(self.descriptor)}")
+        # A folder elsewhere is another one on each machine: it is no part of an image's name.
+        prefix = Path() if below.is_absolute() else below
+        for image in file.images:
+            source = folder / image.file_name
+            size = self._size(file, image, source)
+            if size is None:
+                continue
+            if self.split_of.setdefault(source, name) != name:
+                message = f"also an image of '{self.split_of[source]}'"
+                self._add("image_in_two_splits", file, message, image)
+            key = (prefix / image.file_name).as_posix()
+            yield self._sample(file, image, source=source, key=key, size=size)
+
+    def _images_below(self, name: SplitName) -> Path:
+        images = self.descriptor.images
+        return Path((getattr(images, name) if isinstance(images, ImageFolders) else images) or "")
+
+    def _size(self, file: CocoFile, image: CocoImage, source: Path) -> tuple[int, int] | None:
+        """(H, W) of the upright image; None where it is of no use."""
+        try:
+            header = read_header(source)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{source}: ")
+            kind = "image_missing" if reason == "no such file" else "image_unreadable"
+            self._add(kind, file, f"{source}: {reason}", image)
+            return None
+        written, turned = image.size, header.size != header.stored_size
+        if written in (None, header.size):
+            if header.orientation > 1 and (not turned or written is None):
+                message = f"EXIF orientation {header.orientation}; boxes are taken as of upright"
+                self._add("orientation", file, message, image)
+            return header.size
+        return self._settle_size(file, image, header)
+
+    def _settle_size(
+        self, file: CocoFile, image: CocoImage, header: ImageHeader
+    ) -> tuple[int, int] | None:
+        """For a size that is not the upright image's: it is, if only its sides are exchanged."""
+        height, width = image.size or header.size
+        written, upright = f"{width} x {height}", f"{header.size[1]} x {header.size[0]}"
+        if (height, width) == header.stored_size:
+            message = (
+                f"{written} is the size as stored; upright (EXIF orientation "
+                f"{header.orientation}) it is {upright}. Annotate upright images, or remove the tag"
+            )
+            self._add("size_turned", file, message, image)
+            return None
+        if (width, height) == header.size:
+            message = f"width and height are exchanged: {written} for {upright}"
+            self._add("size_exchanged", file, message, image)
+            return header.size
+        self._add("size_differs", file, f"{written} is written, the file has {upright}", image)
+        return None
+
+    def _add(
+        self,
+        kind: str,
+        file: CocoFile,
+        message: str,
+        image: CocoImage,
+        annotation: int | None = None,
+    ) -> None:
+        self.findings.append(Finding(kind, file.path, message, image.file_name, annotation))
+
+    # Boxes
+
+    def _sample(
+        self,
+        file: CocoFile,
+        image: CocoImage,
+        *,
+        source: Path,
+        key: str,
+        size: tuple[int, int],
+    ) -> DetectionSample:
+        kept: list[tuple[CocoBox, tuple[float, float, float, float]]] = []
+        seen: set[tuple[int, tuple[float, float, float, float]]] = set()
+        for box in file.boxes[image.id]:
+            corners = self._corners(file, image, box, size)
+            if corners is None or box.category_id not in self.labels:
+                continue
+            if (box.category_id, corners) in seen:
+                message = f"the same box and category again: {_xywh(box)}"
+                self._add("box_twice", file, message, image, box.written_id)
+            seen.add((box.category_id, corners))
+            kept.append((box, corners))
+        boxes = np.array([corners for _, corners in kept], dtype=np.float64).reshape(-1, 4)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        areas = [
+            float(width * height) if box.area is None else box.area
+            for (box, _), (width, height) in zip(kept, sides, strict=True)
+        ]
+        return DetectionSample(
+            source,
+            key,
+            image.id,
+            size,
+            boxes,
+            np.array([self.labels[box.category_id] for box, _ in kept], dtype=np.int64),
+            np.array([box.crowd for box, _ in kept], dtype=np.bool_),
+            np.array(areas, dtype=np.float64),
+            np.array([box.id for box, _ in kept], dtype=np.int64),
+        )
+
+    def _corners(
+        self, file: CocoFile, image: CocoImage, box: CocoBox, size: tuple[int, int]
+    ) -> tuple[float, float, float, float] | None:
+        """The xyxy inside the image; None where nothing is left of the box."""
+        left, top, width, height = box.box
+        if min(width, height) < _SMALLEST_SIDE:
+            self._add("box_empty", file, f"bbox {_xywh(box)} has no area", image, box.written_id)
+            return None
+        x1, y1, x2, y2 = left, top, left + width, top + height
+        inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(size[1])), min(y2, float(size[0]))
+        over = max(inside[0] - x1, inside[1] - y1, x2 - inside[2], y2 - inside[3])
+        gone = min(inside[2] - inside[0], inside[3] - inside[1]) < _SMALLEST_SIDE
+        if gone or over > _OVER_EDGE:
+            text = f"bbox {_xywh(box)} in an image of {size[1]} x {size[0]}"
+            kind, text = (
+                ("box_outside", text) if gone else ("box_clipped", f"{text}, {over:.1f} over")
+            )
+            self._add(kind, file, text, image, box.written_id)
+        return None if gone else inside
+
+    def _look_at_units(self, file: CocoFile, sizes: dict[int, tuple[int, int]]) -> None:
+        """Whether a file's boxes are corners or shares of the side, which both pass unseen."""
+        rows = [
+            (*box.box, *sizes[image_id])
+            for image_id, boxes in file.boxes.items()
+            if image_id in sizes
+            for box in boxes
+            if min(box.box[2:]) > 0
+        ]
+        if len(rows) < _ENOUGH_BOXES:
+            return
+        x, y, w, h, heights, widths = np.array(rows, dtype=np.float64).T
+        if max((x + w).max(), (y + h).max()) <= 1.001 and min(heights.min(), widths.min()) > 2:
+            message = f"all {len(rows)} boxes lie in 0..1; COCO's are in pixels"
+            self.findings.append(Finding("boxes_normalised", file.path, message))
+        over = (x + w > widths + _OVER_EDGE) | (y + h > heights + _OVER_EDGE)
+        corners = (w > x) & (h > y) & (w <= widths + _OVER_EDGE) & (h <= heights + _OVER_EDGE)
+        if corners.all() and over.mean() >= _MANY_OVER:
+            message = (
+                f"{int(over.sum())} of {len(rows)} boxes reach over the edge, and none would if "
+                "they were [x1, y1, x2, y2]; COCO's are [x, y, width, height]"
+            )
+            self.findings.append(Finding("boxes_xyxy", file.path, message))
+
+
+_ENOUGH_BOXES = 5
+_MANY_OVER = 0.2
+
+
+def _xywh(box: CocoBox) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in box.box) + "]"

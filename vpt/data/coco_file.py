@@ -1,0 +1,350 @@
+"""One annotation file in COCO's JSON, entry by entry: what is odd is mended or left out, and told.
+
+Only boxes are read: segmentations of any kind are passed over.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vpt.data.detection import Finding
+from vpt.data.parts import UNPRINTABLE, read_json, shown
+from vpt.errors import DataError
+
+_LARGEST_ID = 2**53  # the evaluation keeps ids in float64
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An image as listed; `size` is (H, W) as written, None where it is not."""
+
+    id: int
+    file_name: str
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class CocoBox:
+    """A box as annotated.
+
+    Attributes:
+        id: positive and unique in the file.
+        written_id: the one in the file, None where it is no number.
+        category_id: one that is listed.
+        box: x, y, width, height; finite, not negative.
+        area: None where the file has none.
+        crowd: a group of objects, not one.
+    """
+
+    id: int
+    written_id: int | None
+    category_id: int
+    box: tuple[float, float, float, float]
+    area: float | None
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """What an annotation file holds.
+
+    Attributes:
+        path: of the file.
+        categories: id -> name, sorted by id, each name another one.
+        images: as listed, each id and file once.
+        boxes: of each image by its id.
+        findings: what was odd.
+    """
+
+    path: Path
+    categories: dict[int, str]
+    images: list[CocoImage]
+    boxes: dict[int, list[CocoBox]]
+    findings: list[Finding]
+
+
+def read_coco_file(path: Path) -> CocoFile:
+    """The entries of an annotation file.
+
+    Raises:
+        DataError: it cannot be read as JSON, or has not the lists of a COCO file.
+    """
+    content = read_json(path)
+    _check_outline(path, content)
+    return _Reader(path).read(content)
+
+
+def _check_outline(path: Path, content: Any) -> None:
+    if isinstance(content, list):
+        raise DataError(
+            f"{path}: a list, as results are written; ground truth is an object with images, "
+            "annotations and categories"
+        )
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: no object with images, annotations and categories")
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content.get(name), list):
+            what = "is no list" if name in content else "is missing"
+            raise DataError(f"{path}: '{name}' {what}; this is no COCO ground truth")
+    for name in ("images", "categories"):
+        if not content[name]:
+            raise DataError(f"{path}: '{name}' is empty")
+
+
+def as_integer(value: Any) -> int | None:
+    """The whole number that a value stands for: 3, 3.0 or '3'; None for any other."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,16}", value.strip()):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or abs(value) > _LARGEST_ID:
+        return None
+    return value
+
+
+def _as_number(value: Any) -> float | None:
+    """A float, NaN and infinities included; None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass
+class _Reader:
+    path: Path
+    findings: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: set[int] = field(default_factory=set)
+
+    def read(self, content: dict[str, list[Any]]) -> CocoFile:
+        categories = self._categories(content["categories"])
+        images = self._images(content["images"])
+        boxes = self._boxes(content["annotations"], categories, images)
+        self._add_counted()
+        return CocoFile(self.path, categories, images, boxes, self.findings)
+
+    def _add(
+        self, kind: str, message: str, image: str | None = None, annotation: int | None = None
+    ) -> None:
+        self.findings.append(Finding(kind, self.path, message, image, annotation))
+
+    def _add_counted(self) -> None:
+        """One finding for each thing that is the same all over the file."""
+        texts = {
+            "area_missing": "annotations without 'area'; width x height is taken",
+            "crowd_missing": "annotations without 'iscrowd'; 0 is taken",
+            "ignore_flag": "annotations with an 'ignore' flag, which is dropped",
+            "ids_as_text": 'ids written as text, such as "3"; read as numbers',
+            "size_missing": "images without width and height; those of the files are taken",
+            "file_name_backslash": "file names with backslashes, read as slashes",
+        }
+        for kind, text in texts.items():
+            if count := self.counts[kind]:
+                self.findings.append(Finding(kind, self.path, f"{count} {text}", count=count))
+
+    def _objects(self, name: str, entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for position, entry in enumerate(entries):
+            where = f"{name}[{position}]"
+            if isinstance(entry, dict):
+                yield where, entry
+            else:
+                self._add("malformed", f"{where} is {shown(entry)}, not an object")
+
+    def _id(self, value: Any) -> int | None:
+        number = as_integer(value)
+        self.counts["ids_as_text"] += number is not None and isinstance(value, str)
+        return number
+
+    # Categories
+
+    def _categories(self, entries: list[Any]) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for where, entry in self._objects("categories", entries):
+            number = self._id(entry.get("id"))
+            if number is None:
+                self._add("category_id_invalid", f"{where}: id {shown(entry.get('id'))}")
+            elif number in names:
+                self._add("category_id_twice", f"{where}: id {number} is '{names[number]}' before")
+            else:
+                names[number] = self._category_name(entry, number)
+        if not names:
+            raise DataError(f"{self.path}: no category has a usable id")
+        return self._told_apart(dict(sorted(names.items())))
+
+    def _category_name(self, entry: dict[str, Any], number: int) -> str:
+        name = entry.get("name")
+        text = UNPRINTABLE.sub(" ", str(name)) if isinstance(name, str | int) else ""
+        text = " ".join(text.split())
+        if not text:
+            self._add("category_unnamed", f"category {number} has no name; it is called so")
+        return text or str(number)
+
+    def _told_apart(self, names: dict[int, str]) -> dict[int, str]:
+        counts = Counter(names.values())
+        for name, count in counts.items():
+            if count > 1:
+                ids = ", ".join(str(number) for number, other in names.items() if other == name)
+                self._add(
+                    "category_name_twice",
+                    f"categories {ids} are all called '{name}'; their ids are added to the name",
+                )
+        return {
+            number: name if counts[name] == 1 else f"{name} ({number})"
+            for number, name in names.items()
+        }
+
+    # Images
+
+    def _images(self, entries: list[Any]) -> list[CocoImage]:
+        images: dict[int, CocoImage] = {}
+        files: dict[str, int] = {}
+        for where, entry in self._objects("images", entries):
+            name = self._file_name(where, entry)
+            number = self._id(entry.get("id"))
+            if number is None:
+                self._add("image_id_invalid", f"{where}: id {shown(entry.get('id'))}", name)
+                continue
+            if number in images:
+                before = images[number].file_name
+                self._add("image_id_twice", f"{where}: id {number} is '{before}' before", name)
+                continue
+            if name is None:
+                self.left_out.add(number)
+                continue
+            if name in files:
+                self.left_out.add(number)
+                self._add("image_twice", f"listed as image {files[name]} and {number}", name)
+                continue
+            files[name] = number
+            images[number] = CocoImage(number, name, self._size(entry))
+        return list(images.values())
+
+    def _file_name(self, where: str, entry: dict[str, Any]) -> str | None:
+        """As a path with slashes; None, and a finding, where it cannot be one."""
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name.strip() or UNPRINTABLE.search(name):
+            self._add("file_name_invalid", f"{where}: file_name {shown(name)}")
+            return None
+        if "\\" in name:
+            self.counts["file_name_backslash"] += 1
+            name = name.replace("\\", "/")
+        path = PurePosixPath(name)
+        if path.is_absolute() or re.match(r"[A-Za-z]:/", name):
+            self._add(
+                "file_name_invalid", f"{where}: not relative to the folder of the images", name
+            )
+            return None
+        return path.as_posix()
+
+    def _size(self, entry: dict[str, Any]) -> tuple[int, int] | None:
+        height, width = as_integer(entry.get("height")), as_integer(entry.get("width"))
+        if height is None or width is None or min(height, width) < 1:
+            self.counts["size_missing"] += 1
+            return None
+        return height, width
+
+    # Annotations
+
+    def _boxes(
+        self, entries: list[Any], categories: dict[int, str], images: list[CocoImage]
+    ) -> dict[int, list[CocoBox]]:
+        names = {image.id: image.file_name for image in images}
+        boxes: dict[int, list[CocoBox]] = {number: [] for number in names}
+        objects = list(self._objects("annotations", entries))
+        ids = [self._id(entry.get("id")) for _, entry in objects]
+        renumber = self._check_ids(ids, [where for where, _ in objects])
+        for count, ((where, entry), written) in enumerate(zip(objects, ids, strict=True), start=1):
+            image_id = self._id(entry.get("image_id"))
+            category_id = self._id(entry.get("category_id"))
+            if image_id in self.left_out and image_id not in boxes:
+                continue
+            place = where if written is None else ""
+            if image_id is None or image_id not in boxes:
+                message = f"{place} image_id {shown(entry.get('image_id'))} is not listed"
+                self._add("unknown_image", message.strip(), None, written)
+                continue
+            image = names[image_id]
+            if category_id is None or category_id not in categories:
+                message = f"{place} category_id {shown(entry.get('category_id'))} is not listed"
+                self._add("unknown_category", message.strip(), image, written)
+                continue
+            box = self._box(entry, image, written, place)
+            if box is not None:
+                number = count if renumber or written is None else written
+                area = self._area(entry, image, written)
+                crowd = self._crowd(entry, image, written)
+                self.counts["ignore_flag"] += bool(entry.get("ignore"))
+                boxes[image_id].append(CocoBox(number, written, category_id, box, area, crowd))
+        return boxes
+
+    def _check_ids(self, ids: list[int | None], places: list[str]) -> bool:
+        """Whether the annotations have to be numbered anew."""
+        first: dict[int, str] = {}
+        bad = False
+        for number, where in zip(ids, places, strict=True):
+            if number is None:
+                self._add("annotation_id_invalid", f"{where} has no whole number as id")
+            elif number == 0:
+                self._add("annotation_id_zero", f"{where} has id 0", None, 0)
+            elif number < 0:
+                self._add("annotation_id_invalid", f"{where} has id {number}", None, number)
+            elif number in first:
+                self._add(
+                    "annotation_id_twice",
+                    f"{where} has the id of {first[number]}",
+                    None,
+                    number,
+                )
+            else:
+                first[number] = where
+                continue
+            bad = True
+        return bad
+
+    def _box(
+        self, entry: dict[str, Any], image: str, written: int | None, place: str
+    ) -> tuple[float, float, float, float] | None:
+        given = entry.get("bbox")
+        values = [_as_number(value) for value in given] if isinstance(given, list) else []
+        numbers = [value for value in values if value is not None]
+        if len(values) != 4 or len(numbers) != 4:
+            kind, rule = "box_malformed", "is not [x, y, width, height]"
+        elif not all(map(math.isfinite, numbers)):
+            kind, rule = "box_not_finite", "is not finite"
+        elif min(numbers[2:]) < 0:
+            kind, rule = "box_negative", "has a negative side"
+        else:
+            left, top, width, height = numbers
+            return left, top, width, height
+        self._add(kind, f"{place} bbox {shown(given)} {rule}".strip(), image, written)
+        return None
+
+    def _area(self, entry: dict[str, Any], image: str, written: int | None) -> float | None:
+        if entry.get("area") is None:
+            self.counts["area_missing"] += 1
+            return None
+        area = _as_number(entry["area"])
+        if area is None or not math.isfinite(area) or area < 0:
+            self._add("area_invalid", f"area {shown(entry['area'])}", image, written)
+            return None
+        return area
+
+    def _crowd(self, entry: dict[str, Any], image: str, written: int | None) -> bool:
+        if entry.get("iscrowd") is None:
+            self.counts["crowd_missing"] += 1
+            return False
+        value = entry["iscrowd"]
+        crowd = int(value) if isinstance(value, bool) else as_integer(value)
+        if crowd not in (0, 1):
+            self._add("crowd_invalid", f"iscrowd {shown(value)}", image, written)
+            return False
+        return crowd == 1

@@ -1,0 +1,312 @@
+"""Splits of images with boxes, and what was found wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpt.data.splits import SplitName
+from vpt.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+
+# kind -> (severity, what it is and what becomes of it). 'error' stops a run.
+KINDS: dict[str, tuple[Severity, str]] = {
+    "boxes_normalised": ("error", "the boxes look relative to the image, not in pixels"),
+    "boxes_xyxy": ("error", "the boxes look like corners [x1, y1, x2, y2], not [x, y, w, h]"),
+    "box_malformed": ("error", "a bbox is not a list of four numbers"),
+    "box_not_finite": ("error", "a bbox holds NaN or infinity"),
+    "box_negative": ("error", "a bbox has a negative width or height"),
+    "category_id_invalid": ("error", "a category has no whole number as id"),
+    "category_id_twice": ("error", "two categories share an id"),
+    "category_not_in_train": ("error", "boxes have a category that the training file lacks"),
+    "category_renamed": ("error", "a category has another name than in the training file"),
+    "counts_differ": ("error", "there are more or fewer images than the descriptor says"),
+    "file_name_invalid": ("error", "an image has no usable file_name"),
+    "ground_truth_score": ("error", "the boxes, scored as predictions of themselves, miss AP 1"),
+    "image_id_invalid": ("error", "an image has no whole number as id"),
+    "image_id_twice": ("error", "two images share an id"),
+    "image_in_two_splits": ("error", "one file is an image of two splits"),
+    "image_missing": ("error", "a listed image does not exist"),
+    "image_twice": ("error", "one file is listed as two images"),
+    "image_unreadable": ("error", "an image does not decode"),
+    "malformed": ("error", "an entry is not an object"),
+    "size_differs": ("error", "width and height are not those of the file"),
+    "size_turned": ("error", "width and height are of the file before its EXIF orientation"),
+    "unknown_category": ("error", "an annotation has a category that is not listed"),
+    "unknown_image": ("error", "an annotation is of an image that is not listed"),
+    "annotation_id_invalid": ("warning", "annotations have no usable id; renumbered in memory"),
+    "annotation_id_twice": ("warning", "annotations share an id; renumbered in memory"),
+    "annotation_id_zero": ("warning", "id 0 counts as a miss in pycocotools; renumbered in memory"),
+    "area_invalid": ("warning", "an area is no number >= 0; width x height is taken"),
+    "area_missing": ("warning", "annotations have no area; width x height is taken"),
+    "box_clipped": ("warning", "a box reaches over the edge by more than a pixel; clipped"),
+    "box_empty": ("warning", "a box has no width or no height; dropped"),
+    "box_outside": ("warning", "a box lies outside of its image; dropped"),
+    "box_twice": ("warning", "an image has the same box and category twice; kept"),
+    "category_name_twice": ("warning", "categories share a name; their ids are added to it"),
+    "category_unnamed": ("warning", "a category has no name; its id is taken"),
+    "category_unused": ("warning", "a category that the training file lacks, without boxes"),
+    "class_without_boxes": ("warning", "a class has no box to learn from"),
+    "crowd_invalid": ("warning", "an iscrowd is not 0 or 1; 0 is taken"),
+    "crowd_missing": ("warning", "annotations have no iscrowd; 0 is taken"),
+    "file_name_backslash": ("warning", "file names have backslashes; read as slashes"),
+    "ids_as_text": ("warning", "ids are texts; read as numbers"),
+    "ignore_flag": ("warning", "'ignore' flags, which the COCO evaluation never reads; dropped"),
+    "orientation": ("warning", "the EXIF orientation turns the image; boxes taken as of upright"),
+    "size_exchanged": ("warning", "width and height are exchanged; those of the file are taken"),
+    "size_missing": ("warning", "images have no width and height; those of the file are taken"),
+    "class_rare": ("note", "classes with few examples to learn from"),
+    "crowded": ("note", "more than 100 boxes of a class in an image; COCO counts 100 detections"),
+    "small_boxes": ("note", "boxes shorter than half a patch of 16 pixels in the model's square"),
+    "images_without_boxes": ("note", "images without a target; kept as negatives"),
+}
+
+# Errors that leaving out an image, a box or an entry mends.
+SKIPPABLE = frozenset(
+    {
+        "box_malformed",
+        "box_not_finite",
+        "box_negative",
+        "file_name_invalid",
+        "image_id_invalid",
+        "image_missing",
+        "image_twice",
+        "image_unreadable",
+        "malformed",
+        "size_differs",
+        "size_turned",
+        "unknown_category",
+        "unknown_image",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong, or worth knowing, about a data set.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        file: the annotation file or the image where it is.
+        message: one line; without the file.
+        image: the image's file name, where it is about one.
+        annotation: the annotation's id as written, where it is about one and has one.
+        count: how often it was seen, where one finding stands for many.
+    """
+
+    kind: str
+    file: Path
+    message: str
+    image: str | None = None
+    annotation: int | None = None
+    count: int = 1
+
+    @property
+    def severity(self) -> Severity:
+        """'error' stops a run, a 'warning' was mended, a 'note' is no fault."""
+        return KINDS[self.kind][0]
+
+    def __str__(self) -> str:
+        places = [f"image '{self.image}'"] if self.image is not None else []
+        if self.annotation is not None:
+            places.append(f"annotation {self.annotation}")
+        return ": ".join([str(self.file), *([", ".join(places)] if places else []), self.message])
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSample:
+    """One image and the boxes in it.
+
+    Attributes:
+        source: the image file.
+        key: the name of the image in its data set, the same on every machine.
+        image_id: of the annotation file.
+        size: (H, W) in pixels, upright (EXIF orientation applied).
+        boxes: (K, 4) float64 xyxy, pixels of the upright image, inside of it.
+        labels: (K,) int64, 0..C-1.
+        crowds: (K,) bool; a crowd is no target, and what is found there is no mistake.
+        areas: (K,) float64 in pixels, of the object's outline where the file knows it.
+        annotation_ids: (K,) int64, positive, unique in the split.
+    """
+
+    source: Path
+    key: str
+    image_id: int
+    size: tuple[int, int]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowds: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    annotation_ids: NDArray[np.int64]
+
+    @property
+    def target_boxes(self) -> NDArray[np.float64]:
+        """(K', 4): the boxes that are no crowds."""
+        return self.boxes[~self.crowds]
+
+    @property
+    def target_labels(self) -> NDArray[np.int64]:
+        """(K',): the labels of `target_boxes`."""
+        return self.labels[~self.crowds]
+
+
+@dataclass(frozen=True)
+class DetectionSplit:
+    """Images with boxes, in a fixed order.
+
+    Attributes:
+        name: 'train', 'val' or 'test'.
+        samples: the images.
+        class_names: in label order.
+        category_ids: the annotation files' id of each class, in label order.
+    """
+
+    name: str
+    samples: tuple[DetectionSample, ...] = field(repr=False)
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def class_counts(self) -> list[int]:
+        """Boxes per class without crowds, in label order."""
+        counts: Counter[int] = Counter()
+        for sample in self.samples:
+            counts.update(sample.target_labels.tolist())
+        return [counts[label] for label in range(len(self.class_names))]
+
+    def with_samples(
+        self, samples: Iterable[DetectionSample], name: str | None = None
+    ) -> DetectionSplit:
+        """The same split (or one of another name) with other samples."""
+        return replace(self, samples=tuple(samples), name=name or self.name)
+
+
+@dataclass(frozen=True)
+class DetectionSplits:
+    """The splits of a data set with boxes; one that it does not have is None.
+
+    Attributes:
+        train: images to learn from.
+        val: images to choose by.
+        test: images to report on.
+        class_names: in label order, from the training file.
+        category_ids: in label order, from the training file.
+        findings: what was found wrong and, unless it is an error, mended.
+    """
+
+    train: DetectionSplit | None
+    val: DetectionSplit | None
+    test: DetectionSplit | None
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    findings: tuple[Finding, ...] = field(default=(), repr=False)
+
+    def require(self, name: SplitName) -> DetectionSplit:
+        """The split of that name.
+
+        Raises:
+            DataError: the data set has none.
+        """
+        split = self.get(name)
+        if split is None:
+            known = ", ".join(other for other in get_args(SplitName) if self.get(other))
+            raise DataError(
+                f"the data set has no '{name}' split (it has: {known}); name its JSON file under "
+                "'splits' in the descriptor (val and test can be cut out of train: "
+                "{fraction: 0.1, seed: 0})"
+            )
+        return split
+
+    def get(self, name: SplitName) -> DetectionSplit | None:
+        """The split of that name, or None."""
+        split: DetectionSplit | None = getattr(self, name)
+        return split
+
+
+def detection_holdout(
+    split: DetectionSplit, fraction: float, seed: int
+) -> tuple[DetectionSplit, DetectionSplit]:
+    """(rest, held): a share of the images cut out of a split, at random but always the same.
+
+    Which are held depends on the seed and on each image's key alone.
+
+    Raises:
+        DataError: there are too few images for one to be held.
+    """
+
+    def rank(sample: DetectionSample) -> bytes:
+        return hashlib.blake2b(f"holdout:{seed}:{sample.key}".encode()).digest()
+
+    count = min(math.floor(fraction * len(split) + 0.5), len(split) - 1)
+    if count < 1:
+        raise DataError(
+            f"a fraction of {fraction} cut out of '{split.name}' ({len(split)} images) holds no "
+            "image; raise it or add images"
+        )
+    held = {sample.key for sample in sorted(split.samples, key=rank)[:count]}
+    rest = split.with_samples(sample for sample in split.samples if sample.key not in held)
+    return rest, split.with_samples(sample for sample in split.samples if sample.key in held)
+
+
+def check_findings(findings: Sequence[Finding], *, skip: bool = False) -> None:
+    """Refuse data with errors, in one line: the first of them, and how many there are.
+
+    Args:
+        findings: all of them.
+        skip: let pass the errors of which the image, box or entry was left out.
+
+    Raises:
+        DataError: there is one.
+    """
+    errors = [
+        finding
+        for finding in findings
+        if finding.severity == "error" and not (skip and finding.kind in SKIPPABLE)
+    ]
+    if not errors:
+        return
+    counts = Counter(finding.kind for finding in errors)
+    total = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    more = "" if len(errors) == 1 else f" ({len(errors)} errors: {total})"
+    raise DataError(f"{errors[0]}{more}; 'vpt data check' lists everything")
+
+
+def to_coco_dict(split: DetectionSplit) -> dict[str, Any]:
+    """The ground truth of a split as the COCO evaluation reads it, from the cleaned samples."""
+    images, annotations = [], []
+    for sample in split.samples:
+        height, width = sample.size
+        images.append(
+            {"id": sample.image_id, "file_name": sample.key, "width": width, "height": height}
+        )
+        columns = (sample.boxes, sample.labels, sample.crowds, sample.areas, sample.annotation_ids)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for (left, top, right, bottom), label, crowd, area, number in rows:
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": sample.image_id,
+                    "category_id": split.category_ids[label],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+            )
+    names = zip(split.category_ids, split.class_names, strict=True)
+    return {
+        "info": {"description": split.name},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in names],
+    }

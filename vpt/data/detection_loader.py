@@ -1,0 +1,127 @@
+"""From splits with boxes to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vpt.data.boxes import BoxTransform
+from vpt.data.detection import DetectionSplit
+from vpt.data.images import read_image
+from vpt.data.loader import BadImage, batches_of_items
+from vpt.data.sampling import EpochBatches
+from vpt.errors import DataError
+from vpt.seeding import derive_seed
+from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
+
+DetectionItem = tuple[Tensor, DetectionTargets, int, Letterbox]
+"""(image (3, S, S) float32, its targets, index in the split, letterbox)."""
+
+_Columns = tuple[Tensor, list[Tensor], list[Tensor], Tensor, list[Letterbox]]
+
+
+class DetectionDataset(Dataset[DetectionItem]):
+    """A split as tensors; every image is a pure function of seed, epoch and index."""
+
+    def __init__(self, split: DetectionSplit, transform: BoxTransform, seed: int):
+        """Join a split with a transform.
+
+        Args:
+            split: what to read.
+            transform: (image, boxes, seed) -> `LetterboxedImage`.
+            seed: of the run; the transform gets one derived from it, the epoch and the index.
+        """
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, item: tuple[int, int]) -> DetectionItem:
+        """The image (epoch, index) and its targets; crowds are none.
+
+        Raises:
+            DataError: the file cannot be read, or has changed its size; the message names it.
+        """
+        epoch, index = item
+        sample = self.split.samples[index]
+        image = read_image(sample.source)
+        if (image.height, image.width) != sample.size:
+            raise DataError(
+                f"{sample.source}: {image.width} x {image.height} pixels, but "
+                f"{sample.size[1]} x {sample.size[0]} when the data were read"
+            )
+        seed = derive_seed("augment", self.seed, epoch, index)
+        seen = self.transform(image, sample.target_boxes, seed)
+        labels = torch.tensor(sample.target_labels, dtype=torch.int64)[seen.rows]
+        return seen.image, DetectionTargets(seen.boxes, labels), index, seen.letterbox
+
+
+def drop_bad_images(split: DetectionSplit, bad: Sequence[BadImage]) -> DetectionSplit:
+    """The split without the images that failed the scan.
+
+    Raises:
+        DataError: no image is left.
+    """
+    paths = {image.path for image in bad}
+    rest = split.with_samples(sample for sample in split.samples if sample.source not in paths)
+    if not rest.samples:
+        raise DataError(
+            f"no readable image is left in '{split.name}' ({len(split)} unreadable); replace them"
+        )
+    return rest
+
+
+def make_detection_loader(
+    dataset: DetectionDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
+) -> DetectionLoader:
+    """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
+
+    The bits of the batches do not depend on the number of workers. An unreadable image raises its
+    DataError here, in the main process.
+    """
+    return DetectionLoader(dataset, batches, num_workers=num_workers, pin_memory=pin_memory)
+
+
+class DetectionLoader:
+    """One epoch: iterates over `DetectionBatch`, and has as length the batches that it yields."""
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        batches: EpochBatches,
+        *,
+        num_workers: int,
+        pin_memory: bool,
+    ):
+        self.batches = batches
+        self._loader = batches_of_items(
+            dataset, batches, _columns, num_workers=num_workers, pin_memory=pin_memory
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[DetectionBatch]:
+        for images, boxes, labels, indices, letterboxes in self._loader:
+            pairs = zip(boxes, labels, strict=True)
+            targets = tuple(DetectionTargets(*pair) for pair in pairs)
+            yield DetectionBatch(images, targets, indices, tuple(letterboxes))
+
+
+def collate_detection(items: list[DetectionItem]) -> DetectionBatch:
+    """The batch of some items of a `DetectionDataset`."""
+    images, targets, indices, letterboxes = zip(*items, strict=True)
+    return DetectionBatch(torch.stack(images), targets, torch.tensor(indices), letterboxes)
+
+
+def _columns(items: list[DetectionItem]) -> _Columns:
+    """The same in plain tuples and lists, whose tensors torch can pin."""
+    batch = collate_detection(items)
+    boxes = [targets.boxes for targets in batch.targets]
+    labels = [targets.labels for targets in batch.targets]
+    return batch.images, boxes, labels, batch.indices, list(batch.letterboxes)

@@ -1,0 +1,442 @@
+"""What is wrong with a data set, and what is in it, before anything is trained on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from vpt.data.coco import read_detection
+from vpt.data.descriptor import Descriptor, load_descriptor
+from vpt.data.detection import (
+    KINDS,
+    DetectionSample,
+    DetectionSplit,
+    Finding,
+    Severity,
+    to_coco_dict,
+)
+from vpt.data.formats import read_splits
+from vpt.data.loader import scan_images
+from vpt.data.parts import check_counts
+from vpt.data.splits import Sample, Split, SplitName
+from vpt.errors import DataError
+from vpt.evaluation.detection import DetectionEvaluator
+from vpt.structures import Detections, Letterbox
+
+Bins = tuple[tuple[str, int], ...]
+"""(what, how many), in the order to show them in."""
+
+SHOWN_PER_KIND = 20
+
+_SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+_RARE = 10
+_HALF_PATCH = 8.0
+_COUNTED_DETECTIONS = 100
+_SCORED = 2000
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a split holds; all but images and class_counts is for boxes alone.
+
+    Attributes:
+        images: how many.
+        class_counts: boxes without crowds, or images, per class in label order.
+        boxes: without crowds; None where images have classes.
+        crowds: boxes that stand for groups.
+        negatives: images without a target.
+        image_sizes: the most frequent ones.
+        boxes_per_image: over images.
+        box_sides: over boxes, square root of the area in pixels of the model's square.
+        aspects: over boxes, width / height.
+        areas: over boxes, COCO's bins, in the files' pixels.
+    """
+
+    images: int
+    class_counts: tuple[int, ...]
+    boxes: int | None = None
+    crowds: int = 0
+    negatives: int = 0
+    image_sizes: Bins = ()
+    boxes_per_image: Bins = ()
+    box_sides: Bins = ()
+    aspects: Bins = ()
+    areas: Bins = ()
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What was found.
+
+    Attributes:
+        descriptor: of the data set.
+        source: the descriptor's file.
+        size: side of the model's square in pixels.
+        class_names: in label order.
+        splits: by name.
+        findings: errors first, then warnings, then notes.
+        scores: AP of the ground truth as predictions, by split; None: no box to score.
+        data: the splits themselves, where they can be read.
+    """
+
+    descriptor: Descriptor
+    source: Path
+    size: int
+    class_names: tuple[str, ...]
+    splits: dict[str, SplitSummary]
+    findings: tuple[Finding, ...]
+    scores: dict[str, float | None] = field(default_factory=dict)
+    data: Mapping[str, Split | DetectionSplit] = field(default_factory=dict, repr=False)
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are as severe as that."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def by_kind(self) -> dict[str, list[Finding]]:
+        """The findings of each kind, in the order of `findings`."""
+        groups: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            groups.setdefault(finding.kind, []).append(finding)
+        return groups
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no error."""
+        return self.count("error") == 0
+
+
+def check_data(
+    path: Path, *, root: Path | None = None, size: int = 640, num_workers: int = 0
+) -> DataCheck:
+    """Read a data set, decode every image, and score the boxes as predictions of themselves.
+
+    Args:
+        path: a descriptor, or a folder of images by class.
+        root: where the images are; the descriptor's own if None.
+        size: side of the square that the model will see, in pixels.
+        num_workers: processes that decode; 0: this one.
+
+    Raises:
+        DataError: the data cannot be read at all.
+    """
+    descriptor = load_descriptor(path)
+    if descriptor.format == "coco":
+        return _check_detection(descriptor, path, root=root, size=size, num_workers=num_workers)
+    splits = read_splits(descriptor, root)
+    found: dict[str, Split] = {
+        name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
+    }
+    findings = _unreadable(found.values(), path, num_workers)
+    if splits.train is not None:
+        findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
+    return DataCheck(
+        descriptor,
+        path,
+        size,
+        splits.class_names,
+        {
+            name: SplitSummary(len(split), tuple(split.class_counts()))
+            for name, split in found.items()
+        },
+        _sorted(findings),
+        data=found,
+    )
+
+
+def _check_detection(
+    descriptor: Descriptor, path: Path, *, root: Path | None, size: int, num_workers: int
+) -> DataCheck:
+    splits = read_detection(descriptor, root, problems="report")
+    found: dict[str, DetectionSplit] = {
+        name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
+    }
+    findings = [*splits.findings, *_unreadable(found.values(), path, num_workers)]
+    findings += _wrong_counts(descriptor, path, found)
+    scores: dict[str, float | None] = {}
+    for name, split in found.items():
+        scores[name] = score_ground_truth(split, size)
+        findings += _look_at_boxes(split, size, path, score=scores[name])
+    if splits.train is not None:
+        counts = splits.train.class_counts()
+        findings += _rare_classes(splits.class_names, counts, path, "boxes")
+    return DataCheck(
+        descriptor,
+        path,
+        size,
+        splits.class_names,
+        {name: _summary(split, size) for name, split in found.items()},
+        _sorted(findings),
+        scores,
+        found,
+    )
+
+
+def score_ground_truth(split: DetectionSplit, size: int) -> float | None:
+    """AP of a split's boxes as predictions of themselves, through the letterbox and back.
+
+    Anything but 1 is a mistake in ids, units, classes or geometry. Of a large split 2,000 images
+    are scored. None: no box to score.
+    """
+    split = split.with_samples(to_look_at(split.samples)[:_SCORED])
+    evaluator = DetectionEvaluator(to_coco_dict(split), split.category_ids)
+    for sample in split.samples:
+        letterbox = Letterbox.fit(sample.size, size)
+        boxes = torch.tensor(sample.target_boxes)
+        there_and_back = letterbox.to_original(letterbox.to_letterboxed(boxes))
+        scores = torch.ones(len(boxes))
+        labels = torch.tensor(sample.target_labels)
+        evaluator.update([sample.image_id], [Detections(there_and_back, scores, labels)])
+    return evaluator.compute().get("AP")
+
+
+def to_json(check: DataCheck) -> dict[str, Any]:
+    """All that was found, as JSON values."""
+    return {
+        "name": check.descriptor.name,
+        "descriptor": str(check.source),
+        "healthy": check.healthy,
+        "counts": {severity: check.count(severity) for severity in get_args(Severity)},
+        "image_size": check.size,
+        "classes": list(check.class_names),
+        "splits": {name: _summary_json(summary) for name, summary in check.splits.items()},
+        "ground_truth_ap": check.scores,
+        "findings": [
+            {
+                "severity": finding.severity,
+                "kind": finding.kind,
+                "file": str(finding.file),
+                "image": finding.image,
+                "annotation": finding.annotation,
+                "count": finding.count,
+                "message": finding.message,
+            }
+            for finding in check.findings
+        ],
+    }
+
+
+def _summary_json(summary: SplitSummary) -> dict[str, Any]:
+    values = dict(vars(summary))
+    for name, value in values.items():
+        if name != "class_counts" and isinstance(value, tuple):
+            values[name] = dict(value)
+    return values | {"class_counts": list(summary.class_counts)}
+
+
+AnySample = TypeVar("AnySample", bound=Sample | DetectionSample)
+
+
+def to_look_at(samples: Iterable[AnySample]) -> list[AnySample]:
+    """The samples in an order that has nothing to do with theirs, but is always the same."""
+    return sorted(samples, key=lambda each: hashlib.blake2b(each.key.encode()).digest())
+
+
+# What is printed
+
+
+def summary_table(check: DataCheck) -> Table:
+    """One row per split."""
+    boxes = any(summary.boxes is not None for summary in check.splits.values())
+    table = Table(title=f"{check.descriptor.name}: {len(check.class_names)} classes")
+    columns = ["split", "images"]
+    columns += ["boxes", "crowds", "negatives", "AP of itself"] if boxes else []
+    for column in [*columns, "smallest class", "largest class"]:
+        word = max(len(part) for part in column.split())
+        table.add_column(column, justify="left" if column == "split" else "right", min_width=word)
+    for name, summary in check.splits.items():
+        cells = [name, f"{summary.images:,}"]
+        if boxes:
+            score = check.scores.get(name)
+            cells += [f"{summary.boxes:,}", f"{summary.crowds:,}", f"{summary.negatives:,}"]
+            cells.append("n/a" if score is None else f"{score:.4f}")
+        table.add_row(*cells, *_extremes(check.class_names, summary.class_counts))
+    return table
+
+
+def finding_lines(check: DataCheck) -> list[str]:
+    """Each kind of finding with its count, then the first twenty of it, one line each."""
+    lines = []
+    for kind, group in check.by_kind().items():
+        severity, meaning = KINDS[kind]
+        lines.append(f"{severity}: {kind} ({len(group):,}): {meaning}")
+        lines += [f"  {finding}" for finding in group[:SHOWN_PER_KIND]]
+        if len(group) > SHOWN_PER_KIND:
+            lines.append(f"  and {len(group) - SHOWN_PER_KIND:,} more")
+    return lines
+
+
+def verdict(check: DataCheck) -> str:
+    """How many findings there are, in one line."""
+    counts = [(check.count(severity), severity) for severity in get_args(Severity)]
+    text = ", ".join(
+        f"{count:,} {severity}{'' if count == 1 else 's'}" for count, severity in counts
+    )
+    return f"{text}: {'ready to train' if check.healthy else 'training will stop at the errors'}"
+
+
+def _extremes(names: Sequence[str], counts: Sequence[int]) -> tuple[str, str]:
+    pairs = sorted(zip(counts, names, strict=True), key=lambda pair: pair[0])
+    (least, rare), (most, common) = pairs[0], pairs[-1]
+    return f"{rare} ({least:,})", f"{common} ({most:,})"
+
+
+# What is found beside what the reader finds
+
+
+def _unreadable(
+    splits: Iterable[Split | DetectionSplit], file: Path, num_workers: int
+) -> list[Finding]:
+    findings = []
+    for split in splits:
+        keys = {sample.source: sample.key for sample in split.samples}
+        findings += [
+            Finding("image_unreadable", image.path, image.reason, keys[image.path])
+            for image in scan_images(split, num_workers)
+        ]
+    return findings
+
+
+def _wrong_counts(
+    descriptor: Descriptor, file: Path, found: Mapping[str, DetectionSplit]
+) -> list[Finding]:
+    counts: dict[str, int] = {name: len(found.get(name) or ()) for name in _SPLIT_NAMES}
+    try:
+        check_counts(descriptor, counts)
+    except DataError as error:
+        return [Finding("counts_differ", file, str(error))]
+    return []
+
+
+def _rare_classes(
+    names: Sequence[str], counts: Sequence[int], file: Path, what: str
+) -> list[Finding]:
+    rare = [(count, name) for count, name in zip(counts, names, strict=True) if count < _RARE]
+    if not rare:
+        return []
+    listed = ", ".join(f"{name} ({count})" for count, name in sorted(rare)[:SHOWN_PER_KIND])
+    more = f" and {len(rare) - SHOWN_PER_KIND} more" if len(rare) > SHOWN_PER_KIND else ""
+    message = (
+        f"{len(rare)} of {len(names)} classes have fewer than {_RARE} {what} to learn from: "
+        f"{listed}{more}"
+    )
+    return [Finding("class_rare", file, message, count=len(rare))]
+
+
+def _look_at_boxes(
+    split: DetectionSplit, size: int, file: Path, *, score: float | None
+) -> list[Finding]:
+    findings = []
+    crowded = [
+        sample.key
+        for sample in split.samples
+        if max(Counter(sample.target_labels.tolist()).values(), default=0) > _COUNTED_DETECTIONS
+    ]
+    if crowded:
+        message = (
+            f"{len(crowded)} images of '{split.name}' have more than {_COUNTED_DETECTIONS} boxes "
+            "of a class, of which COCO's AP can count no more"
+        )
+        findings.append(Finding("crowded", file, message, crowded[0], count=len(crowded)))
+    if score is not None and score < 1 - 1e-6 and not crowded:
+        message = f"'{split.name}' scores AP {score:.4f} against itself; 1 is expected"
+        findings.append(Finding("ground_truth_score", file, message))
+    shortest = _seen_sides(split, size).min(axis=1, initial=np.inf)
+    small = int((shortest < _HALF_PATCH).sum())
+    if small:
+        message = (
+            f"{small:,} of {len(shortest):,} boxes of '{split.name}' ({small / len(shortest):.0%}) "
+            f"have a side below {_HALF_PATCH:.0f} pixels at image size {size}"
+        )
+        findings.append(Finding("small_boxes", file, message, count=small))
+    return findings
+
+
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    order = {severity: rank for rank, severity in enumerate(get_args(Severity))}
+    kinds = list(KINDS)
+    return tuple(sorted(findings, key=lambda f: (order[f.severity], kinds.index(f.kind))))
+
+
+# What is in it
+
+
+def _summary(split: DetectionSplit, size: int) -> SplitSummary:
+    boxes = np.concatenate([np.zeros((0, 4)), *(sample.target_boxes for sample in split.samples)])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    areas = np.concatenate(
+        [np.zeros(0), *(sample.areas[~sample.crowds] for sample in split.samples)]
+    )
+    per_image = np.array([len(sample.target_boxes) for sample in split.samples])
+    sizes = Counter(f"{sample.size[1]} x {sample.size[0]}" for sample in split.samples)
+    seen = _seen_sides(split, size)
+    return SplitSummary(
+        len(split),
+        tuple(split.class_counts()),
+        boxes=len(boxes),
+        crowds=int(sum(sample.crowds.sum() for sample in split.samples)),
+        negatives=int((per_image == 0).sum()),
+        image_sizes=tuple(sizes.most_common(8)),
+        boxes_per_image=_binned(per_image, _PER_IMAGE),
+        box_sides=_binned(np.sqrt(seen.prod(axis=1)), _SIDES),
+        aspects=_binned(sides[:, 0] / sides[:, 1], _ASPECTS),
+        areas=_binned(areas, _AREAS),
+    )
+
+
+def _seen_sides(split: DetectionSplit, size: int) -> NDArray[np.float64]:
+    """(K, 2): width and height of all targets in pixels of the model's square."""
+    rows = [np.zeros((0, 2))]
+    for sample in split.samples:
+        boxes = sample.target_boxes
+        rows.append((boxes[:, 2:] - boxes[:, :2]) * (size / max(sample.size)))
+    return np.concatenate(rows)
+
+
+_PER_IMAGE = (
+    ("0", 1),
+    ("1", 2),
+    ("2", 3),
+    ("3-4", 5),
+    ("5-8", 9),
+    ("9-16", 17),
+    ("17-32", 33),
+    ("33-64", 65),
+    ("65 or more", np.inf),
+)
+_SIDES = (
+    ("below 8", 8),
+    ("8-16", 16),
+    ("16-32", 32),
+    ("32-64", 64),
+    ("64-128", 128),
+    ("128-256", 256),
+    ("256-512", 512),
+    ("512 or more", np.inf),
+)
+_ASPECTS = (
+    ("below 1:8", 1 / 8),
+    ("1:8-1:4", 1 / 4),
+    ("1:4-1:2", 1 / 2),
+    ("1:2-1:1", 1),
+    ("1:1-2:1", 2),
+    ("2:1-4:1", 4),
+    ("4:1-8:1", 8),
+    ("8:1 or more", np.inf),
+)
+_AREAS = (("small, below 32²", 32**2), ("medium, to 96²", 96**2), ("large", np.inf))
+
+
+def _binned(values: NDArray[Any], bins: Sequence[tuple[str, float]]) -> Bins:
+    """How many values are below each limit and not below the one before."""
+    places = np.searchsorted([limit for _, limit in bins], values, side="right")
+    counts = np.bincount(np.minimum(places, len(bins) - 1), minlength=len(bins))
+    return tuple((label, int(count)) for (label, _), count in zip(bins, counts, strict=True))
