@@ -70,6 +70,15 @@ RECIPES = {
         "optim__clip_grad_norm": 0.5,
         "train__select": "loss",
     },
+    "clip": {
+        **ALL_AT_ONCE,
+        "backbone": "bundled/glyph_clip",
+        "head": {"name": "zero_shot", "context": {"num_tokens": 2}},
+        "loss__consistency": {"image": 10, "text": 25, "logits": 1},
+        "optim__schedule": "cosine_epochs",
+        "optim__warmup_lr": 1e-5,
+        "train__select": "last",
+    },
 }
 
 
