@@ -512,7 +512,7 @@ def test_resume__on_other_backbone_weights__is_refused(data, tmp_path, monkeypat
     write_weights(path, seed=1)
     stop_at(monkeypatch, config, 1)
     write_weights(path, seed=2)
-    with pytest.raises(RunError, match="was trained on a backbone with weights"):
+    with pytest.raises(RunError, match="other image_tower_sha256"):
         train(config, mode="resume")
 
 

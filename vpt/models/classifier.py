@@ -97,6 +97,7 @@ class Classifier(nn.Module):
         self, images: Tensor, features: Features, logits: Tensor, weights: Consistency
     ) -> dict[str, Tensor]:
         """The weighted distances from the frozen model, which sees the same images."""
+        self.check_consistency(weights)
         head = self.head
         assert isinstance(head, TextHead)
         assert features.pooled is not None
@@ -113,6 +114,27 @@ class Classifier(nn.Module):
             if weights.logits:
                 parts["loss_logits"] = weights.logits * logit_divergence(logits, teacher)
         return parts
+
+    def check_consistency(self, weights: Consistency) -> None:
+        """Refuse weights that this model has nothing to be consistent with.
+
+        Raises:
+            ConfigError: naming what is missing.
+        """
+        if not weights:
+            return
+        if not isinstance(self.head, TextHead):
+            raise ConfigError(
+                "loss.consistency keeps a model near its zero-shot one, which this head has not; "
+                "use head zero_shot or linear_from_text"
+            )
+        if self.tuning != "frozen":
+            raise ConfigError(
+                "loss.consistency needs a frozen backbone to be consistent with; tuning is "
+                f"{self.tuning}"
+            )
+        if weights.text and getattr(self.head, "context", None) is None:
+            raise ConfigError("loss.consistency.text needs a learned context: set head.context")
 
     @torch.no_grad()
     def predict(

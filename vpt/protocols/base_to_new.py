@@ -9,10 +9,14 @@ from pathlib import Path
 
 from vpt.api import load_prompt
 from vpt.data import Splits, restrict_classes
+from vpt.engine.run_dir import PROMPT_NAME
 from vpt.evaluation import BaseAndNew, BaseToNew, Measured
 from vpt.protocols.clip_setup import Bench
-from vpt.protocols.few_shot import mean_seconds, measured_of, train_method
+from vpt.protocols.few_shot import mean_seconds, measured_of, method_config, train_method
 from vpt.protocols.zero_shot import measure_zero_shot
+
+PLACE = "base_to_new"
+"""Folder of the runs."""
 
 
 def run_base_to_new(bench: Bench) -> BaseAndNew:
@@ -40,7 +44,7 @@ def _unfit(bench: Bench, method: str) -> str | None:
 
 def _run_method(bench: Bench, name: str, base: Splits, new: Splits) -> BaseToNew:
     shots = bench.config.base_to_new_shots
-    results = train_method(bench, name, shots=shots, part="base", place="base_to_new")
+    results = train_method(bench, name, shots=shots, part="base", place=PLACE)
     config = bench.config
     measured = BaseToNew(
         method=name,
@@ -62,12 +66,12 @@ def _run_method(bench: Bench, name: str, base: Splits, new: Splits) -> BaseToNew
 def _on_new(bench: Bench, name: str, seed: int, new: Splits) -> Measured:
     """The run's prompt on the test images of the classes that it has not seen."""
     shots = bench.config.base_to_new_shots
-    folder = bench.config.run_dir / "base_to_new" / name / f"{shots}_shots" / f"seed_{seed}"
+    config = method_config(bench, name, seed=seed, shots=shots, part="base", place=PLACE)
     model = load_prompt(
-        folder / "prompt.safetensors",
+        config.run_dir / PROMPT_NAME,
         bench.backbone,
         class_names=new.class_names,
         text_names=new.text_names,
         text=bench.text,
     ).to(bench.device)
-    return bench.measure(model, new.require("test"))
+    return bench.measure(model, new.require("test"), precision=config.train.precision)

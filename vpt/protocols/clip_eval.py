@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -104,13 +105,24 @@ def _setting(bench: Bench) -> dict[str, Any]:
         "logit_bias": bench.text.logit_bias,
         "preprocess": model.preprocess.to_dict(),
         "precision": run.train.precision,
+        "methods": {name: _training(bench, name) for name in bench.config.methods},
         "seeds": list(bench.config.seeds),
         "sampling": run.data.sampling,
-        "selection": _selection(run.train.select),
+        "selection": _selection(bench),
     }
 
 
-def _selection(select: str) -> str:
-    if select == "last":
-        return "the last step's model; test read once per run"
-    return f"the epoch with the best validation {select}; test read once per run"
+def _training(bench: Bench, method: str) -> dict[str, Any]:
+    """How a method is trained, as its config says."""
+    config = bench.config.run_config(method, place=Path(method), seed=0, shots=1)
+    values = config.model_dump(mode="json")
+    return {key: values[key] for key in ("prompt", "head", "tuning", "optim", "loss", "train")}
+
+
+def _selection(bench: Bench) -> str:
+    """Which model of a run is tested."""
+    names = ("linear_from_text", *bench.config.methods)
+    configs = (bench.config.run_config(n, place=Path(n), seed=0, shots=1) for n in names)
+    rules = sorted({config.train.select for config in configs})
+    words = ["the last step's model" if r == "last" else f"best validation {r}" for r in rules]
+    return f"{', or '.join(words)}; test read once per run"

@@ -9,12 +9,14 @@ from vpt.data import Splits
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.evaluation import Measured, PromptFileResult
 from vpt.protocols.clip_setup import Bench
+from vpt.runs import precision_of
 
 
 def measure_zero_shot(bench: Bench, splits: Splits) -> Measured:
     """The model as it was published, on the test split: nothing is trained."""
     model = bench.zero_shot_model(splits)
-    measured = bench.measure(model, splits.require("test"))
+    test, precision = splits.require("test"), bench.run.train.precision
+    measured = bench.measure(model, test, precision=precision)
     bench.log(f"zero-shot: top-1 {measured.metrics['top1']:.1%}, {measured.images} images")
     return measured
 
@@ -34,6 +36,6 @@ def measure_prompt_file(bench: Bench, path: Path, splits: Splits) -> PromptFileR
         text_names=splits.text_names if differ else None,
         text=bench.text,
     ).to(bench.device)
-    measured = bench.measure(model, splits.require("test"))
+    measured = bench.measure(model, splits.require("test"), precision=precision_of(path))
     bench.log(f"{path}: top-1 {measured.metrics['top1']:.1%}")
     return PromptFileResult(str(path), header.backbone.sha256, measured, differ)
