@@ -29,7 +29,11 @@ def run_base_to_new(bench: Bench) -> BaseAndNew:
             bench.log(f"{name} is left out of base_to_new: {reason}")
             continue
         methods[name] = _run_method(bench, name, base, new)
-    return BaseAndNew(measure_zero_shot(bench, base), measure_zero_shot(bench, new), methods)
+    return BaseAndNew(
+        measure_zero_shot(bench, base, "base classes"),
+        measure_zero_shot(bench, new, "new classes"),
+        methods,
+    )
 
 
 def _unfit(bench: Bench, method: str) -> str | None:

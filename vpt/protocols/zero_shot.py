@@ -12,12 +12,19 @@ from vpt.protocols.clip_setup import Bench
 from vpt.runs import precision_of
 
 
-def measure_zero_shot(bench: Bench, splits: Splits) -> Measured:
-    """The model as it was published, on the test split: nothing is trained."""
+def measure_zero_shot(bench: Bench, splits: Splits, classes: str = "all classes") -> Measured:
+    """The model as it was published, on the test split: nothing is trained.
+
+    Args:
+        bench: of the evaluation.
+        splits: with the classes to tell apart.
+        classes: what they are, for the log.
+    """
     model = bench.zero_shot_model(splits)
     test, precision = splits.require("test"), bench.run.train.precision
     measured = bench.measure(model, test, precision=precision)
-    bench.log(f"zero-shot: top-1 {measured.metrics['top1']:.1%}, {measured.images} images")
+    top1, images = measured.metrics["top1"], measured.images
+    bench.log(f"zero-shot, {classes}: top-1 {top1:.1%}, {images} images")
     return measured
 
 
