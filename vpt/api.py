@@ -55,7 +55,7 @@ def create_model(
     backbone: str | nn.Module,
     prompt: PromptSpec = "none",
     *,
-    num_classes: int | None,
+    num_classes: int | None = None,
     head: str | Mapping[str, Any] = "linear",
     tuning: str = "frozen",
     pretrained: bool = True,
@@ -75,7 +75,8 @@ def create_model(
         backbone: a name ('timm/<model>[.tag]', 'open_clip/<architecture>:<tag>',
             'bundled/<model>'), a module of timm or open_clip (copied), or a `Backbone`, shared.
         prompt: a name, a mapping {name, options}, a `Prompt`, or a list of those.
-        num_classes: C; None gives the feature (B, F) without a head.
+        num_classes: C; None takes the number of `class_names`, or, without those, gives the feature
+            (B, F) without a head.
         head: a name or a mapping.
         tuning: 'frozen'; or backbone tensors to train too: 'full', 'bias', 'norm', 'last:k'. A
             shared backbone is copied first.
@@ -93,9 +94,12 @@ def create_model(
         ConfigError: an option is unknown or wrong.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    if class_names is not None and num_classes is None:
+        num_classes = len(class_names)
     if class_names is not None and num_classes != len(class_names):
         raise ConfigError(f"{len(class_names)} class_names for num_classes {num_classes}")
     if isinstance(backbone, str):
+        check_head(head, backbone)
         body = create_backbone(
             backbone, pretrained=pretrained, weights=weights, image_size=image_size
         )
@@ -172,12 +176,24 @@ def _written_out(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
     return {"templates": resolve_templates("a_photo" if templates is None else templates)}
 
 
-def _text_tower_of(body: Backbone, head: str) -> TextTower:
-    if not is_clip_name(body.name):
+def check_head(head: str | Mapping[str, Any], backbone: str) -> None:
+    """Refuse a head of texts on a backbone without a text tower, before any weight is loaded.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    name = head if isinstance(head, str) else head.get("name")
+    if name not in HEADS.names() or not issubclass(HEADS[name].schema, TextOptions):
+        return
+    if not is_clip_name(backbone):
         raise ConfigError(
-            f"head {head} needs a text tower, which '{body.name}' has not; take an open_clip "
-            "backbone" + ("" if body.name else ", or pass the tower as text=")
+            f"head {name} needs a text tower, which '{backbone}' has not; take bundled/glyph_clip "
+            "or open_clip/<architecture>:<tag>" + ("" if backbone else ", or pass it as text=")
         )
+
+
+def _text_tower_of(body: Backbone, head: str) -> TextTower:
+    check_head(head, body.name)
     return create_text_tower(body.name, pretrained=body.pretrained, weights=body.weights)
 
 
@@ -248,6 +264,10 @@ def save_prompt(
         raise ConfigError("a model on the meta device has no weights to save")
     names = list(class_names) if class_names is not None else model.class_names
     _check_names(names, model.head)
+    if model.text is not None and names != model.class_names:
+        raise ConfigError(
+            "the classes of this model are texts: build it with other class_names to rename them"
+        )
     record = BackboneRecord(
         name=backbone.name,
         sha256=backbone.sha256,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vpt.api import create_model
+from vpt.api import check_head, create_model
 from vpt.backbones import Backbone, create_backbone
 from vpt.config import OptimConfig, RunConfig
 from vpt.data import (
@@ -88,6 +88,7 @@ def build(
         VptError: anything in the config that does not fit together.
     """
     descriptor, splits = load_splits(config)
+    check_head(config.head, config.backbone.name)
     body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))
     model = create_model(

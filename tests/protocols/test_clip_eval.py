@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.protocols.comparisons import write_yaml
 from vpt.api import load_prompt
 from vpt.cli import main
 from vpt.data import evaluation_transform, few_shot, load_descriptor, read_splits, restrict_classes
+from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError, RunError, VptError
 from vpt.evaluation import ClipEvaluation
@@ -332,3 +334,62 @@ def test_a_directory_with_other_files__is_not_trained_into(data, tmp_path):
     with pytest.raises(RunError, match=r"notes\.txt"):
         evaluate_clip(load_clip_eval(write_yaml(tmp_path / "clip.yaml", config)))
     assert (place / "notes.txt").read_text() == "mine"
+
+
+def test_asking_for_one_protocol__keeps_the_results_of_the_others(done, data, tmp_path, capsys):
+    path, _ = done
+    shutil.copytree(path.parent / "run", tmp_path / "run")
+    config = write_yaml(tmp_path / "clip.yaml", values(tmp_path / "run", data))
+    assert run("clip-eval", config) == 0
+    prompt = tmp_path / "run/few_shot/vpt_deep/1_shots/seed_1/prompt.safetensors"
+    assert run("clip-eval", config, "--protocols", "zero_shot", "--prompt", prompt) == 0
+    written = ClipEvaluation.from_dict(json.loads((tmp_path / "run/result.json").read_text()))
+    assert len(written.prompt_files) == 1
+    assert [few.shots for few in written.few_shot] == [1, 2]
+    assert written.base_to_new is not None
+    assert (tmp_path / "run/few_shot.png").exists()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{config}", "{config}"], "give each its own"),
+        (["{config}", "--prompt", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["{config}", "base.data.dataset=nowhere"], "nowhere"),
+        (["{config}", "--protocols", ""], "protocols"),
+        (["{single}"], "use it with vpt train"),
+        (["seeds=[1]"], "name a config"),
+        (["{config}", "methods={each: {head: {name: zero_shot, context: {class_specific: true}}}}"],
+         "no method can do base_to_new"),
+    ],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line__is_one_line_before_anything_is_computed(
+    data, tmp_path, capfd, words, says
+):
+    config = write_yaml(tmp_path / "clip.yaml", values(tmp_path / "run", data))
+    single = ROOT / "configs/clip_vpt.yaml"
+    named = {"{config}": config, "{single}": single}
+    assert run("clip-eval", *[named.get(word, word) for word in words]) == 2
+    captured = capfd.readouterr()
+    assert captured.err.count("\n") == 1
+    assert says in captured.err
+    assert "top-1" not in captured.out
+
+
+def test_a_signal__says_that_the_same_command_goes_on__and_it_does(data, tmp_path, monkeypatch):
+    import vpt.engine.fit as fit
+
+    config = values(tmp_path / "run", data, protocols=["few_shot"], shots=[1], seeds=[1])
+    path = write_yaml(tmp_path / "clip.yaml", config)
+    original = fit.set_learning_rates
+    with monkeypatch.context() as patch:
+
+        def signalling(*words):
+            signal.raise_signal(signal.SIGTERM)
+            return original(*words)
+
+        patch.setattr(fit, "set_learning_rates", signalling)
+        with pytest.raises(Interrupted, match="the same command goes on from there"):
+            evaluate_clip(load_clip_eval(path))
+    assert evaluate_clip(load_clip_eval(path)).few_shot[0].shots == 1

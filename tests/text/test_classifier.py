@@ -10,7 +10,14 @@ import vpt.text.classifier
 from tests.text.models import EMBED_DIM, KINDS, tiny_clip
 from vpt.errors import BackboneError, ConfigError
 from vpt.storage.sealed_file import SealedFileError, read_sealed, write_sealed
-from vpt.text import TextClassifier, TextTower, build_classifier, default_cache
+from vpt.text import (
+    LearnedContext,
+    TextClassifier,
+    TextTower,
+    build_classifier,
+    create_text_tower,
+    default_cache,
+)
 
 NAMES = ["tench", "great white shark", "X-ray", "kite (bird of prey)", "Boeing 747", "ice {} cream"]
 
@@ -239,3 +246,18 @@ def test_default_cache__environment__is_asked_first(monkeypatch, tmp_path):
     monkeypatch.delenv("VPT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache/vpt/text_classifiers"
+
+
+def test_names_that_the_tower_cannot_tell_apart__are_refused():
+    tower = create_text_tower("bundled/glyph_clip")
+    build_classifier(tower, ["three", "the number five", "class 7"])
+    with pytest.raises(ConfigError, match="'kite': bundled/glyph_clip has learned no word of it"):
+        build_classifier(tower, ["three", "kite"])
+    with pytest.raises(ConfigError, match=r"'a cat' and 'a dog' read the same .* every word"):
+        build_classifier(tower, ["a cat", "a dog"])
+    with pytest.raises(ConfigError, match=r"'Red' and 'red' read the same to bundled/glyph_clip$"):
+        build_classifier(tower, ["Red", "red"])
+    with pytest.raises(ConfigError, match="has not learned every word"):
+        LearnedContext(tower, ["three"], init="a flying zebra")
+    with pytest.raises(ConfigError, match="has 4 tokens, not the 3 of num_tokens"):
+        LearnedContext(tower, ["three"], init="a photo of a", num_tokens=3)

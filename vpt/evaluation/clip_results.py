@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
+
+_SAME_SETTING = (
+    "dataset",
+    "images",
+    "class_names",
+    "names_in_sentences",
+    "templates",
+    "class_prompts",
+    "image_tower_sha256",
+    "text_tower_sha256",
+    "preprocess",
+    "precision",
+)
+"""Keys of a setting in which results that are shown together agree."""
 
 FREE_BASELINES = ("zero_shot", "linear_from_text")
 """What anyone has without a prompt: the published model, and a linear classifier from it."""
@@ -289,6 +303,22 @@ class ClipEvaluation:
     base_to_new: BaseAndNew | None
     versions: dict[str, Any]
     seconds: float
+
+    def joined_with(self, before: ClipEvaluation) -> ClipEvaluation:
+        """This result with what an earlier one of the same setting has beyond it.
+
+        So a protocol that was not asked for again is not lost; an earlier result of another
+        setting (data, towers, sentences, preprocessing) is.
+        """
+        if any(self.setting.get(key) != before.setting.get(key) for key in _SAME_SETTING):
+            return self
+        measured = {few.shots for few in self.few_shot}
+        kept = [few for few in before.few_shot if few.shots not in measured]
+        return replace(
+            self,
+            few_shot=tuple(sorted([*self.few_shot, *kept], key=lambda few: few.shots)),
+            base_to_new=self.base_to_new or before.base_to_new,
+        )
 
     def at_shots(self, shots: int | None) -> FewShot | None:
         """The few-shot result at a number of shots, if there is one."""

@@ -46,7 +46,9 @@ class TextOptions(Schema):
 class ContextOptions(Schema):
     """Learned words before a class name (CoOp, Zhou et al. 2022)."""
 
-    num_tokens: int = Field(16, gt=0, description="learned tokens M; with `init`, its length")
+    num_tokens: int | None = Field(
+        None, gt=0, description="learned tokens M; null: 16, or as many as `init` has"
+    )
     class_specific: bool = Field(False, description="a context of its own for each class")
     position: Literal["end", "middle", "front"] = Field(
         "end", description="where the class name stands in the context"

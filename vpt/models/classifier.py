@@ -150,15 +150,22 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: 'sigmoid' for a model without a logit bias.
         """
-        logits = self(images).float()
-        if probabilities == "softmax":
-            return logits.softmax(dim=-1)  # type: ignore[no-any-return]
-        if not isinstance(self.head, TextHead) or self.head.logit_bias is None:
+        self.check_probabilities(probabilities)
+        logits: Tensor = self(images).float()
+        return logits.softmax(dim=-1) if probabilities == "softmax" else logits.sigmoid()
+
+    def check_probabilities(self, probabilities: str) -> None:
+        """Refuse 'sigmoid' where it means nothing.
+
+        Raises:
+            ConfigError: the model has no logit bias, or the head no texts.
+        """
+        knows_each = isinstance(self.head, TextHead) and self.head.logit_bias is not None
+        if probabilities == "sigmoid" and not knows_each:
             raise ConfigError(
                 "sigmoid probabilities need a model with a logit bias, such as SigLIP, and a "
                 "head of texts; use softmax"
             )
-        return logits.sigmoid()  # type: ignore[no-any-return]
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Everything that is trained: prompt, head, and selected backbone tensors."""

@@ -5,13 +5,11 @@ Zhou et al., "Conditional Prompt Learning for Vision-Language Models", 2022, sec
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vpt.api import load_prompt
 from vpt.data import Splits, restrict_classes
 from vpt.engine.run_dir import PROMPT_NAME
 from vpt.evaluation import BaseAndNew, BaseToNew, Measured
-from vpt.protocols.clip_setup import Bench
+from vpt.protocols.clip_setup import Bench, cannot_name_new
 from vpt.protocols.few_shot import mean_seconds, measured_of, method_config, train_method
 from vpt.protocols.zero_shot import measure_zero_shot
 
@@ -25,7 +23,7 @@ def run_base_to_new(bench: Bench) -> BaseAndNew:
     new = restrict_classes(bench.splits, "new")
     methods = {}
     for name in bench.config.methods:
-        if reason := _unfit(bench, name):
+        if reason := cannot_name_new(bench.config, name):
             bench.log(f"{name} is left out of base_to_new: {reason}")
             continue
         methods[name] = _run_method(bench, name, base, new)
@@ -34,16 +32,6 @@ def run_base_to_new(bench: Bench) -> BaseAndNew:
         measure_zero_shot(bench, new, "new classes"),
         methods,
     )
-
-
-def _unfit(bench: Bench, method: str) -> str | None:
-    """Why a method cannot name new classes, if it cannot."""
-    config = bench.config.run_config(method, place=Path(method), seed=0, shots=1)
-    if config.head["name"] != "zero_shot":
-        return f"head {config.head['name']} knows only the classes it was trained on"
-    if (config.head["context"] or {}).get("class_specific"):
-        return "its contexts belong to the classes it was trained on"
-    return None
 
 
 def _run_method(bench: Bench, name: str, base: Splits, new: Splits) -> BaseToNew:

@@ -176,16 +176,42 @@ def load_clip_eval(path: Path, overrides: Sequence[str] = ()) -> ClipEvalConfig:
     Raises:
         ConfigError: one line per problem.
     """
-    config = validate(ClipEvalConfig, load_yaml(path, overrides), str(path))
-    config.base_config()
-    for method in ("linear_from_text", *config.methods):
-        run = config.run_config(method, place=Path(method), seed=config.seeds[0], shots=1)
-        if not is_clip_name(run.backbone.name):
-            raise ConfigError(
-                f"{path}: backbone '{run.backbone.name}' is no CLIP; take open_clip/<arch>:<tag> "
-                "or bundled/glyph_clip"
-            )
+    values = load_yaml(path, overrides)
+    if "base" not in values and "backbone" in values:
+        raise ConfigError(f"{path} is the config of one run: use it with vpt train")
+    config = validate(ClipEvalConfig, values, str(path))
+    try:
+        _check_methods_of(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def _check_methods_of(config: ClipEvalConfig) -> None:
+    """Refuse a base or a method that is no valid run, or cannot do what a protocol asks."""
+    name = config.base_config().backbone.name
+    if not is_clip_name(name):
+        raise ConfigError(
+            f"base.backbone '{name}' is no CLIP; take open_clip/<architecture>:<tag> or "
+            "bundled/glyph_clip"
+        )
+    for method in ("linear_from_text", *config.methods):
+        config.run_config(method, place=Path(method), seed=config.seeds[0], shots=1)
+    if "base_to_new" in config.protocols:
+        reasons = {method: cannot_name_new(config, method) for method in config.methods}
+        if all(reasons.values()):
+            listed = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
+            raise ConfigError(f"no method can do base_to_new ({listed})")
+
+
+def cannot_name_new(config: ClipEvalConfig, method: str) -> str | None:
+    """Why a method cannot name classes that it has not seen, if it cannot."""
+    head = config.run_config(method, place=Path(method), seed=0, shots=1).head
+    if head["name"] != "zero_shot":
+        return f"head {head['name']} knows only the classes it was trained on"
+    if (head["context"] or {}).get("class_specific"):
+        return "its contexts belong to the classes it was trained on"
+    return None
 
 
 @dataclass(frozen=True)

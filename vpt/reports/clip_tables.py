@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -92,6 +93,15 @@ def clip_markdown(result: ClipEvaluation) -> str:
 def average_table(results: Sequence[ClipEvaluation]) -> Table:
     """Means over data sets, each of equal weight, of what was measured on all of them."""
     return _average_grid(results).to_rich()
+
+
+def read_clip_evaluation(directory: Path) -> ClipEvaluation | None:
+    """What `write_clip_evaluation` wrote there; None where it wrote nothing that can be read."""
+    try:
+        values = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+        return ClipEvaluation.from_dict(values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_clip_evaluation(result: ClipEvaluation, directory: Path) -> None:

@@ -107,7 +107,8 @@ def _refuse_other_config(before: RunConfig, now: RunConfig, path: Path) -> None:
     if changed:
         changes = ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in changed)
         raise ConfigError(
-            f"{path} holds a run of another config ({changes}); use its own, or a new run_dir"
+            f"{path} holds a run of another config ({changes}); go back to it, use --overwrite, "
+            "or a new run_dir"
         )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from vpt.errors import BackboneError, ConfigError, VptError
 from vpt.registry import nearest
 from vpt.storage.sealed_file import read_sealed, write_sealed
-from vpt.text.names import check_distinct, check_names
+from vpt.text.names import check_distinct, check_known, check_names
 from vpt.text.templates import fill, resolve_class_prompts, resolve_templates
 from vpt.text.tokenizer import quote
 from vpt.text.tower import TextTower
@@ -144,8 +144,8 @@ def build_classifier(
             that cannot be written, nothing is kept.
 
     Raises:
-        ConfigError: names that are empty or the same, a class without prompts, a text that is too
-            long.
+        ConfigError: names that are empty, the same, or the same to the tower, a name of which it
+            has learned no word, a class without prompts, a text that is too long.
         BackboneError: the tower has no weights, or a text's feature is not finite.
     """
     names = check_names(class_names)
@@ -159,6 +159,8 @@ def build_classifier(
     if kept is not None:
         return _to(kept, tower.device)
     weight = _encode(tower, names, texts)
+    if class_prompts is None:
+        check_known(tower, names)
     built = TextClassifier(weight, names, tower.logit_scale, tower.logit_bias, key)
     if path is not None:
         with contextlib.suppress(VptError, OSError):

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vpt.errors import ConfigError
 from vpt.registry import nearest
-from vpt.text.names import check_names
+from vpt.text.names import check_known, check_names
 from vpt.text.tokenizer import quote
 from vpt.text.tower import TextTower
 
@@ -37,7 +37,7 @@ class LearnedContext(nn.Module):
     Args:
         tower: frozen; with open_clip's own text transformer.
         class_names: go into the sentences as they are.
-        num_tokens: M; with `init`, the token count of its words instead.
+        num_tokens: M; None: the token count of `init`, or 16.
         class_specific: a context of its own for each class (CSC).
         position: where the class name stands: after the context ('end'), after its first M // 2
             tokens ('middle'), before it ('front').
@@ -61,7 +61,7 @@ class LearnedContext(nn.Module):
         tower: TextTower,
         class_names: Sequence[str],
         *,
-        num_tokens: int = 16,
+        num_tokens: int | None = None,
         class_specific: bool = False,
         position: str = "end",
         init: str | None = None,
@@ -70,12 +70,18 @@ class LearnedContext(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        _check_options(num_tokens, position, std, chunk)
+        _check_options(16 if num_tokens is None else num_tokens, position, std, chunk)
         tower.require_embeddings()
         self._frozen = (tower,)  # a tuple hides it from parameters() and state_dict()
         self.class_names = check_names(class_names)
+        check_known(tower, self.class_names)
         start = None if init is None else _embed_words(tower, init)
-        self.num_tokens = num_tokens if start is None else len(start)
+        self.num_tokens = (num_tokens or 16) if start is None else len(start)
+        if num_tokens not in (None, self.num_tokens):
+            raise ConfigError(
+                f"context.init {quote(str(init))} has {self.num_tokens} tokens, not the "
+                f"{num_tokens} of num_tokens; leave one of them out"
+            )
         self.class_specific = class_specific
         self.position = position
         self.chunk = chunk
@@ -164,6 +170,8 @@ def _embed_words(tower: TextTower, words: str) -> Tensor:
     ids = tower.tokenizer.words(words)
     if len(ids) == 0:
         raise ConfigError(f"context.init {quote(words)} holds no word; leave it out")
+    if not bool(tower.knows(ids).all()):
+        raise ConfigError(f"context.init {quote(words)}: the text tower has not learned every word")
     return tower.embed(ids[None])[0].detach().float()
 
 
