@@ -13,9 +13,9 @@ import vpt.experiment
 from tests.fixtures import make_cub, make_folder
 from tests.training import make_config
 from vpt.api import create_model, list_prompts, load_prompt, save_prompt
-from vpt.config import load_config
+from vpt.config import RunConfig, load_config, validate
 from vpt.data import load_descriptor
-from vpt.engine.prompt_file import read_prompt_header
+from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
 from vpt.errors import BackboneError, ConfigError, DataError, PromptFileError
 from vpt.experiment import build
 from vpt.runs import train
@@ -282,3 +282,58 @@ def test_missing_cub_data__is_one_line__saying_what_from_where_and_whereto(
     assert "the data of 'CUB-200-2011' are not in 'data/CUB_200_2011'" in message
     assert "download CUB_200_2011.tgz (1.1 GB) from https://data.caltech.edu/" in message
     assert "unpack it in data/" in message
+
+
+def clip_run(tmp_path, data, name, **changes):
+    """A run of the bundled CLIP, for `train.init_from`."""
+    return make_config(
+        tmp_path / name,
+        data,
+        backbone="bundled/glyph_clip",
+        prompt={"name": "vpt_deep", "num_tokens": 2, "placement": "pre_norm"},
+        head={"name": "zero_shot", "context": {"num_tokens": 2}},
+        train__epochs=1,
+        **changes,
+    )
+
+
+def started(config):
+    return {name: tensor.detach().clone() for name, tensor in build(config).model.trained_tensors()}
+
+
+def test_init_from__takes_learned_words_for_other_classes_too(data, tmp_path):
+    train(clip_run(tmp_path, data, "first"))
+    file = tmp_path / "first" / "prompt.safetensors"
+    trained = read_prompt_file(file)[1]
+    other = make_folder(tmp_path / "other", classes=2, images=2)
+    start = started(clip_run(tmp_path, other, "second", train__init_from=str(file)))
+    assert start.keys() == trained.keys() == {"prompt.tokens", "head.context.tokens"}
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in start.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({"head": {"name": "zero_shot", "context": {"num_tokens": 2, "position": "front"}}}, False),
+        ({"head": {"name": "zero_shot", "context": {"num_tokens": 2, "std": 0.5}}}, True),
+    ],
+)
+def test_init_from__takes_words_only_where_they_stand_the_same(data, tmp_path, change, taken):
+    train(clip_run(tmp_path, data, "first"))
+    file = tmp_path / "first" / "prompt.safetensors"
+    config = clip_run(tmp_path, data, "second", train__init_from=str(file))
+    values = config.model_dump(mode="json") | change
+    start = started(validate(RunConfig, values, "test"))
+    words = read_prompt_file(file)[1]["head.context.tokens"]
+    assert torch.equal(start["head.context.tokens"], words) == taken
+
+
+def test_init_from__a_prompt_on_the_other_side_of_the_pre_norm__is_refused(data, tmp_path):
+    train(clip_run(tmp_path, data, "first"))
+    config = clip_run(
+        tmp_path, data, "second", train__init_from=str(tmp_path / "first" / "prompt.safetensors")
+    )
+    values = config.model_dump(mode="json")
+    values["prompt"]["placement"] = "post_norm"
+    with pytest.raises(PromptFileError, match="another kind of prompt"):
+        build(validate(RunConfig, values, "test"))

@@ -70,6 +70,15 @@ RECIPES = {
         "optim__clip_grad_norm": 0.5,
         "train__select": "loss",
     },
+    "clip": {
+        **ALL_AT_ONCE,
+        "backbone": "bundled/glyph_clip",
+        "head": {"name": "zero_shot", "context": {"num_tokens": 2}},
+        "loss__consistency": {"image": 10, "text": 25, "logits": 1},
+        "optim__schedule": "cosine_epochs",
+        "optim__warmup_lr": 1e-5,
+        "train__select": "last",
+    },
 }
 
 
@@ -503,7 +512,7 @@ def test_resume__on_other_backbone_weights__is_refused(data, tmp_path, monkeypat
     write_weights(path, seed=1)
     stop_at(monkeypatch, config, 1)
     write_weights(path, seed=2)
-    with pytest.raises(RunError, match="was trained on a backbone with weights"):
+    with pytest.raises(RunError, match="other image_tower_sha256"):
         train(config, mode="resume")
 
 

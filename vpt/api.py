@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -54,7 +55,7 @@ def create_model(
     backbone: str | nn.Module,
     prompt: PromptSpec = "none",
     *,
-    num_classes: int | None,
+    num_classes: int | None = None,
     head: str | Mapping[str, Any] = "linear",
     tuning: str = "frozen",
     pretrained: bool = True,
@@ -71,10 +72,11 @@ def create_model(
     It is an ordinary module for any training loop.
 
     Args:
-        backbone: a name ('timm/<model>[.tag]', 'bundled/glyph_vit'), a timm module (copied), or a
-            `Backbone`, which is shared.
+        backbone: a name ('timm/<model>[.tag]', 'open_clip/<architecture>:<tag>',
+            'bundled/<model>'), a module of timm or open_clip (copied), or a `Backbone`, shared.
         prompt: a name, a mapping {name, options}, a `Prompt`, or a list of those.
-        num_classes: C; None gives the feature (B, F) without a head.
+        num_classes: C; None takes the number of `class_names`, or, without those, gives the feature
+            (B, F) without a head.
         head: a name or a mapping.
         tuning: 'frozen'; or backbone tensors to train too: 'full', 'bias', 'norm', 'last:k'. A
             shared backbone is copied first.
@@ -82,8 +84,9 @@ def create_model(
         weights: a local safetensors file with them, instead of a download.
         image_size: pixels, or (H, W); None keeps the backbone's own.
         class_names: C names for predictions and the prompt file.
-        text_names: the classes as a sentence calls them, for heads of texts; None: `class_names`.
-        text: the text tower for such heads; None loads the one that belongs to the backbone.
+        text_names: the classes as a sentence calls them; None: `class_names`. Heads without texts
+            have no use for them.
+        text: the text tower for heads of texts; None loads the one that belongs to the backbone.
         preprocess: other than the backbone's own.
         **prompt_options: options of a prompt that is given by name, e.g. num_tokens=10.
 
@@ -91,9 +94,12 @@ def create_model(
         ConfigError: an option is unknown or wrong.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    if class_names is not None and num_classes is None:
+        num_classes = len(class_names)
     if class_names is not None and num_classes != len(class_names):
         raise ConfigError(f"{len(class_names)} class_names for num_classes {num_classes}")
     if isinstance(backbone, str):
+        check_head(head, backbone)
         body = create_backbone(
             backbone, pretrained=pretrained, weights=weights, image_size=image_size
         )
@@ -107,6 +113,8 @@ def create_model(
         parts = None
         if issubclass(HEADS[options["name"]].schema, TextOptions):
             names = text_names if text_names is not None else class_names
+            if names is not None and len(names) != num_classes:
+                raise ConfigError(f"{len(names)} text_names for num_classes {num_classes}")
             options, parts, identity = _text_parts(options, body, names, text)
         built_head = build_head(options, body.dimensions, num_classes, parts)
     prompted = PromptedBackbone(body, learned)
@@ -124,37 +132,68 @@ def _text_parts(
     """
     if names is None:
         raise ConfigError(f"head {options['name']} needs class_names: they are what is classified")
+    # Drawn before a tower is made, so that start values do not depend on whether it was there.
+    seed = int(torch.randint(2**62, ()))
     tower = text or _text_tower_of(body, options["name"])
-    given = options["class_prompts"]
-    prompts = None if given is None else resolve_class_prompts(given)
-    options = options | {
-        "templates": resolve_templates(options["templates"] or "a_photo"),
-        "class_prompts": prompts,
-    }
+    if text is not None and text.name and body.name and text.name != body.name:
+        raise ConfigError(f"the text tower of '{text.name}' does not belong to '{body.name}'")
+    options = options | _written_out(options, names)
     classifier = build_classifier(
         tower,
         names,
-        options["templates"],
+        options["templates"] or "a_photo",
         class_prompts=options["class_prompts"],
         cache=default_cache() if body.pretrained or body.weights else None,
     )
     context = options.get("context")
+    random = torch.Generator().manual_seed(seed)
     assert tower.sha256 is not None, "the classifier was built from weights"
     parts = TextParts(
         weight=classifier.weight,
         logit_scale=classifier.logit_scale,
         logit_bias=classifier.logit_bias,
-        context=LearnedContext(tower, names, **context) if context else None,
+        context=LearnedContext(tower, names, generator=random, **context) if context else None,
     )
-    return options, parts, TextIdentity(tower.sha256, tower.context_length, tuple(names))
+    identity = TextIdentity(
+        sha256=tower.sha256,
+        structure=tower.structure,
+        tokenizer=tower.tokenizer.fingerprint,
+        context_length=tower.context_length,
+        names=tuple(names),
+    )
+    return options, parts, identity
+
+
+def _written_out(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Every sentence that the classes are made of, and no others."""
+    if options["class_prompts"] is not None:
+        prompts = resolve_class_prompts(options["class_prompts"])
+        return {
+            "templates": None,
+            "class_prompts": {name: prompts[name] for name in names if name in prompts},
+        }
+    templates = options["templates"]
+    return {"templates": resolve_templates("a_photo" if templates is None else templates)}
+
+
+def check_head(head: str | Mapping[str, Any], backbone: str) -> None:
+    """Refuse a head of texts on a backbone without a text tower, before any weight is loaded.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    name = head if isinstance(head, str) else head.get("name")
+    if name not in HEADS.names() or not issubclass(HEADS[name].schema, TextOptions):
+        return
+    if not is_clip_name(backbone):
+        raise ConfigError(
+            f"head {name} needs a text tower, which '{backbone}' has not; take bundled/glyph_clip "
+            "or open_clip/<architecture>:<tag>" + ("" if backbone else ", or pass it as text=")
+        )
 
 
 def _text_tower_of(body: Backbone, head: str) -> TextTower:
-    if not is_clip_name(body.name):
-        raise ConfigError(
-            f"head {head} needs a text tower, which '{body.name}' has not; take an open_clip "
-            "backbone" + ("" if body.name else ", or pass the tower as text=")
-        )
+    check_head(head, body.name)
     return create_text_tower(body.name, pretrained=body.pretrained, weights=body.weights)
 
 
@@ -225,6 +264,10 @@ def save_prompt(
         raise ConfigError("a model on the meta device has no weights to save")
     names = list(class_names) if class_names is not None else model.class_names
     _check_names(names, model.head)
+    if model.text is not None and names != model.class_names:
+        raise ConfigError(
+            "the classes of this model are texts: build it with other class_names to rename them"
+        )
     record = BackboneRecord(
         name=backbone.name,
         sha256=backbone.sha256,
@@ -289,6 +332,8 @@ def load_prompt(
     body = _backbone_of(header, Path(path), backbone, weights)
     head = dict(header.head) if header.head else None
     num_classes = head.pop("num_classes") if head else None
+    if text_names is not None and class_names is None:
+        raise ConfigError("text_names say how sentences call class_names; give both")
     names = header.class_names
     written: Sequence[str] | None = header.text.names if header.text else None
     if class_names is not None:
@@ -333,11 +378,12 @@ def _check_text(header: PromptHeader, model: Classifier) -> None:
             f"it belongs to a text tower with weights {header.text.sha256[:12]}, not "
             f"{model.text.sha256[:12]}"
         )
-    if model.text.context_length != header.text.context_length:
-        raise PromptFileError(
-            f"it was trained with texts of {header.text.context_length} tokens, the tower takes "
-            f"{model.text.context_length}"
-        )
+    for what in ("structure", "tokenizer", "context_length"):
+        if getattr(model.text, what) != getattr(header.text, what):
+            raise PromptFileError(
+                f"its text tower has the same weights, but another {what.replace('_', ' ')}: "
+                "same weights, other numbers"
+            )
 
 
 def _backbone_of(

@@ -172,9 +172,12 @@ def predict(
     paths = list(find_images(images))
     where = choose_device(device)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
+    if names is not None and not all(names):
+        raise typer.BadParameter("--classes: a name is empty; write e.g. --classes 'a cat,a dog'")
     model = load_prompt(prompt, weights=weights, class_names=names).to(where)
     if model.head is None:
         raise PromptFileError(f"{prompt} holds no head: nothing to predict")
+    model.check_probabilities(probabilities)
     unreadable = 0
     with _writer(output) as stream:
         rows = runs.predict_images(
@@ -276,7 +279,8 @@ def clip_eval(
         ),
     ],
     prompt: Annotated[
-        list[Path] | None, typer.Option(help="a prompt file to measure as well; may be repeated")
+        list[Path] | None,
+        typer.Option(help="a prompt file to measure, instead of the config's; may be repeated"),
     ] = None,
     protocols: Annotated[
         str | None, typer.Option(help="instead of the config's: zero_shot,few_shot,base_to_new")
@@ -286,8 +290,13 @@ def clip_eval(
     ] = False,
 ) -> None:
     """Evaluate a CLIP: zero-shot, prompt files, few-shot, base-to-new, beside free baselines."""
-    from vpt.protocols.clip_eval import evaluate_clip, load_clip_eval
-    from vpt.reports.clip_tables import average_table, clip_tables, write_clip_evaluation
+    from vpt.protocols.clip_eval import evaluate_clip, load_clip_eval, refuse_clashes
+    from vpt.reports.clip_tables import (
+        average_table,
+        clip_tables,
+        read_clip_evaluation,
+        write_clip_evaluation,
+    )
 
     paths = [Path(word) for word in configs if "=" not in word]
     overrides = [word for word in configs if "=" in word]
@@ -295,12 +304,15 @@ def clip_eval(
         raise typer.BadParameter("name a config, e.g. configs/clip_vpt_eurosat.yaml")
     if prompt:
         overrides.append(f"prompt_files={json.dumps([str(path) for path in prompt])}")
-    if protocols:
+    if protocols is not None:
         overrides.append(f"protocols=[{protocols}]")
     settings = [load_clip_eval(path, overrides) for path in paths]
+    refuse_clashes(settings)
+    earlier = [None if overwrite else read_clip_evaluation(s.run_dir) for s in settings]
     results = []
-    for setting in settings:
-        results.append(evaluate_clip(setting, overwrite=overwrite, log=log, console=out))
+    for setting, before in zip(settings, earlier, strict=True):
+        result = evaluate_clip(setting, overwrite=overwrite, log=log, console=out)
+        results.append(result if before is None else result.joined_with(before))
         write_clip_evaluation(results[-1], setting.run_dir)
         for table in clip_tables(results[-1]):
             out.print(table)

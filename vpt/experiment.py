@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vpt.api import create_model
+from vpt.api import check_head, create_model
 from vpt.backbones import Backbone, create_backbone
 from vpt.config import OptimConfig, RunConfig
 from vpt.data import (
@@ -28,11 +29,11 @@ from vpt.data import (
 from vpt.engine.fit import FitSettings, steps_per_epoch
 from vpt.engine.optim import OptimSettings
 from vpt.engine.prompt_file import (
+    PromptHeader,
     read_prompt_file,
     read_prompt_header,
 )
 from vpt.errors import ConfigError, PromptFileError
-from vpt.heads import TextHead
 from vpt.models import Classifier, Consistency
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
@@ -87,14 +88,8 @@ def build(
         VptError: anything in the config that does not fit together.
     """
     descriptor, splits = load_splits(config)
-    # Where no weights are loaded, the random ones are the seed's: a run must find them again.
-    torch.manual_seed(derive_seed("backbone", config.seed))
-    body = backbone or create_backbone(
-        config.backbone.name,
-        pretrained=config.backbone.pretrained,
-        weights=config.backbone.weights,
-        image_size=config.backbone.image_size,
-    )
+    check_head(config.head, config.backbone.name)
+    body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))
     model = create_model(
         body,
@@ -105,13 +100,13 @@ def build(
         class_names=splits.class_names,
         text_names=splits.text_names,
         text=text,
-        preprocess=_preprocess(body, config.data.preprocess),
+        preprocess=preprocess_of(body, config.data.preprocess),
     )
     if not model.trainable_parameters():
         raise ConfigError(
             "nothing to train: no prompt, no head with parameters and a frozen backbone"
         )
-    _check_consistency(config, model)
+    model.check_consistency(Consistency(**config.loss.consistency.model_dump()))
     if config.train.init_from is not None:
         _start_from(model, config.train.init_from)
     return Experiment(
@@ -122,6 +117,20 @@ def build(
         train_transform=training_transform(model.preprocess, config.data.transform),
         eval_transform=evaluation_transform(model.preprocess),
         settings=_fit_settings(config, splits),
+    )
+
+
+def backbone_of(config: RunConfig) -> Backbone:
+    """The backbone of a config.
+
+    Where no weights are loaded, the random ones are the seed's: a run must find them again.
+    """
+    torch.manual_seed(derive_seed("backbone", config.seed))
+    return create_backbone(
+        config.backbone.name,
+        pretrained=config.backbone.pretrained,
+        weights=config.backbone.weights,
+        image_size=config.backbone.image_size,
     )
 
 
@@ -152,30 +161,14 @@ def _chosen(config: RunConfig, splits: Splits) -> Splits:
 
 def head_with_templates(head: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
     """A head's options, with the data set's own templates where it has texts and names none."""
-    if "templates" in head and head["templates"] is None and descriptor.text.templates:
+    says_nothing = "templates" in head and head["templates"] is None
+    if says_nothing and head["class_prompts"] is None and descriptor.text.templates:
         return {**head, "templates": descriptor.text.templates}
     return head
 
 
-def _check_consistency(config: RunConfig, model: Classifier) -> None:
-    weights = Consistency(**config.loss.consistency.model_dump())
-    if not weights:
-        return
-    if not isinstance(model.head, TextHead):
-        raise ConfigError(
-            f"loss.consistency keeps a model near its zero-shot one, which head "
-            f"{config.head['name']} has not; use zero_shot or linear_from_text"
-        )
-    if config.tuning != "frozen":
-        raise ConfigError(
-            f"loss.consistency needs a frozen backbone to be consistent with; tuning is "
-            f"{config.tuning}"
-        )
-    if weights.text and not config.head.get("context"):
-        raise ConfigError("loss.consistency.text needs a learned context: set head.context")
-
-
-def _preprocess(backbone: Backbone, choice: str) -> Preprocess:
+def preprocess_of(backbone: Backbone, choice: str) -> Preprocess:
+    """How images are prepared, by `data.preprocess`."""
     own = backbone.preprocess
     if choice == "backbone":
         return own
@@ -183,25 +176,70 @@ def _preprocess(backbone: Backbone, choice: str) -> Preprocess:
 
 
 def _start_from(model: Classifier, path: Path) -> None:
-    """Take a prompt file's tensors; its head only where the classes are the same."""
+    """Take a prompt file's tensors; of its head only what means the same for these classes."""
     header = read_prompt_header(path)
-    if header.backbone.sha256 != model.backbone.sha256:
-        raise PromptFileError(
-            f"train.init_from {path} belongs to '{header.backbone.name}' with other weights"
-        )
+    _check_start(model, header, path)
     _, tensors = read_prompt_file(path)
     own = dict(model.trained_tensors())
-    same_classes = header.class_names == model.class_names
-    start = {name: t for name, t in tensors.items() if same_classes or not name.startswith("head.")}
-    kept = {
-        name: t.detach().clone()
-        for name, t in own.items()
-        if name.startswith("head.") and not same_classes
-    }
+    fits = _same_head(model, header)
+    kept = {n: t.detach().clone() for n, t in own.items() if n.startswith("head.") and not fits(n)}
+    start = {n: t for n, t in tensors.items() if not n.startswith("head.") or fits(n)}
     try:
         model.load_trained(start | kept)
     except PromptFileError as error:
         raise PromptFileError(f"train.init_from {path}: {error}") from error
+
+
+def _check_start(model: Classifier, header: PromptHeader, path: Path) -> None:
+    """Refuse tensors that would mean something else here than where they were trained."""
+    if header.backbone.sha256 != model.backbone.sha256:
+        raise PromptFileError(
+            f"train.init_from {path} belongs to '{header.backbone.name}' with other weights"
+        )
+    if header.backbone.activation != model.backbone.activation:
+        raise PromptFileError(
+            f"train.init_from {path} was trained with {header.backbone.activation}, "
+            f"'{model.backbone.name}' computes {model.backbone.activation}"
+        )
+    before, now = _meaning(header.prompt), _meaning(model.prompt.options)
+    if before != now:
+        raise PromptFileError(
+            f"train.init_from {path} holds another kind of prompt: {before} instead of {now}"
+        )
+
+
+_NOT_MEANING = ("init", "std", "dropout", "chunk", "num_tokens")
+"""Options of a prompt or a context that its tensors' meaning does not depend on; shapes tell M."""
+
+
+def _meaning(options: Any) -> Any:
+    """Options without those that a trained tensor does not depend on; `placement` came later."""
+    if isinstance(options, list):
+        return [_meaning(each) for each in options]
+    kept = {k: v for k, v in (options or {}).items() if k not in _NOT_MEANING}
+    return {"placement": "post_norm", **kept} if "layers" in kept else kept
+
+
+def _same_head(model: Classifier, header: PromptHeader) -> Callable[[str], bool]:
+    """Which of the head's tensors can be taken: all, those that no class has its own of, or none.
+
+    Learned words are for any classes, unless they are class-specific.
+    """
+    before, now = dict(header.head or {}), {} if model.head is None else dict(model.head.options)
+    if before.get("name") != now.get("name"):
+        return lambda name: False
+    same_classes = header.class_names == model.class_names
+    contexts = [each.get("context") or {} for each in (before, now)]
+    same_words = _meaning(contexts[0]) == _meaning(contexts[1])
+    same_words &= (
+        header.text is None or model.text is None or (header.text.sha256 == model.text.sha256)
+    )
+    shared = {"head.log_scale"} | (
+        set() if contexts[1].get("class_specific") else {"head.context.tokens"}
+    )
+    if not same_words:
+        return lambda name: name == "head.log_scale"
+    return lambda name: same_classes or name in shared
 
 
 def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:

@@ -86,11 +86,15 @@ class TextIdentity:
 
     Attributes:
         sha256: of the text tower's weights.
+        structure: digest of what shapes its features besides: activation, masks, pooling, heads.
+        tokenizer: digest of how it reads texts.
         context_length: tokens of a text.
         names: the classes as the sentences call them, in label order.
     """
 
     sha256: str
+    structure: str
+    tokenizer: str
     context_length: int
     names: tuple[str, ...]
 

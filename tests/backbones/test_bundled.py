@@ -114,7 +114,7 @@ def test_render__difficulty_out_of_range__is_refused(renderer: GlyphRenderer) ->
         renderer.render(2, difficulty=1.5)
 
 
-def test_pretrain__learns_on_a_fixed_easy_task(tmp_path: Path) -> None:
+def test_pretrain__learns_on_a_fixed_easy_task() -> None:
     lines: list[str] = []
     settings = PretrainSettings(
         steps=60,

@@ -55,7 +55,7 @@ def test_the_weights__are_small_and_loaded_by_open_clips_own_factory__strictly()
     assert model.visual.preprocess_cfg["resize_mode"] == "squash"
 
 
-def test_words_that_no_caption_has__are_rows_of_zeros__and_no_others(renderer):
+def test_words_that_no_caption_has__are_rows_of_zeros__and_no_others():
     rows = load_file(WEIGHTS)["token_embedding.weight"]
     known = set(Vocabulary().tokens.tolist())
     assert set(rows.any(dim=1).nonzero().flatten().tolist()) == known
@@ -178,7 +178,7 @@ def test_a_few_steps__lower_the_loss():
     assert sum(losses[-2:]) < sum(losses[:2]) - 0.2
 
 
-def test_the_recipe__is_the_shipped_config(tmp_path):
+def test_the_recipe__is_the_shipped_config():
     recipe = read(load_yaml(ROOT / "configs/pretrain/glyph_clip.yaml"))
     assert recipe.model == "glyph_clip"
     with pytest.raises(ValueError, match="none of glyph_vit"):

@@ -15,7 +15,7 @@ from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
 from vpt.errors import ConfigError, PromptFileError
 from vpt.models import Consistency
 from vpt.structures import Batch
-from vpt.text import TextTower
+from vpt.text import TextTower, create_text_tower
 
 NAMES = ["cat", "hot dog", "t-shirt"]
 TEMPLATES = ["a photo of a {}.", "the {}"]
@@ -139,6 +139,19 @@ def test_prompts_in_a_clip__stand_before_the_pre_norm_and_start_as_maples__and_t
     assert (options["placement"], options["init"], options["std"]) == ("pre_norm", "normal", 0.02)
 
 
+def test_start_values__do_not_depend_on_whether_the_towers_were_in_memory():
+    tower = create_text_tower("bundled/glyph_clip")
+    starts = []
+    for text in (None, tower):
+        torch.manual_seed(7)
+        model = create_model(
+            "bundled/glyph_clip", "vpt_deep", num_classes=3, head=HEADS["coop"],
+            class_names=["one", "two", "six"], text=text,
+        )  # fmt: skip
+        starts.append({name: t.clone() for name, t in model.trained_tensors()})
+    assert all(torch.equal(t, starts[1][name]) for name, t in starts[0].items())
+
+
 # ------------------------------------------------------------------------------------ other classes
 
 
@@ -188,6 +201,24 @@ def test_a_prompt_file__of_the_same_weights_with_another_activation__is_refused(
         )
 
 
+def test_a_prompt_file__of_a_text_tower_with_another_activation__is_refused(tmp_path):
+    backbone, text, *_ = towers("clip")
+    save_prompt(build("clip", "coop"), tmp_path / "p.safetensors")
+    native, tokenizer = tiny_clip("quickgelu")
+    native.load_state_dict(tiny_clip("clip")[0].state_dict())
+    other = TextTower(native, tokenizer)
+    assert other.sha256 == text.sha256
+    with pytest.raises(PromptFileError, match="another structure"):
+        load_prompt(tmp_path / "p.safetensors", backbone, text=other)
+
+
+def test_text_names__need_the_classes_that_they_are_of(tmp_path):
+    backbone, text, *_ = towers("clip")
+    save_prompt(build("clip", "zero_shot"), tmp_path / "p.safetensors")
+    with pytest.raises(ConfigError, match="give both"):
+        load_prompt(tmp_path / "p.safetensors", backbone, text=text, text_names=["a", "b", "c"])
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -196,6 +227,9 @@ def test_a_prompt_file__of_the_same_weights_with_another_activation__is_refused(
         ({"class_names": ["cat", "cat", "dog"]}, "cat"),
         ({"class_names": ["cat", "dog"]}, "2 class_names for num_classes 3"),
         ({"text_names": ["cat", "w " * CONTEXT_LENGTH, "dog"]}, "tokens"),
+        ({"text_names": ["cat", "dog"]}, "2 text_names for num_classes 3"),
+        ({"head": {"name": "zero_shot", "templates": []}}, "no template"),
+        ({"head": {"name": "zero_shot", "templates": ["{}"], "class_prompts": {}}}, "give one"),
         ({"head": {"name": "zero_shot", "templates": ["a photo."]}}, "a photo"),
         ({"head": {"name": "zero_shot", "templates": "openai_imagenett"}}, "openai_imagenet"),
         ({"head": {"name": "zero_shot", "class_prompts": {"cat": ["a cat"]}}}, "hot dog"),
@@ -244,6 +278,24 @@ def test_consistency__sums_its_weighted_parts__and_is_zero_for_the_frozen_model(
     assert moved["loss_logits"] > 0
     moved["loss"].backward()
     assert prompted.prompt.tokens.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "weights", "says"),
+    [
+        ("zero_shot", {"tuning": "norm"}, Consistency(image=1), "frozen backbone"),
+        ("linear_from_text", {}, Consistency(text=1), "learned context"),
+        ("linear", {}, Consistency(image=1), "zero-shot one"),
+    ],
+)
+def test_consistency__with_nothing_to_be_consistent_with__is_refused(head, options, weights, says):
+    backbone, text, *_ = towers("clip")
+    model = create_model(
+        backbone, "vpt_deep", num_classes=3, head=HEADS.get(head, head), class_names=NAMES,
+        text=text, **options,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=says):
+        model.loss(Batch(images(), torch.arange(3), torch.arange(3)), consistency=weights)
 
 
 def test_sigmoid_probabilities__need_a_model_with_a_bias():

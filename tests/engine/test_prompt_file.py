@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from vpt.engine.prompt_file import (
+    HEADER_LIMIT,
     BackboneRecord,
     PromptHeader,
     read_prompt_file,
@@ -162,6 +163,6 @@ def test_prompt_file__header_field_wrong__field_named_in_one_line(path, change, 
     assert "\n" not in str(error.value)
 
 
-def test_prompt_file__header_over_one_megabyte__refused(path):
-    with pytest.raises(PromptFileError, match="at most 1048576"):
-        write_prompt_file(path, TENSORS, header(class_names=["x" * 2**20]))
+def test_prompt_file__header_over_the_limit__refused(path):
+    with pytest.raises(PromptFileError, match=f"at most {HEADER_LIMIT}"):
+        write_prompt_file(path, TENSORS, header(class_names=["x" * HEADER_LIMIT]))

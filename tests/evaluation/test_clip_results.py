@@ -161,17 +161,6 @@ def test_the_best_free_baseline__without_a_linear_one_or_with_an_equal_one__is_z
     assert result.best_free_baseline(4) == ("zero_shot", 0.56)
 
 
-def test_without_zero_shot__linear_from_text_is_the_only_free_baseline():
-    result = make_evaluation(zero_shot=None)
-    assert result.best_free_baseline(1) == ("linear_from_text", pytest.approx(0.50))
-    assert result.gain("vpt_deep", 1) == pytest.approx(0.61 - 0.50)
-    with pytest.raises(ValueError, match="no free baseline was measured at 4 shots"):
-        result.best_free_baseline(4)
-    with pytest.raises(ValueError, match=r"no free baseline was measured$"):
-        result.prompt_file_gain(result.prompt_files[0])
-    assert "gain" not in result.to_dict()["prompt_files"][0]
-
-
 def test_a_gain__is_over_the_best_free_baseline__and_may_be_a_loss():
     result = make_evaluation()
     assert result.gain("vpt_deep", 1) == pytest.approx(0.61 - 0.56)
@@ -189,8 +178,6 @@ def test_a_gain__is_over_the_best_free_baseline__and_may_be_a_loss():
         {},
         {"base_to_new": None},
         {"prompt_files": (), "few_shot": ()},
-        {"zero_shot": None},
-        {"zero_shot": None, "few_shot": ()},
         {"few_shot": (make_few_shot(16, seeds=1),)},
     ],
 )
@@ -289,12 +276,6 @@ def test_the_clip_benchmark_records__have_the_numbers_of_their_run():
 def test_the_clip_benchmark_records__have_no_acc5_below_five_classes(classes, acc5):
     zero_shot = make_measured(0.56, CLASSES[:classes])
     assert to_clip_benchmark(make_evaluation(zero_shot=zero_shot))[0]["metrics"]["acc5"] == acc5
-
-
-def test_the_clip_benchmark_records__begin_with_zero_shot_if_it_was_measured():
-    records = to_clip_benchmark(make_evaluation(zero_shot=None, base_to_new=None))
-    assert records[0]["method"] == "prompt_file"
-    assert len(records) == 2 + 2 * len(TOPS) * len(SEEDS)
 
 
 def test_the_clip_benchmark_records__of_the_bundled_clip__need_no_tag():

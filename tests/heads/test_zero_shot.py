@@ -109,6 +109,10 @@ def test_encoded_texts__follow_a_context_that_changes_in_evaluation():
         before = head(features())
         head.context.tokens.copy_(head.context.tokens.roll(1, 0))
         assert torch.equal(head(features()), before.roll(1, 1))
+        head.context.tokens.data = head.context.tokens.data.roll(1, 0)
+        assert torch.equal(head(features()), before.roll(2, 1))
+    with torch.inference_mode():
+        assert torch.equal(head(features()), before.roll(2, 1))
 
 
 def test_a_copy__has_a_context_of_its_own():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.fixtures import make_folder
 from tests.protocols.comparisons import write_yaml
 from vpt.api import load_prompt
 from vpt.cli import main
 from vpt.data import evaluation_transform, few_shot, load_descriptor, read_splits, restrict_classes
+from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError, RunError, VptError
 from vpt.evaluation import ClipEvaluation
@@ -80,7 +84,6 @@ def done(tmp_path_factory, data) -> tuple[Path, ClipEvaluation]:
 
 def test_an_evaluation__measures_every_protocol_and_every_method(done):
     _, result = done
-    assert result.zero_shot is not None
     assert result.zero_shot.images == 4 * CLASSES
     assert [few.shots for few in result.few_shot] == [1, 2]
     for few in result.few_shot:
@@ -97,7 +100,7 @@ def test_an_evaluation__measures_every_protocol_and_every_method(done):
     assert ClipEvaluation.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
-def test_an_evaluation__done_again__trains_nothing_and_measures_the_same(done, monkeypatch):
+def test_an_evaluation__done_again__trains_nothing_and_measures_the_same(done):
     path, result = done
     before = {p: p.stat().st_mtime_ns for p in (path.parent / "run").rglob("*.safetensors")}
     assert len(before) > 20
@@ -106,7 +109,50 @@ def test_an_evaluation__done_again__trains_nothing_and_measures_the_same(done, m
     assert all(p.stat().st_mtime_ns == time for p, time in before.items())
 
 
-def test_a_run__draws_its_images_by_the_coop_rule_and_keeps_which(done, data):
+def test_results_of_other_texts__are_not_passed_off_as_these(done, data, tmp_path):
+    path, _ = done
+    changed = yaml.safe_load(data.read_text())
+    changed["text"]["templates"] = ["a drawing of the {}."]
+    other = write_yaml(tmp_path / "photos.yaml", changed)
+    shutil.copytree(path.parent / "run", tmp_path / "run")
+    config = values(tmp_path / "run", data)
+    before = data.read_text()
+    try:
+        data.write_text(other.read_text())
+        with pytest.raises(RunError, match="other head"):
+            evaluate_clip(load_clip_eval(write_yaml(tmp_path / "clip.yaml", config)))
+    finally:
+        data.write_text(before)
+
+
+def test_zero_shot_and_methods__share_preprocessing__and_each_has_its_own_precision(
+    data, tmp_path, monkeypatch
+):
+    import vpt.protocols.clip_setup as clip_setup
+
+    seen = []
+    original = clip_setup.evaluate_split
+
+    def spy(model, split, transform, **options):
+        seen.append((transform.preprocess, options["precision"]))
+        return original(model, split, transform, **options)
+
+    monkeypatch.setattr(clip_setup, "evaluate_split", spy)
+    config = values(tmp_path / "run", data, protocols=["base_to_new"], seeds=[1])
+    config["base"]["data"]["preprocess"] = "imagenet"
+    config["methods"] = {
+        "vpt_deep": config["methods"]["vpt_deep"] | {"train": {"precision": "bf16"}}
+    }
+    result = evaluate_clip(load_clip_eval(write_yaml(tmp_path / "clip.yaml", config)))
+    file = tmp_path / "run/base_to_new/vpt_deep/2_shots/seed_1/prompt.safetensors"
+    own = read_prompt_header(file).preprocess
+    assert all(preprocess.to_dict() == own for preprocess, _ in seen)
+    assert result.setting["preprocess"] == own
+    # zero-shot on all, the new classes after the base run, zero-shot on each half
+    assert sorted(precision for _, precision in seen) == ["bf16", "fp32", "fp32", "fp32"]
+
+
+def test_a_run__draws_its_images_by_the_coop_rule_and_keeps_which(done):
     path, _ = done
     split = json.loads(
         (path.parent / "run/few_shot/vpt_deep/2_shots/seed_1/split.json").read_text()
@@ -139,7 +185,7 @@ def test_a_prompt_file__is_measured_beside_zero_shot__and_on_other_names(done, d
     runs = path.parent / "run"
     own = runs / "few_shot/vpt_deep/2_shots/seed_1/prompt.safetensors"
     base = runs / "base_to_new/vpt_deep/2_shots/seed_1/prompt.safetensors"
-    changed = values(tmp_path / "x", data, protocols=["zero_shot"], prompt_files=[own, base])
+    changed = values(tmp_path / "x", data, protocols=["zero_shot"])
     changed["prompt_files"] = [str(own), str(base)]
     again = evaluate_clip(load_clip_eval(write_yaml(tmp_path / "clip.yaml", changed)))
     first, second = again.prompt_files
@@ -188,7 +234,7 @@ def run(*words: object) -> int:
     return int(stop.value.code or 0)
 
 
-def test_the_command__writes_results_tables_and_records(done, data, capsys):
+def test_the_command__writes_results_tables_and_records(done, capsys):
     path, result = done
     assert run("clip-eval", path) == 0
     printed = capsys.readouterr().out
@@ -222,6 +268,9 @@ def test_several_configs__give_their_average(done, data, tmp_path, capsys):
         ("base.backbone=timm/test_vit", "is no CLIP"),
         ("methods.vpt_deep.prompt.num_token=3", "num_tokens"),
         ("base.head={name: zero_shot, templatez: []}", "templates"),
+        ("linear_from_text.data={dataset: other}", "same for all methods"),
+        ("linear_from_text.head=linear", "leave it out"),
+        ("base.data.selection=split.json", "set by the protocol"),
     ],
 )
 def test_a_mistake_in_the_config__is_named(data, tmp_path, override, says):
@@ -285,3 +334,62 @@ def test_a_directory_with_other_files__is_not_trained_into(data, tmp_path):
     with pytest.raises(RunError, match=r"notes\.txt"):
         evaluate_clip(load_clip_eval(write_yaml(tmp_path / "clip.yaml", config)))
     assert (place / "notes.txt").read_text() == "mine"
+
+
+def test_asking_for_one_protocol__keeps_the_results_of_the_others(done, data, tmp_path, capsys):
+    path, _ = done
+    shutil.copytree(path.parent / "run", tmp_path / "run")
+    config = write_yaml(tmp_path / "clip.yaml", values(tmp_path / "run", data))
+    assert run("clip-eval", config) == 0
+    prompt = tmp_path / "run/few_shot/vpt_deep/1_shots/seed_1/prompt.safetensors"
+    assert run("clip-eval", config, "--protocols", "zero_shot", "--prompt", prompt) == 0
+    written = ClipEvaluation.from_dict(json.loads((tmp_path / "run/result.json").read_text()))
+    assert len(written.prompt_files) == 1
+    assert [few.shots for few in written.few_shot] == [1, 2]
+    assert written.base_to_new is not None
+    assert (tmp_path / "run/few_shot.png").exists()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{config}", "{config}"], "give each its own"),
+        (["{config}", "--prompt", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["{config}", "base.data.dataset=nowhere"], "nowhere"),
+        (["{config}", "--protocols", ""], "protocols"),
+        (["{single}"], "use it with vpt train"),
+        (["seeds=[1]"], "name a config"),
+        (["{config}", "methods={each: {head: {name: zero_shot, context: {class_specific: true}}}}"],
+         "no method can do base_to_new"),
+    ],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line__is_one_line_before_anything_is_computed(
+    data, tmp_path, capfd, words, says
+):
+    config = write_yaml(tmp_path / "clip.yaml", values(tmp_path / "run", data))
+    single = ROOT / "configs/clip_vpt.yaml"
+    named = {"{config}": config, "{single}": single}
+    assert run("clip-eval", *[named.get(word, word) for word in words]) == 2
+    captured = capfd.readouterr()
+    assert captured.err.count("\n") == 1
+    assert says in captured.err
+    assert "top-1" not in captured.out
+
+
+def test_a_signal__says_that_the_same_command_goes_on__and_it_does(data, tmp_path, monkeypatch):
+    import vpt.engine.fit as fit
+
+    config = values(tmp_path / "run", data, protocols=["few_shot"], shots=[1], seeds=[1])
+    path = write_yaml(tmp_path / "clip.yaml", config)
+    original = fit.set_learning_rates
+    with monkeypatch.context() as patch:
+
+        def signalling(*words):
+            signal.raise_signal(signal.SIGTERM)
+            return original(*words)
+
+        patch.setattr(fit, "set_learning_rates", signalling)
+        with pytest.raises(Interrupted, match="the same command goes on from there"):
+            evaluate_clip(load_clip_eval(path))
+    assert evaluate_clip(load_clip_eval(path)).few_shot[0].shots == 1

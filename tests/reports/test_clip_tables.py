@@ -224,30 +224,6 @@ def test_the_average_table__of_zero_shot_alone__is_a_table_too():
     assert "HM" not in text
 
 
-def test_without_zero_shot__the_gain_is_over_linear_from_text_alone():
-    result = make_evaluation(zero_shot=None, prompt_files=(), base_to_new=None)
-    (table,) = clip_tables(result)
-    rows = markdown_rows(clip_markdown(result), "EuroSAT: few-shot")
-    assert len(table.columns) == 5
-    assert "Zero-shot" not in rows
-    assert rows["VPT-deep"][:2] == ["61.0 ± 1.0 (+11.0)", "83.0 ± 1.0 (+4.0)"]
-    average = shown(average_table([make_evaluation(), result])).splitlines()
-    assert next(line for line in average if "Zero-shot" in line).count("–") == 2  # noqa: RUF001
-    assert clip_plot(result).startswith(b"\x89PNG")
-
-
-def test_without_any_free_baseline__no_gain_is_claimed():
-    few = make_few_shot(16)
-    alone = replace(few, methods={"vpt_deep": few.methods["vpt_deep"]})
-    result = make_evaluation(zero_shot=None, few_shot=(alone,), base_to_new=None)
-    text = clip_markdown(result)
-    assert markdown_rows(text, "EuroSAT: few-shot")["VPT-deep"][0] == "83.0 ± 1.0"
-    assert markdown_rows(text, "EuroSAT: zero-shot and prompt files")["seed_1/prompt"][:2] == [
-        "70.0",
-        "–",  # noqa: RUF001
-    ]
-
-
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_plot__is_a_png_of_a_readable_size(seeds):
     few_shot = (make_few_shot(1, seeds=seeds), make_few_shot(16, seeds=seeds))
@@ -304,17 +280,3 @@ def test_writing_where_a_file_is_in_the_way__is_a_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         write_clip_evaluation(make_evaluation(), tmp_path / "file")
-
-
-def test_without_a_free_baseline__no_gain_is_claimed(tmp_path):
-    few = make_few_shot(16)
-    trained = replace(few, methods={"vpt_deep": few.methods["vpt_deep"]})
-    result = make_evaluation(zero_shot=None, few_shot=(trained,), base_to_new=None)
-    text = clip_markdown(result)
-    assert markdown_rows(text, "EuroSAT: few-shot")["VPT-deep"][0] == "83.0 ± 1.0"
-    files = markdown_rows(text, "EuroSAT: zero-shot and prompt files")
-    assert files["seed_1/prompt"][:2] == ["70.0", "–"]  # noqa: RUF001
-    assert "Zero-shot" not in files
-    assert "83.0" in shown(average_table([result, result]))
-    write_clip_evaluation(result, tmp_path)
-    assert ClipEvaluation.from_dict(json.loads((tmp_path / "result.json").read_text())) == result

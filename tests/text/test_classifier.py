@@ -8,9 +8,16 @@ import torch.nn.functional as F  # noqa: N812
 
 import vpt.text.classifier
 from tests.text.models import EMBED_DIM, KINDS, tiny_clip
-from vpt.errors import BackboneError, ConfigError, RunError, VptError
+from vpt.errors import BackboneError, ConfigError
 from vpt.storage.sealed_file import SealedFileError, read_sealed, write_sealed
-from vpt.text import TextClassifier, TextTower, build_classifier, default_cache
+from vpt.text import (
+    LearnedContext,
+    TextClassifier,
+    TextTower,
+    build_classifier,
+    create_text_tower,
+    default_cache,
+)
 
 NAMES = ["tench", "great white shark", "X-ray", "kite (bird of prey)", "Boeing 747", "ice {} cream"]
 
@@ -221,12 +228,16 @@ def test_cache__key__differs_with_everything_that_shapes_the_classifier():
     assert build_classifier(tower_of(), tuple(NAMES), "a_photo").key == classifiers["same"].key
 
 
-def test_cache__that_cannot_be_made__one_line(tower, tmp_path):
+def test_cache__that_cannot_be_made_or_written__same_classifier_and_nothing_kept(tower, tmp_path):
+    expected = build_classifier(tower, NAMES)
     (tmp_path / "file").write_text("")
-    refused(lambda: build_classifier(tower, NAMES, cache=tmp_path / "file"), "VPT_CACHE", RunError)
-    key = build_classifier(tower, NAMES).key
-    (tmp_path / f"{key}.safetensors" / "in the way").mkdir(parents=True)
-    refused(lambda: build_classifier(tower, NAMES, cache=tmp_path), "cannot write", VptError)
+    (tmp_path / "full" / f"{expected.key}.safetensors" / "in the way").mkdir(parents=True)
+    for cache in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "full"):
+        built = build_classifier(tower, NAMES, cache=cache)
+        assert torch.equal(built.weight, expected.weight)
+        assert built.key == expected.key
+    assert (tmp_path / "file").read_text() == ""
+    assert [path.name for path in (tmp_path / "full").iterdir()] == [f"{expected.key}.safetensors"]
 
 
 def test_default_cache__environment__is_asked_first(monkeypatch, tmp_path):
@@ -235,3 +246,18 @@ def test_default_cache__environment__is_asked_first(monkeypatch, tmp_path):
     monkeypatch.delenv("VPT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache/vpt/text_classifiers"
+
+
+def test_names_that_the_tower_cannot_tell_apart__are_refused():
+    tower = create_text_tower("bundled/glyph_clip")
+    build_classifier(tower, ["three", "the number five", "class 7"])
+    with pytest.raises(ConfigError, match="'kite': bundled/glyph_clip has learned no word of it"):
+        build_classifier(tower, ["three", "kite"])
+    with pytest.raises(ConfigError, match=r"'a cat' and 'a dog' read the same .* every word"):
+        build_classifier(tower, ["a cat", "a dog"])
+    with pytest.raises(ConfigError, match=r"'Red' and 'red' read the same to bundled/glyph_clip$"):
+        build_classifier(tower, ["Red", "red"])
+    with pytest.raises(ConfigError, match="has not learned every word"):
+        LearnedContext(tower, ["three"], init="a flying zebra")
+    with pytest.raises(ConfigError, match="has 4 tokens, not the 3 of num_tokens"):
+        LearnedContext(tower, ["three"], init="a photo of a", num_tokens=3)

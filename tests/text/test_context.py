@@ -1,6 +1,5 @@
 import copy
 import io
-import json
 import pickle  # noqa: TID251 (what multiprocessing sends)
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.text.models import EMBED_DIM, KINDS, WIDTH, tiny_clip
+from tests.text.models import EMBED_DIM, KINDS, WIDTH, tiny_clip, tiny_tokenizer
 from vpt.errors import BackboneError, ConfigError
 from vpt.text import LearnedContext, TextTower
 
@@ -60,15 +59,14 @@ def test_learned_context__of_typed_words__features_of_the_typed_sentence(kind, p
     names=st.lists(st.sampled_from(["x", "X x", "ox", "x.", "tench", "X-ray x"]), min_size=1),
     words=st.lists(st.sampled_from(["x", "a", "photo", "of", "the"]), min_size=1, max_size=5),
     position=st.sampled_from(list(TYPED)),
-    suffix=st.sampled_from(["", ".", " x.", ", a x x!"]),
 )
 def test_learned_context__names_that_hold_the_placeholder__still_the_typed_sentence(
-    tower, names, words, position, suffix
+    tower, names, words, position
 ):
     names = list(dict.fromkeys(names))
-    context = LearnedContext(tower, names, position=position, init=" ".join(words), suffix=suffix)
+    context = LearnedContext(tower, names, position=position, init=" ".join(words))
     before = {"end": len(words), "middle": len(words) // 2, "front": 0}[position]
-    sentence = " ".join([*words[:before], "{}", *words[before:]]) + suffix
+    sentence = " ".join([*words[:before], "{}", *words[before:]]) + "."
     torch.testing.assert_close(context(), typed(tower, sentence, names), atol=1e-6, rtol=0)
 
 
@@ -115,50 +113,55 @@ def test_learned_context__state__its_tokens_alone(tower):
     assert list(context.children()) == []
 
 
-@pytest.mark.parametrize("class_specific", [False, True])
-def test_learned_context__options_and_state__make_the_same_module(tower, class_specific):
-    context = LearnedContext(
-        tower, NAMES, init="the words", class_specific=class_specific, position="middle", suffix="!"
-    )
-    with torch.no_grad():
-        context.tokens.normal_()
-    options = json.loads(json.dumps(context.options))
-    other = LearnedContext(tower, NAMES, **options)
-    other.load_state_dict(context.state_dict())
-    assert torch.equal(other(), context())
-    assert other.options == context.options
+def test_learned_context__of_a_generator__same_tokens_whatever_the_global_one(tower):
+    def tokens(seed):
+        random = torch.Generator().manual_seed(seed)
+        return LearnedContext(tower, NAMES, num_tokens=4, generator=random).tokens
 
-
-def test_with_class_names__other_names__same_tokens_and_no_random_number(tower):
-    context = LearnedContext(tower, NAMES, num_tokens=4)
+    torch.manual_seed(1)
+    first = tokens(0)
+    torch.manual_seed(2)
     state = torch.get_rng_state()
-    other = context.with_class_names(["zebra", "tench"])
+    assert torch.equal(tokens(0), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert other.tokens is context.tokens
+    assert not torch.equal(tokens(1), first)
+
+
+def test_learned_context__its_state__around_other_names(tower):
+    context = LearnedContext(tower, NAMES, num_tokens=4)
+    other = LearnedContext(tower, ["zebra", "tench"], num_tokens=4)
+    other.load_state_dict(context.state_dict())
     torch.testing.assert_close(other()[1], context()[0], atol=1e-6, rtol=0)
-    specific = LearnedContext(tower, NAMES, num_tokens=4, class_specific=True)
-    refused(lambda: specific.with_class_names(["zebra"]), "class-specific")
 
 
 @pytest.mark.parametrize("class_specific", [False, True])
 def test_learned_context__in_chunks__same_features_and_gradients(tower, class_specific):
     whole = LearnedContext(tower, NAMES, num_tokens=4, class_specific=class_specific)
-    chunked = LearnedContext(
-        tower, NAMES, num_tokens=4, class_specific=class_specific, chunk=3, tokens=whole.tokens
-    )
+    chunked = LearnedContext(tower, NAMES, num_tokens=4, class_specific=class_specific, chunk=3)
+    chunked.load_state_dict(whole.state_dict())
     target = torch.randn(len(NAMES), EMBED_DIM)
     gradients = [
-        torch.autograd.grad((context() * target).sum(), whole.tokens)[0]
+        torch.autograd.grad((context() * target).sum(), context.tokens)[0]
         for context in (whole, chunked)
     ]
     torch.testing.assert_close(chunked(), whole(), atol=1e-6, rtol=0)
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
-def test_learned_context__moved__takes_its_tower_along(fresh_tower):
-    context = LearnedContext(fresh_tower, NAMES, num_tokens=4).to(torch.float64)
-    assert fresh_tower.dtype == torch.float64
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_learned_context__of_another_dtype__leaves_its_tower_as_it_is(tower, dtype):
+    context, other = (LearnedContext(tower, NAMES, init="a photo of a") for _ in range(2))
+    features = other()
+    context.to(dtype)
+    assert context.tokens.dtype == dtype
+    assert tower.dtype == other.tokens.dtype == torch.float32
+    assert torch.equal(other(), features)
     assert context().dtype == torch.float32
+    torch.testing.assert_close(context(), features, atol=1e-2, rtol=0)
+
+
+def test_learned_context__moved__takes_its_tower_along(fresh_tower):
+    context = LearnedContext(fresh_tower, NAMES, num_tokens=4)
     nn.Sequential(context).to("meta")
     assert fresh_tower.device.type == "meta"
     assert context().device.type == "meta"
@@ -192,20 +195,24 @@ def test_learned_context__under_autocast__close_to_fp32(tower):
         ({"std": 0.0}, "std 0.0"),
         ({"std": float("nan")}, "std nan"),
         ({"chunk": 0}, "chunk 0"),
-        ({"tokens": nn.Parameter(torch.zeros(17, WIDTH))}, r"\(17, 16\) do not fit: \(16, 16\)"),
         ({"init": ""}, "init '' holds no word"),
         ({"init": "word " * 30}, "takes 32 tokens"),
         ({"num_tokens": 21}, "class 'tench' takes 26 tokens with 21 of context, .* takes 24"),
         ({"num_tokens": 19}, "class 'X-ray' takes 25 tokens"),
         ({"num_tokens": 100}, "class 'tench' takes 105 tokens"),
-        (
-            {"suffix": "abc", "position": "front"},
-            "class 'tench' with suffix 'abc': the tokenizer joins",
-        ),
     ],
 )
 def test_learned_context__bad_option__one_line(tower, options, match):
     refused(lambda: LearnedContext(tower, NAMES, **options), match)
+
+
+def test_learned_context__tokenizer_that_joins_words_and_marks__one_line():
+    def joining(texts, context_length):
+        return tiny_tokenizer()([text.replace("X.", "Xabc") for text in texts], context_length)
+
+    tower = TextTower(tiny_clip("clip")[0], joining)
+    refused(lambda: LearnedContext(tower, NAMES, position="front"), "'tench': the tokenizer joins")
+    assert LearnedContext(tower, NAMES)().shape == (len(NAMES), EMBED_DIM)
 
 
 @pytest.mark.parametrize("names", [[], ["a", "a"], ["a", " "], "cat"])

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -10,9 +11,9 @@ from vpt.errors import ConfigError
 from vpt.text.templates import TEMPLATES, fill, resolve_class_prompts, resolve_templates
 
 
-def refused(value, match, dataset=None, resolve=resolve_templates):
+def refused(value, match, resolve=resolve_templates):
     with pytest.raises(ConfigError, match=match) as caught:
-        resolve(value, dataset)
+        resolve(value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -79,6 +80,7 @@ def test_resolve_templates__any_list__itself_where_each_has_a_place_and_no_other
         ("none of these", "known: a_photo"),
         ("missing.txt", "No such file"),
         ("some/missing", "No such file"),
+        ("missing.json#cars", "templates missing.json#cars: No such file"),
     ],
 )
 def test_resolve_templates__bad__one_line(value, match):
@@ -110,11 +112,15 @@ def test_resolve_templates__json_file__list_or_data_set(tmp_path):
     write(["a {c}."])
     assert resolve_templates(path) == ["a {c}."]
     write({"cars": ["a {c}."], "pets": ["a pet, {c}.", "{}"]})
-    assert resolve_templates(path, "pets") == ["a pet, {c}.", "{}"]
-    refused(path, "several data sets; name one of 'cars, pets'")
-    refused(path, "did you mean 'pets'", "pet")
+    for value in (f"{path}#pets", Path(f"{path}#pets")):
+        assert resolve_templates(value) == ["a pet, {c}.", "{}"]
+    refused(path, r"several data sets \(write .*en\.json#NAME with one of 'cars, pets'\)")
+    refused(f"{path}#pet", r"no data set 'pet', did you mean 'pets'\? \(write .*en\.json#NAME")
+    refused(f"{path}#", "no data set ''")
     write({"cars": ["a {c}."]})
-    assert resolve_templates(path) == ["a {c}."]
+    assert resolve_templates(path) == resolve_templates(f"{path}#cars") == ["a {c}."]
+    write(["a {c}."])
+    refused(f"{path}#cars", "no data sets; leave out '#cars'")
     write({"cars": {"audi": ["an audi."]}})
     refused(path, "give it as class_prompts")
     write(3)
@@ -125,6 +131,16 @@ def test_resolve_templates__json_file__list_or_data_set(tmp_path):
     refused(path, "no JSON")
 
 
+def test_resolve_templates__file_with_a_number_sign_in_its_name__is_read(tmp_path):
+    path = tmp_path / "en.json#1.json"
+    path.write_text(json.dumps({"cars": ["a {c}."], "pets": ["a pet, {c}."]}))
+    assert resolve_templates(f"{path}#pets") == ["a pet, {c}."]
+    path.write_text(json.dumps(["a {c}."]))
+    assert resolve_templates(path) == ["a {c}."]
+    (tmp_path / "list #1.txt").write_text("the {}")
+    assert resolve_templates(tmp_path / "list #1.txt") == ["the {}"]
+
+
 def test_resolve_class_prompts__mapping_or_file__sentences_by_class(tmp_path):
     prompts = {"cat": ["A cat purrs."], "dog": ["A dog {barks}.", "It wags."]}
     assert resolve_class_prompts(prompts) == {key: tuple(own) for key, own in prompts.items()}
@@ -132,9 +148,13 @@ def test_resolve_class_prompts__mapping_or_file__sentences_by_class(tmp_path):
     path.write_text(json.dumps(prompts))
     assert resolve_class_prompts(path) == resolve_class_prompts(prompts)
     path.write_text(json.dumps({"pets": prompts, "cars": {}}))
-    assert resolve_class_prompts(path, "pets") == resolve_class_prompts(prompts)
-    refused(path, "several data sets", resolve=resolve_class_prompts)
-    refused(path, "mapping", "cars", resolve_class_prompts)
+    for value in (f"{path}#pets", Path(f"{path}#pets")):
+        assert resolve_class_prompts(value) == resolve_class_prompts(prompts)
+    refused(path, r"several data sets \(write .*cupl\.json#NAME", resolve_class_prompts)
+    refused(f"{path}#cars", "mapping", resolve_class_prompts)
+    refused(f"{path}#dogs", "no data set 'dogs'", resolve_class_prompts)
+    path.write_text("[]")
+    refused(f"{path}#pets", "no data sets; leave out '#pets'", resolve_class_prompts)
     refused(tmp_path / "none.json", "No such file", resolve=resolve_class_prompts)
 
 

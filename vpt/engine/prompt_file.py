@@ -16,7 +16,7 @@ from vpt.errors import PromptFileError
 from vpt.storage.sealed_file import SealedFileError, read_sealed, read_sealed_header, write_sealed
 
 FORMAT_VERSION = 1
-HEADER_LIMIT = 2**20
+HEADER_LIMIT = 3 * 2**20
 """Most bytes that the header's JSON may take."""
 
 TEXT_FEATURE = "text"
@@ -38,7 +38,7 @@ class BackboneRecord(BaseModel):
         weights: the local weight file that the user gave, or None.
         image_size: (H, W) in pixels.
         grid: (h, w) of the patch tokens.
-        activation: the blocks' activation where it is not the model's own, or None.
+        activation: class name of the blocks' activation, which the weights do not tell.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +57,8 @@ class TextRecord(BaseModel):
 
     Attributes:
         sha256: of the text tower's weights.
+        structure: digest of what shapes its features besides: activation, masks, pooling, heads.
+        tokenizer: digest of how it reads texts.
         context_length: tokens of a text.
         names: the classes as the sentences call them, in label order.
     """
@@ -64,6 +66,8 @@ class TextRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    structure: str
+    tokenizer: str
     context_length: PositiveInt
     names: tuple[str, ...]
 
@@ -110,7 +114,7 @@ def write_prompt_file(path: Path, tensors: Mapping[str, Tensor], header: PromptH
     """Replace `path` with a prompt file, as a whole or not at all.
 
     Raises:
-        PromptFileError: a tensor or a number is not finite, or the header is over 1 MB.
+        PromptFileError: a tensor or a number is not finite, or the header is over the limit.
         RunError: the disk is full, forbidden or broken.
     """
     for name, tensor in tensors.items():

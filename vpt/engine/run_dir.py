@@ -24,6 +24,8 @@ from vpt.errors import RunError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
 
 __all__ = [
+    "PROMPT_NAME",
+    "RESULT_NAME",
     "OpenMode",
     "RunDirectory",
     "environment",
@@ -35,15 +37,22 @@ __all__ = [
 
 OpenMode = Literal["new", "resume", "overwrite"]
 
+PROMPT_NAME = "prompt.safetensors"
+"""The prompt file that a run is for."""
+
+RESULT_NAME = "result.json"
+"""What a run measured, written when it has ended."""
+
 _LOCK = ".lock"
 _FILES = (
     "config.yaml",
     "environment.json",
+    "identity.json",
     "metrics.jsonl",
-    "prompt.safetensors",
+    PROMPT_NAME,
     "prompt_last.safetensors",
     "split.json",
-    "result.json",
+    RESULT_NAME,
 )
 _FOLDERS = {
     "checkpoints": re.compile(r"step_\d{8,}\.safetensors(\.damaged)?"),
@@ -61,6 +70,7 @@ class RunDirectory:
         path: the directory.
         config: the resolved config as YAML.
         environment: `environment()` of the start.
+        identity: what of the model is in no config: weights, sentences, preprocessing.
         metrics: one JSON line per logged step.
         checkpoints: folder of the checkpoints.
         tensorboard: folder of the event files.
@@ -74,13 +84,14 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
+        self.identity = path / "identity.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
-        self.best_prompt = path / "prompt.safetensors"
+        self.best_prompt = path / PROMPT_NAME
         self.last_prompt = path / "prompt_last.safetensors"
         self.split = path / "split.json"
-        self.result = path / "result.json"
+        self.result = path / RESULT_NAME
         self._lock: int | None = lock
 
     def close(self) -> None:

@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
+
+_SAME_SETTING = (
+    "dataset",
+    "images",
+    "class_names",
+    "names_in_sentences",
+    "templates",
+    "class_prompts",
+    "image_tower_sha256",
+    "text_tower_sha256",
+    "preprocess",
+    "precision",
+)
+"""Keys of a setting in which results that are shown together agree."""
 
 FREE_BASELINES = ("zero_shot", "linear_from_text")
 """What anyone has without a prompt: the published model, and a linear classifier from it."""
@@ -274,7 +288,7 @@ class ClipEvaluation:
         setting: everything that a number depends on, as JSON values; at least 'dataset', 'model'
             (open_clip's architecture), 'pretrained' (its tag, or ''), 'classes', 'templates' and
             'backbone'; 'class_prompts' and 'selection' are shown if they are there.
-        zero_shot: the published model on the test split of all classes; None if not measured.
+        zero_shot: the published model on the test split of all classes.
         prompt_files: in the order in which they were asked for.
         few_shot: in the order of the shots in the config.
         base_to_new: None if it was not asked for.
@@ -283,24 +297,32 @@ class ClipEvaluation:
     """
 
     setting: dict[str, Any]
-    zero_shot: Measured | None
+    zero_shot: Measured
     prompt_files: tuple[PromptFileResult, ...]
     few_shot: tuple[FewShot, ...]
     base_to_new: BaseAndNew | None
     versions: dict[str, Any]
     seconds: float
 
+    def joined_with(self, before: ClipEvaluation) -> ClipEvaluation:
+        """This result with what an earlier one of the same setting has beyond it.
+
+        So a protocol that was not asked for again is not lost; an earlier result of another
+        setting (data, towers, sentences, preprocessing) is.
+        """
+        if any(self.setting.get(key) != before.setting.get(key) for key in _SAME_SETTING):
+            return self
+        measured = {few.shots for few in self.few_shot}
+        kept = [few for few in before.few_shot if few.shots not in measured]
+        return replace(
+            self,
+            few_shot=tuple(sorted([*self.few_shot, *kept], key=lambda few: few.shots)),
+            base_to_new=self.base_to_new or before.base_to_new,
+        )
+
     def at_shots(self, shots: int | None) -> FewShot | None:
         """The few-shot result at a number of shots, if there is one."""
         return next((few for few in self.few_shot if few.shots == shots), None)
-
-    def free_baselines(self, shots: int | None) -> dict[str, float]:
-        """Top-1 of the free baselines that were measured; see `best_free_baseline`."""
-        found = {} if self.zero_shot is None else {"zero_shot": self.zero_shot.top1}
-        few = self.at_shots(shots)
-        if few is not None and "linear_from_text" in few.methods:
-            found["linear_from_text"] = few.methods["linear_from_text"].top1_mean
-        return found
 
     def best_free_baseline(self, shots: int | None) -> tuple[str, float]:
         """Name and top-1 of the better free baseline; of equal ones zero-shot.
@@ -308,14 +330,11 @@ class ClipEvaluation:
         Args:
             shots: what the linear one may be trained on; None, or a number that was not measured:
                 zero-shot alone.
-
-        Raises:
-            ValueError: neither was measured.
         """
-        found = self.free_baselines(shots)
-        if not found:
-            at_shots = "" if shots is None else f" at {shots} shots"
-            raise ValueError(f"no free baseline was measured{at_shots}")
+        found = {"zero_shot": self.zero_shot.top1}
+        few = self.at_shots(shots)
+        if few is not None and "linear_from_text" in few.methods:
+            found["linear_from_text"] = few.methods["linear_from_text"].top1_mean
         name = max(found, key=found.__getitem__)
         return name, found[name]
 
@@ -324,7 +343,6 @@ class ClipEvaluation:
 
         Raises:
             KeyError: the method was not measured at this number of shots.
-            ValueError: no free baseline was.
         """
         few = self.at_shots(shots)
         if few is None or method not in few.methods:
@@ -332,22 +350,17 @@ class ClipEvaluation:
         return few.methods[method].top1_mean - self.best_free_baseline(shots)[1]
 
     def prompt_file_gain(self, result: PromptFileResult) -> float:
-        """Top-1 of a prompt file minus zero-shot: nobody knows the shots that it has seen.
-
-        Raises:
-            ValueError: zero-shot was not measured.
-        """
-        return result.measured.top1 - self.best_free_baseline(None)[1]
+        """Top-1 of a prompt file minus zero-shot: nobody knows the shots that it has seen."""
+        return result.measured.top1 - self.zero_shot.top1
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values, with means, spreads, both harmonic means, gains, forgetting.
 
-        A gain stands beside the name of the baseline that it is over, as 'gain_over'; where no
-        free baseline was measured, neither is there.
+        A gain stands beside the name of the baseline that it is over, as 'gain_over'.
         """
         return {
             "setting": self.setting,
-            "zero_shot": None if self.zero_shot is None else asdict(self.zero_shot),
+            "zero_shot": asdict(self.zero_shot),
             "prompt_files": [
                 {**self._gain_to_dict(result.measured.top1, None), **asdict(result)}
                 for result in self.prompt_files
@@ -359,8 +372,6 @@ class ClipEvaluation:
         }
 
     def _gain_to_dict(self, top1: float, shots: int | None) -> dict[str, Any]:
-        if not self.free_baselines(shots):
-            return {}
         baseline, free = self.best_free_baseline(shots)
         return {"gain": top1 - free, "gain_over": baseline}
 
@@ -370,20 +381,20 @@ class ClipEvaluation:
             free = name in FREE_BASELINES
             gain = {} if free else self._gain_to_dict(runs.top1_mean, few.shots)
             methods[name] = {**gain, **runs.to_dict()}
-        best = self.best_free_baseline(few.shots) if self.free_baselines(few.shots) else None
+        baseline, top1 = self.best_free_baseline(few.shots)
         return {
             "shots": few.shots,
-            "best_free_baseline": None if best is None else {"method": best[0], "top1": best[1]},
+            "best_free_baseline": {"method": baseline, "top1": top1},
             "methods": methods,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClipEvaluation:
         """The inverse of `to_dict`; what that has added is computed anew."""
-        zero_shot, halves = values["zero_shot"], values["base_to_new"]
+        halves = values["base_to_new"]
         return cls(
             setting=dict(values["setting"]),
-            zero_shot=None if zero_shot is None else Measured.from_dict(zero_shot),
+            zero_shot=Measured.from_dict(values["zero_shot"]),
             prompt_files=tuple(map(PromptFileResult.from_dict, values["prompt_files"])),
             few_shot=tuple(map(FewShot.from_dict, values["few_shot"])),
             base_to_new=None if halves is None else BaseAndNew.from_dict(halves),
@@ -427,7 +438,7 @@ def to_clip_benchmark(result: ClipEvaluation) -> list[dict[str, Any]]:
     None where the split has fewer than five classes; there the original writes NaN, which is no
     JSON.
     """
-    records = [] if result.zero_shot is None else [_record(result, result.zero_shot)]
+    records = [_record(result, result.zero_shot)]
     names = short_names([file.file for file in result.prompt_files])
     for name, file in zip(names, result.prompt_files, strict=True):
         suffix = f"+{name}"

@@ -6,12 +6,13 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vpt.config import Schema
@@ -27,24 +28,39 @@ class TextOptions(Schema):
     templates: str | list[str] | None = Field(
         None,
         description="a named set (a_photo, simple, openai_imagenet), sentences with {} for the "
-        "class, or a file of them; null: the data set's own, else 'a photo of a {}.'",
+        "class, or a file of them (FILE.json#NAME for one of several data sets); null: the data "
+        "set's own, else 'a photo of a {}.'",
     )
     class_prompts: dict[str, list[str]] | Path | None = Field(
         None,
         description="whole sentences for each class instead of templates, or a JSON file of them",
     )
 
+    @model_validator(mode="after")
+    def _check_one(self) -> TextOptions:
+        if self.templates is not None and self.class_prompts is not None:
+            raise ValueError("templates and class_prompts both say what is written; give one")
+        return self
+
 
 class ContextOptions(Schema):
     """Learned words before a class name (CoOp, Zhou et al. 2022)."""
 
-    num_tokens: int = Field(16, gt=0, description="learned tokens M; with `init`, its length")
+    num_tokens: int | None = Field(
+        None, gt=0, description="learned tokens M; null: 16, or as many as `init` has"
+    )
     class_specific: bool = Field(False, description="a context of its own for each class")
     position: Literal["end", "middle", "front"] = Field(
         "end", description="where the class name stands in the context"
     )
     init: str | None = Field(None, description="words to start from, e.g. a photo of a")
     std: float = Field(0.02, gt=0.0, description="of the normal start values without `init`")
+    chunk: int | None = Field(
+        None,
+        gt=0,
+        description="classes that go through the text tower at once, and again on the way back, "
+        "which bounds the memory of training on many; null: all",
+    )
 
 
 class ZeroShotOptions(TextOptions):
@@ -121,7 +137,7 @@ class ZeroShotHead(TextHead):
         log_scale = torch.tensor(math.log(text.logit_scale))
         self.log_scale = nn.Parameter(log_scale) if learn_scale else None
         self.context = text.context
-        self._encoded: tuple[Any, Tensor] | None = None
+        self._encoded: tuple[list[Tensor], Tensor] | None = None
 
     def forward(self, features: Features) -> Tensor:
         """See `Head.forward`."""
@@ -135,15 +151,21 @@ class ZeroShotHead(TextHead):
             return self.frozen_text
         if self.training or torch.is_grad_enabled():
             return self.context()  # type: ignore[no-any-return]
-        state = [(t.data_ptr(), t._version, t.device, t.dtype) for t in self.context.parameters()]
-        if self._encoded is None or self._encoded[0] != state:
-            self._encoded = (state, self.context())
+        now = list(self.context.parameters())
+        if self._encoded is None or not _are_equal(self._encoded[0], now):
+            with torch.autocast(now[0].device.type, enabled=False):
+                self._encoded = ([t.detach().clone() for t in now], self.context())
         return self._encoded[1]
 
     def train(self, mode: bool = True) -> ZeroShotHead:
         """Forget the encoded texts: training is about to change them."""
         self._encoded = None
         return super().train(mode)
+
+
+def _are_equal(before: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
+    pairs = zip(before, now, strict=True)
+    return all(a.device == b.device and a.dtype == b.dtype and a.equal(b) for a, b in pairs)
 
 
 class LinearFromTextHead(TextHead):

@@ -83,6 +83,7 @@ class Classifier(PromptedModel):
         self, images: Tensor, features: Features, logits: Tensor, weights: Consistency
     ) -> dict[str, Tensor]:
         """The weighted distances from the frozen model, which sees the same images."""
+        self.check_consistency(weights)
         head = self.head
         assert isinstance(head, TextHead)
         assert features.pooled is not None
@@ -100,6 +101,27 @@ class Classifier(PromptedModel):
                 parts["loss_logits"] = weights.logits * logit_divergence(logits, teacher)
         return parts
 
+    def check_consistency(self, weights: Consistency) -> None:
+        """Refuse weights that this model has nothing to be consistent with.
+
+        Raises:
+            ConfigError: naming what is missing.
+        """
+        if not weights:
+            return
+        if not isinstance(self.head, TextHead):
+            raise ConfigError(
+                "loss.consistency keeps a model near its zero-shot one, which this head has not; "
+                "use head zero_shot or linear_from_text"
+            )
+        if self.tuning != "frozen":
+            raise ConfigError(
+                "loss.consistency needs a frozen backbone to be consistent with; tuning is "
+                f"{self.tuning}"
+            )
+        if weights.text and getattr(self.head, "context", None) is None:
+            raise ConfigError("loss.consistency.text needs a learned context: set head.context")
+
     @torch.no_grad()
     def predict(
         self, images: Tensor, *, probabilities: Literal["softmax", "sigmoid"] = "softmax"
@@ -114,12 +136,19 @@ class Classifier(PromptedModel):
         Raises:
             ConfigError: 'sigmoid' for a model without a logit bias.
         """
-        logits = self(images).float()
-        if probabilities == "softmax":
-            return logits.softmax(dim=-1)  # type: ignore[no-any-return]
-        if not isinstance(self.head, TextHead) or self.head.logit_bias is None:
+        self.check_probabilities(probabilities)
+        logits: Tensor = self(images).float()
+        return logits.softmax(dim=-1) if probabilities == "softmax" else logits.sigmoid()
+
+    def check_probabilities(self, probabilities: str) -> None:
+        """Refuse 'sigmoid' where it means nothing.
+
+        Raises:
+            ConfigError: the model has no logit bias, or the head no texts.
+        """
+        knows_each = isinstance(self.head, TextHead) and self.head.logit_bias is not None
+        if probabilities == "sigmoid" and not knows_each:
             raise ConfigError(
                 "sigmoid probabilities need a model with a logit bias, such as SigLIP, and a "
                 "head of texts; use softmax"
             )
-        return logits.sigmoid()  # type: ignore[no-any-return]

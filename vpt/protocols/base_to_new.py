@@ -5,14 +5,16 @@ Zhou et al., "Conditional Prompt Learning for Vision-Language Models", 2022, sec
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vpt.api import load_prompt
 from vpt.data import Splits, restrict_classes
+from vpt.engine.run_dir import PROMPT_NAME
 from vpt.evaluation import BaseAndNew, BaseToNew, Measured
-from vpt.protocols.clip_setup import Bench
-from vpt.protocols.few_shot import mean_seconds, measured_of, train_method
+from vpt.protocols.clip_setup import Bench, cannot_name_new
+from vpt.protocols.few_shot import mean_seconds, measured_of, method_config, train_method
 from vpt.protocols.zero_shot import measure_zero_shot
+
+PLACE = "base_to_new"
+"""Folder of the runs."""
 
 
 def run_base_to_new(bench: Bench) -> BaseAndNew:
@@ -21,26 +23,20 @@ def run_base_to_new(bench: Bench) -> BaseAndNew:
     new = restrict_classes(bench.splits, "new")
     methods = {}
     for name in bench.config.methods:
-        if reason := _unfit(bench, name):
+        if reason := cannot_name_new(bench.config, name):
             bench.log(f"{name} is left out of base_to_new: {reason}")
             continue
         methods[name] = _run_method(bench, name, base, new)
-    return BaseAndNew(measure_zero_shot(bench, base), measure_zero_shot(bench, new), methods)
-
-
-def _unfit(bench: Bench, method: str) -> str | None:
-    """Why a method cannot name new classes, if it cannot."""
-    config = bench.config.run_config(method, place=Path(method), seed=0, shots=1)
-    if config.head["name"] != "zero_shot":
-        return f"head {config.head['name']} knows only the classes it was trained on"
-    if (config.head["context"] or {}).get("class_specific"):
-        return "its contexts belong to the classes it was trained on"
-    return None
+    return BaseAndNew(
+        measure_zero_shot(bench, base, "base classes"),
+        measure_zero_shot(bench, new, "new classes"),
+        methods,
+    )
 
 
 def _run_method(bench: Bench, name: str, base: Splits, new: Splits) -> BaseToNew:
     shots = bench.config.base_to_new_shots
-    results = train_method(bench, name, shots=shots, part="base", place="base_to_new")
+    results = train_method(bench, name, shots=shots, part="base", place=PLACE)
     config = bench.config
     measured = BaseToNew(
         method=name,
@@ -62,12 +58,12 @@ def _run_method(bench: Bench, name: str, base: Splits, new: Splits) -> BaseToNew
 def _on_new(bench: Bench, name: str, seed: int, new: Splits) -> Measured:
     """The run's prompt on the test images of the classes that it has not seen."""
     shots = bench.config.base_to_new_shots
-    folder = bench.config.run_dir / "base_to_new" / name / f"{shots}_shots" / f"seed_{seed}"
+    config = method_config(bench, name, seed=seed, shots=shots, part="base", place=PLACE)
     model = load_prompt(
-        folder / "prompt.safetensors",
+        config.run_dir / PROMPT_NAME,
         bench.backbone,
         class_names=new.class_names,
         text_names=new.text_names,
         text=bench.text,
     ).to(bench.device)
-    return bench.measure(model, new.require("test"))
+    return bench.measure(model, new.require("test"), precision=config.train.precision)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from vpt.api import create_model
-from vpt.backbones import Backbone, create_backbone, is_clip_name
+from vpt.backbones import Backbone, is_clip_name
 from vpt.config import RunConfig, Schema, load_yaml, validate
 from vpt.data import (
     Descriptor,
@@ -26,7 +26,7 @@ from vpt.engine.device import choose_device
 from vpt.engine.run_dir import OpenMode
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import FREE_BASELINES, Measured
-from vpt.experiment import head_with_templates
+from vpt.experiment import backbone_of, head_with_templates, preprocess_of
 from vpt.models import Classifier
 from vpt.protocols.setup import (
     OWN_KEYS,
@@ -44,7 +44,7 @@ Protocol = Literal["zero_shot", "few_shot", "base_to_new"]
 Part = Literal["all", "base", "new"]
 Shots = Annotated[int, Field(gt=0)]
 
-PROTOCOL_KEYS = ("shots", "classes")
+PROTOCOL_KEYS = ("shots", "classes", "selection")
 """Keys of a run's data that the protocols set."""
 
 
@@ -62,8 +62,8 @@ class ClipEvalConfig(Schema):
     run_dir: Path = Field(description="folder of the result and of all runs")
     protocols: Annotated[list[Protocol], Field(min_length=1)] = Field(
         default_factory=_zero_shot_alone,
-        description="zero_shot; few_shot: every method at every number of shots; base_to_new: "
-        "trained on one half of the classes, tested on both",
+        description="zero_shot, which is measured in any case; few_shot: every method at every "
+        "number of shots; base_to_new: trained on one half of the classes, tested on both",
     )
     base: dict[str, Any] = Field(
         description="a run's config without run_dir and seed, common to all methods; head: "
@@ -108,6 +108,14 @@ class ClipEvalConfig(Schema):
             refuse_keys(changes, SHARED_KEYS, "is the same for all methods; set it in base")
         return methods
 
+    @field_validator("linear_from_text")
+    @classmethod
+    def _check_baseline(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        refuse_keys(changes, OWN_KEYS, "is set by the protocol; leave it out")
+        refuse_keys(changes, SHARED_KEYS, "is the same for all methods; set it in base")
+        refuse_keys(changes, ("head", "prompt"), "is what makes it linear from text; leave it out")
+        return changes
+
     @model_validator(mode="after")
     def _check_lists(self) -> ClipEvalConfig:
         for key in ("shots", "seeds", "protocols"):
@@ -135,15 +143,31 @@ class ClipEvalConfig(Schema):
             ConfigError: base and method together are no valid run.
         """
         values = laid_over({"head": self.text_head}, self.base)
-        if method == "linear_from_text":
-            own_head = {**self.text_head, "name": "linear_from_text"}
-            changes = {"prompt": "none", **self.linear_from_text, "head": own_head}
-        else:
-            changes = self.methods.get(method, {})
-        values = laid_over(values, changes)
+        values = laid_over(values, self._changes(method))
         values = laid_over(values, {"data": {"shots": shots, "classes": part}, "seed": seed})
         values["run_dir"] = str(self.run_dir / place / f"seed_{seed}")
         return validate(RunConfig, values, f"method {method}")
+
+    def base_config(self) -> RunConfig:
+        """The config of the zero-shot model: data, preprocessing and precision of all methods."""
+        own = {"head": self.text_head, "prompt": "none", "run_dir": str(self.run_dir)}
+        return validate(RunConfig, {**self.base, **own}, "base")
+
+    def _changes(self, method: str) -> dict[str, Any]:
+        """What a method changes in the base; linear from text, the free one, is built in.
+
+        All that it trains is its head: a rate that the base has for heads would stand in for its
+        own.
+        """
+        if method != "linear_from_text":
+            return self.methods.get(method, {})
+        own = {
+            "prompt": "none",
+            "head": {**self.text_head, "name": "linear_from_text"},
+            "optim": {"head_lr": None, "head_weight_decay": None},
+            "loss": {"consistency": {"text": 0}},
+        }
+        return laid_over(own, self.linear_from_text)
 
 
 def load_clip_eval(path: Path, overrides: Sequence[str] = ()) -> ClipEvalConfig:
@@ -152,15 +176,42 @@ def load_clip_eval(path: Path, overrides: Sequence[str] = ()) -> ClipEvalConfig:
     Raises:
         ConfigError: one line per problem.
     """
-    config = validate(ClipEvalConfig, load_yaml(path, overrides), str(path))
-    for method in ("linear_from_text", *config.methods):
-        run = config.run_config(method, place=Path(method), seed=config.seeds[0], shots=1)
-        if not is_clip_name(run.backbone.name):
-            raise ConfigError(
-                f"{path}: backbone '{run.backbone.name}' is no CLIP; take open_clip/<arch>:<tag> "
-                "or bundled/glyph_clip"
-            )
+    values = load_yaml(path, overrides)
+    if "base" not in values and "backbone" in values:
+        raise ConfigError(f"{path} is the config of one run: use it with vpt train")
+    config = validate(ClipEvalConfig, values, str(path))
+    try:
+        _check_methods_of(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def _check_methods_of(config: ClipEvalConfig) -> None:
+    """Refuse a base or a method that is no valid run, or cannot do what a protocol asks."""
+    name = config.base_config().backbone.name
+    if not is_clip_name(name):
+        raise ConfigError(
+            f"base.backbone '{name}' is no CLIP; take open_clip/<architecture>:<tag> or "
+            "bundled/glyph_clip"
+        )
+    for method in ("linear_from_text", *config.methods):
+        config.run_config(method, place=Path(method), seed=config.seeds[0], shots=1)
+    if "base_to_new" in config.protocols:
+        reasons = {method: cannot_name_new(config, method) for method in config.methods}
+        if all(reasons.values()):
+            listed = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
+            raise ConfigError(f"no method can do base_to_new ({listed})")
+
+
+def cannot_name_new(config: ClipEvalConfig, method: str) -> str | None:
+    """Why a method cannot name classes that it has not seen, if it cannot."""
+    head = config.run_config(method, place=Path(method), seed=0, shots=1).head
+    if head["name"] != "zero_shot":
+        return f"head {head['name']} knows only the classes it was trained on"
+    if (head["context"] or {}).get("class_specific"):
+        return "its contexts belong to the classes it was trained on"
+    return None
 
 
 @dataclass(frozen=True)
@@ -169,7 +220,7 @@ class Bench:
 
     Attributes:
         config: of the evaluation.
-        run: the config of any run: data and backbone are the same in all.
+        run: the base's config: data and backbone are the same in all runs.
         descriptor: of the data set.
         splits: all classes, nothing cut.
         backbone: the image tower.
@@ -197,15 +248,16 @@ class Bench:
             self.backbone,
             "none",
             num_classes=len(splits.class_names),
-            head=head_with_templates({"templates": None, **self.config.text_head}, self.descriptor),
+            head=head_with_templates(self.run.head, self.descriptor),
             class_names=splits.class_names,
             text_names=splits.text_names,
             text=self.text,
+            preprocess=preprocess_of(self.backbone, self.run.data.preprocess),
         ).to(self.device)
 
-    def measure(self, model: Classifier, split: Split) -> Measured:
-        """Every metric of a model on a split, in the precision of the runs."""
-        data, train = self.run.data, self.run.train
+    def measure(self, model: Classifier, split: Split, *, precision: str) -> Measured:
+        """Every metric of a model on a split."""
+        data = self.run.data
         metrics, evaluator = evaluate_split(
             model,
             split,
@@ -213,7 +265,7 @@ class Bench:
             device=self.device,
             batch_size=data.eval_batch_size or data.batch_size,
             num_workers=data.num_workers,
-            precision=train.precision,
+            precision=precision,
         )
         per_class = dict(zip(split.class_names, evaluator.per_class_accuracy(), strict=True))
         return Measured(metrics, per_class, len(split))
@@ -227,17 +279,11 @@ def set_up(
     Raises:
         VptError: anything that does not fit together.
     """
-    run = config.run_config("linear_from_text", place=Path("x"), seed=config.seeds[0], shots=None)
+    run = config.base_config()
     descriptor = load_descriptor(run.data.dataset)
     splits = read_splits(descriptor, run.data.root)
     splits.require("test")
-    options = run.backbone
-    backbone = create_backbone(
-        options.name,
-        pretrained=options.pretrained,
-        weights=options.weights,
-        image_size=options.image_size,
-    )
+    options, backbone = run.backbone, backbone_of(run)
     text = create_text_tower(options.name, pretrained=options.pretrained, weights=options.weights)
     _check_images(run, splits)
     device = choose_device(run.train.device)

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from rich.console import Console
 
-from vpt.backbones import Backbone, create_backbone
+from vpt.backbones import Backbone
 from vpt.config import RunConfig, Schema, load_yaml, validate
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import RunError
 from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial
-from vpt.experiment import load_splits
+from vpt.experiment import backbone_of, load_splits
 from vpt.protocols.setup import (
     OWN_KEYS,
     SHARED_KEYS,
@@ -37,7 +36,6 @@ from vpt.protocols.setup import (
     refuse_keys,
 )
 from vpt.runs import RunResult, train, try_out
-from vpt.seeding import derive_seed
 
 Log = Callable[[str], None]
 
@@ -153,7 +151,7 @@ def compare(
     began = time.monotonic()
     _prepare_run_dir(config.run_dir, overwrite=overwrite)
     any_run = _first_run(config)
-    backbone = _create_backbone(any_run)
+    backbone = backbone_of(any_run)
     methods = {}
     with cpu_threads(config.threads), progress(_total(config), console) as advance:
         versions = environment()
@@ -229,17 +227,6 @@ def _first_run(config: ComparisonConfig) -> RunConfig:
 def _total(config: ComparisonConfig) -> int:
     trials = sum(len(rates) for rates in config.learning_rates.values()) * len(config.trial_seeds)
     return trials + len(config.methods) * len(config.seeds)
-
-
-def _create_backbone(run: RunConfig) -> Backbone:
-    options = run.backbone
-    torch.manual_seed(derive_seed("backbone", run.seed))  # for random weights, if it has such
-    return create_backbone(
-        options.name,
-        pretrained=options.pretrained,
-        weights=options.weights,
-        image_size=options.image_size,
-    )
 
 
 def _prepare_run_dir(run_dir: Path, *, overwrite: bool) -> None:

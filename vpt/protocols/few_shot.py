@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from vpt.config import RunConfig
+from vpt.engine.run_dir import RESULT_NAME
 from vpt.evaluation import FewShot, Measured, MethodRuns
 from vpt.protocols.clip_setup import Bench, Part, without_scan
 from vpt.runs import RunResult, train
@@ -23,16 +25,31 @@ def run_few_shot(bench: Bench, shots: int) -> FewShot:
 def train_method(
     bench: Bench, method: str, *, shots: int, part: Part = "all", place: str = "few_shot"
 ) -> list[RunResult]:
-    """One run per seed; a run that has ended already is read back."""
-    results = []
+    """One run per seed; a run that has ended already is read back, and counted aloud."""
+    results, kept = [], 0
     for seed in bench.config.seeds:
-        bench.advance(f"{place} {method}, {shots} shots, seed {seed}")
-        folder = Path(place) / method / f"{shots}_shots"
-        config = bench.config.run_config(method, place=folder, seed=seed, shots=shots, part=part)
+        bench.advance(f"{place} {method}, {in_words(shots)}, seed {seed}")
+        config = method_config(bench, method, seed=seed, shots=shots, part=part, place=place)
+        kept += bench.mode == "resume" and (config.run_dir / RESULT_NAME).exists()
         results.append(
             train(without_scan(config), mode=bench.mode, backbone=bench.backbone, text=bench.text)
         )
+    if kept:
+        bench.log(f"{method}, {in_words(shots)}: {kept} of {len(results)} runs were there already")
     return results
+
+
+def method_config(
+    bench: Bench, method: str, *, seed: int, shots: int, part: Part, place: str
+) -> RunConfig:
+    """The config of one run, in <place>/<method>/<shots>_shots/seed_<seed>."""
+    folder = Path(place) / method / f"{shots}_shots"
+    return bench.config.run_config(method, place=folder, seed=seed, shots=shots, part=part)
+
+
+def in_words(shots: int) -> str:
+    """'1 shot', '4 shots'."""
+    return f"{shots} shot{'' if shots == 1 else 's'}"
 
 
 def measured_of(result: RunResult, images: int) -> Measured:
@@ -58,7 +75,7 @@ def _summary(name: str, shots: int, bench: Bench, results: Sequence[RunResult]) 
         seconds=mean_seconds(results),
     )
     bench.log(
-        f"{name}, {shots} shots: top-1 {runs.top1_mean:.1%} +- {runs.top1_std:.1%}, "
+        f"{name}, {in_words(shots)}: top-1 {runs.top1_mean:.1%} +- {runs.top1_std:.1%}, "
         f"{runs.seconds:.1f} s a run"
     )
     return runs

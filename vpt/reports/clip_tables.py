@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -84,9 +85,6 @@ def clip_tables(result: ClipEvaluation) -> list[Table]:
     return [grid.to_rich() for grid in _grids(result)]
 
 
-clip_table = clip_tables
-
-
 def clip_markdown(result: ClipEvaluation) -> str:
     """The same tables as Markdown, with titles and captions around them."""
     return "\n".join(grid.to_markdown() for grid in _grids(result))
@@ -95,6 +93,15 @@ def clip_markdown(result: ClipEvaluation) -> str:
 def average_table(results: Sequence[ClipEvaluation]) -> Table:
     """Means over data sets, each of equal weight, of what was measured on all of them."""
     return _average_grid(results).to_rich()
+
+
+def read_clip_evaluation(directory: Path) -> ClipEvaluation | None:
+    """What `write_clip_evaluation` wrote there; None where it wrote nothing that can be read."""
+    try:
+        values = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+        return ClipEvaluation.from_dict(values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_clip_evaluation(result: ClipEvaluation, directory: Path) -> None:
@@ -155,9 +162,8 @@ def _draw_method(axes: Axes, result: ClipEvaluation, method: str, *, colour: str
 def _draw_axes(axes: Axes, result: ClipEvaluation) -> None:
     setting = result.setting
     shots = sorted(few.shots for few in result.few_shot)
-    if result.zero_shot is not None:
-        label = f"{paper_name('zero_shot')}: {_percent(result.zero_shot.top1)} %"
-        axes.axhline(100 * result.zero_shot.top1, color="0.3", linestyle="--", label=label)
+    label = f"{paper_name('zero_shot')}: {_percent(result.zero_shot.top1)} %"
+    axes.axhline(100 * result.zero_shot.top1, color="0.3", linestyle="--", label=label)
     spread = spread_words(len(_seeds(result)))
     axes.set_title(f"{setting['dataset']}, {setting['backbone']}\n{spread}", fontsize="medium")
     axes.set_xlabel("Training images per class (log scale)")
@@ -175,9 +181,7 @@ def _draw_axes(axes: Axes, result: ClipEvaluation) -> None:
 
 
 def _grids(result: ClipEvaluation) -> list[_Grid]:
-    grids = []
-    if result.zero_shot is not None or result.prompt_files:
-        grids.append(_zero_shot_grid(result))
+    grids = [_zero_shot_grid(result)]
     for start in range(0, len(result.few_shot), SHOTS_PER_TABLE):
         grids.append(_few_shot_grid(result, result.few_shot[start : start + SHOTS_PER_TABLE]))
     if result.base_to_new is not None:
@@ -187,14 +191,10 @@ def _grids(result: ClipEvaluation) -> list[_Grid]:
 
 def _zero_shot_grid(result: ClipEvaluation) -> _Grid:
     files = result.prompt_files
-    known = bool(result.free_baselines(None))
-    rows = (
-        [] if result.zero_shot is None else [(paper_name("zero_shot"), result.zero_shot, NOTHING)]
-    )
+    rows = [(paper_name("zero_shot"), result.zero_shot, NOTHING)]
     for name, file in zip(short_names([file.file for file in files]), files, strict=True):
         mark = " *" if file.class_names_differ else ""
-        gain = _signed(result.prompt_file_gain(file)) if known else NOTHING
-        rows.append((f"{name}{mark}", file.measured, gain))
+        rows.append((f"{name}{mark}", file.measured, _signed(result.prompt_file_gain(file))))
     measured = [one for _, one, _ in rows]
     columns = {
         "Model": [name for name, _, _ in rows],
@@ -233,10 +233,8 @@ def _zero_shot_notes(result: ClipEvaluation, measured: Sequence[Measured]) -> li
 
 def _few_shot_grid(result: ClipEvaluation, few_shot: Sequence[FewShot]) -> _Grid:
     """A row per method, the free baselines first; beside each trained one's number its gain."""
-    rows: list[tuple[str, ...]] = []
-    if result.zero_shot is not None:
-        constant = [_percent(result.zero_shot.top1)] * len(few_shot)
-        rows.append((paper_name("zero_shot"), *constant, "0", NOTHING))
+    constant = [_percent(result.zero_shot.top1)] * len(few_shot)
+    rows: list[tuple[str, ...]] = [(paper_name("zero_shot"), *constant, "0", NOTHING)]
     for method in _few_shot_methods(few_shot):
         measured = [few.methods.get(method) for few in few_shot]
         first = next(runs for runs in measured if runs is not None)
@@ -262,7 +260,7 @@ def _few_shot_cell(result: ClipEvaluation, few: FewShot, method: str) -> str:
     if method not in few.methods:
         return NOTHING
     cell = mean_and_spread([run.top1 for run in few.methods[method].runs])
-    if method in FREE_BASELINES or not result.free_baselines(few.shots):
+    if method in FREE_BASELINES:
         return cell
     return f"{cell}\n({_signed(result.gain(method, few.shots))})"
 
@@ -346,15 +344,13 @@ def _average_grid(results: Sequence[ClipEvaluation]) -> _Grid:
 
 def _average_few_shot(results: Sequence[ClipEvaluation], method: str, shots: int | None) -> str:
     if method == "zero_shot":
-        tops = [result.zero_shot.top1 for result in results if result.zero_shot is not None]
-        return _percent(statistics.fmean(tops)) if len(tops) == len(results) else NOTHING
+        return _percent(statistics.fmean(result.zero_shot.top1 for result in results))
     few_shot = [result.at_shots(shots) for result in results]
     runs = [few.methods[method] for few in few_shot if few is not None and method in few.methods]
     if len(runs) < len(results):
         return NOTHING
     mean = _percent(statistics.fmean(one.top1_mean for one in runs))
-    known = all(result.free_baselines(shots) for result in results)
-    if method in FREE_BASELINES or not known:
+    if method in FREE_BASELINES:
         return mean
     pairs = zip(results, runs, strict=True)
     return f"{mean}\n({_signed(statistics.fmean(r.gain(method, one.shots) for r, one in pairs))})"

@@ -97,12 +97,13 @@ def evaluate_prompt(
         device=where,
         batch_size=batch_size,
         num_workers=num_workers,
-        precision=_precision_of(path),
+        precision=precision_of(path),
     )
     return metrics
 
 
-def _precision_of(path: Path) -> str:
+def precision_of(path: Path) -> str:
+    """The arithmetic that a prompt file's run had; fp32 where it does not say."""
     config = read_prompt_header(path).config or {}
     precision: str = config.get("train", {}).get("precision", "fp32")
     return precision

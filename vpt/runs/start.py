@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def _refuse_other_config(before: RunConfig, now: RunConfig, path: Path) -> None:
     if changed:
         changes = ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in changed)
         raise ConfigError(
-            f"{path} holds a run of another config ({changes}); use its own, or a new run_dir"
+            f"{path} holds a run of another config ({changes}); go back to it, use --overwrite, "
+            "or a new run_dir"
         )
 
 
@@ -119,6 +120,36 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
         for key, value in values.items()
         for k, v in _flat(value, f"{prefix}.{key}".strip(".")).items()
     }
+
+
+def refuse_other_model(run: RunDirectory, experiment: Experiment) -> None:
+    """A run goes on, and its result stands, only with the weights and texts that it began with.
+
+    Raises:
+        RunError: naming what differs.
+    """
+    if not run.identity.exists():  # of a run that wrote none
+        return
+    before, now = json.loads(run.identity.read_text()), _identity(experiment)
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        raise RunError(
+            f"{run.path} holds a run of another model or other texts (other {', '.join(changed)}); "
+            "give back what it had, use --overwrite, or a new run_dir"
+        )
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """What shapes the numbers of a run and is in none of its config: files may have changed."""
+    model = experiment.model
+    values = {
+        "image_tower_sha256": model.backbone.sha256,
+        "activation": model.backbone.activation,
+        "preprocess": model.preprocess.to_dict(),
+        "head": None if model.head is None else model.head.options,
+        "text": None if model.text is None else asdict(model.text),
+    }
+    return dict(json.loads(json.dumps(values)))
 
 
 def refuse_other_data(run: RunDirectory, experiment: Experiment) -> None:
@@ -140,6 +171,7 @@ def write_start(run: RunDirectory, experiment: Experiment) -> None:
     write_text_atomic(run.config, dump(experiment.config))
     write_json_atomic(run.environment, environment())
     write_json_atomic(run.split, _split_keys(experiment.splits))
+    write_json_atomic(run.identity, _identity(experiment))
 
 
 def _split_keys(splits: Splits) -> dict[str, list[str]]:

@@ -33,6 +33,7 @@ from vpt.runs.start import (
     check_space,
     newest_checkpoint,
     refuse_other_data,
+    refuse_other_model,
     scanned,
     show_start,
     write_start,
@@ -102,7 +103,11 @@ def train(
     experiment = build(config, backbone=backbone, text=text)
     with open_run_directory(config.run_dir, mode=mode) as run:
         resume = newest_checkpoint(run, config, log) if mode == "resume" else None
+        if mode == "resume":
+            refuse_other_model(run, experiment)
         if mode == "resume" and run.result.exists():
+            if not config.data.scan:  # else bad images may have been left out
+                refuse_other_data(run, experiment)
             log(f"{run.path} is finished; its result stands")
             return _read_result(run.result)
         check_space(run, experiment)

@@ -5,6 +5,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,11 +18,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vpt.errors import BackboneError, ConfigError, RunError, VptError
+from vpt.errors import BackboneError, ConfigError, VptError
 from vpt.registry import nearest
-from vpt.storage.atomic_file import write_error
 from vpt.storage.sealed_file import read_sealed, write_sealed
-from vpt.text.names import check_distinct, check_names
+from vpt.text.names import check_distinct, check_known, check_names
 from vpt.text.templates import fill, resolve_class_prompts, resolve_templates
 from vpt.text.tokenizer import quote
 from vpt.text.tower import TextTower
@@ -140,12 +140,13 @@ def build_classifier(
         class_names: go into the texts as they are (underscores too).
         templates: see `resolve_templates`.
         class_prompts: whole sentences for each class, in place of templates; may have more classes.
-        cache: a folder, made where it is missing, that keeps what was built under its key.
+        cache: a folder, made where it is missing, that keeps what was built under its key; where
+            that cannot be written, nothing is kept.
 
     Raises:
-        ConfigError: names that are empty or the same, a class without prompts, a text that is too
-            long.
-        RunError: the cache cannot be written.
+        ConfigError: names that are empty, the same, or the same to the tower, a name of which it
+            has learned no word, a class without prompts, a text that is too long.
+        BackboneError: the tower has no weights, or a text's feature is not finite.
     """
     names = check_names(class_names)
     texts, sources = _texts_of(names, templates, class_prompts)
@@ -157,12 +158,14 @@ def build_classifier(
     kept = None if path is None else _load_kept(path, key)
     if kept is not None:
         return _to(kept, tower.device)
-    if path is not None:
-        _make_folder(path.parent)
     weight = _encode(tower, names, texts)
+    if class_prompts is None:
+        check_known(tower, names)
     built = TextClassifier(weight, names, tower.logit_scale, tower.logit_bias, key)
     if path is not None:
-        built.save(path)
+        with contextlib.suppress(VptError, OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            built.save(path)
     return built
 
 
@@ -248,13 +251,6 @@ def _load_kept(path: Path, key: str) -> TextClassifier | None:
     except VptError:
         return None
     return kept if kept.key == key else None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{write_error(folder, error, 0)}; or name one in VPT_CACHE") from error
 
 
 def _to(classifier: TextClassifier, device: torch.device) -> TextClassifier:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,11 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from vpt.errors import ConfigError
 from vpt.registry import nearest
-from vpt.text.names import check_names
+from vpt.text.names import check_known, check_names
 from vpt.text.tokenizer import quote
 from vpt.text.tower import TextTower
 
 POSITIONS = ("end", "middle", "front")
+_CLOSE = "."
 
 
 class LearnedContext(nn.Module):
@@ -31,21 +31,21 @@ class LearnedContext(nn.Module):
     pooling.
 
     The tower is used, not owned: its tensors are in neither `parameters()` nor `state_dict()`,
-    several contexts may share it, and `.to()` takes it along. A deep copy has a tower of its own.
+    several contexts may share it. It follows the context to a device, but keeps its own dtype. A
+    deep copy has a tower of its own.
 
     Args:
         tower: frozen; with open_clip's own text transformer.
         class_names: go into the sentences as they are.
-        num_tokens: M; with `init`, the token count of its words instead.
+        num_tokens: M; None: the token count of `init`, or 16.
         class_specific: a context of its own for each class (CSC).
         position: where the class name stands: after the context ('end'), after its first M // 2
             tokens ('middle'), before it ('front').
         init: words to start from, e.g. 'a photo of a'; None: normal numbers.
         std: their standard deviation.
-        suffix: closes the sentence.
         chunk: at most so many classes at a time go through the tower, and again on the way back,
             which bounds the memory of training; None: all at once.
-        tokens: the parameter of another context, to be shared instead of a new one.
+        generator: of the CPU, which the normal numbers are drawn from; None: the global one.
 
     Raises:
         ConfigError: an option out of its range, names that are empty or the same, or a class whose
@@ -61,50 +61,43 @@ class LearnedContext(nn.Module):
         tower: TextTower,
         class_names: Sequence[str],
         *,
-        num_tokens: int = 16,
+        num_tokens: int | None = None,
         class_specific: bool = False,
         position: str = "end",
         init: str | None = None,
         std: float = 0.02,
-        suffix: str = ".",
         chunk: int | None = None,
-        tokens: nn.Parameter | None = None,
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
-        _check_options(num_tokens, position, std, chunk)
+        _check_options(16 if num_tokens is None else num_tokens, position, std, chunk)
         tower.require_embeddings()
         self._frozen = (tower,)  # a tuple hides it from parameters() and state_dict()
         self.class_names = check_names(class_names)
+        check_known(tower, self.class_names)
         start = None if init is None else _embed_words(tower, init)
-        self.num_tokens = num_tokens if start is None else len(start)
+        self.num_tokens = (num_tokens or 16) if start is None else len(start)
+        if num_tokens not in (None, self.num_tokens):
+            raise ConfigError(
+                f"context.init {quote(str(init))} has {self.num_tokens} tokens, not the "
+                f"{num_tokens} of num_tokens; leave one of them out"
+            )
         self.class_specific = class_specific
         self.position = position
-        self.init = init
-        self.std = std
-        self.suffix = suffix
         self.chunk = chunk
         ids, places = self._lay_out()
         self.register_buffer("token_ids", ids.to(tower.device), persistent=False)
         self.register_buffer("places", places.to(tower.device), persistent=False)
-        self.tokens = self._new_tokens(start) if tokens is None else self._fitting(tokens)
+        width = (self.num_tokens, tower.width)
+        shape = (len(self.class_names), *width) if class_specific else width
+        if start is None:
+            start = torch.randn(shape, generator=generator, device="cpu") * std
+        self.tokens = nn.Parameter(start.to(tower.device).expand(shape).clone())
 
     @property
     def tower(self) -> TextTower:
         """The frozen text tower."""
         return self._frozen[0]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What makes the same module again, as JSON values; its `tokens` come from a file."""
-        return {
-            "num_tokens": self.num_tokens,
-            "class_specific": self.class_specific,
-            "position": self.position,
-            "init": self.init,
-            "std": self.std,
-            "suffix": self.suffix,
-            "chunk": self.chunk,
-        }
 
     def forward(self) -> Tensor:
         """(C, F) fp32 text features of length one, differentiable in `tokens`."""
@@ -120,19 +113,6 @@ class LearnedContext(nn.Module):
             features.append(checkpoint(self._encode, *parts, use_reentrant=False))
         return torch.cat(features)
 
-    def with_class_names(self, names: Sequence[str]) -> LearnedContext:
-        """The same context, sharing `tokens`, around other class names.
-
-        Raises:
-            ConfigError: the context is class-specific, or as for a new one.
-        """
-        if self.class_specific:
-            raise ConfigError(
-                "a class-specific context belongs to the classes that it was trained on; "
-                "train with class_specific=false to use it for others"
-            )
-        return LearnedContext(self.tower, names, **self.options, tokens=self.tokens)
-
     def _encode(self, tokens: Tensor, ids: Tensor, places: Tensor) -> Tensor:
         """(C, F) of contexts (C, M, W) that take the places (C, M) in token ids (C, L)."""
         rows = self.tower.embed(ids)
@@ -147,7 +127,7 @@ class LearnedContext(nn.Module):
         before = {"end": self.num_tokens, "middle": self.num_tokens // 2, "front": 0}[self.position]
         after = self.num_tokens - before
         texts = [
-            " ".join([*[word] * before, name, *[word] * after]) + self.suffix
+            " ".join([*[word] * before, name, *[word] * after]) + _CLOSE
             for name in self.class_names
         ]
         ids, too_long = tokenizer.measure(texts)
@@ -157,40 +137,22 @@ class LearnedContext(nn.Module):
                 f"{self.num_tokens} of context, the text tower takes {ids.shape[1]}; shorten the "
                 "name or lower num_tokens"
             )
-        behind = tokenizer.count(token, self.suffix)
-        places = [_places((row == token).nonzero().flatten(), before, after, behind) for row in ids]
+        places = [_places((row == token).nonzero().flatten(), before, after) for row in ids]
         for name, place in zip(self.class_names, places, strict=True):
             if len(place) != self.num_tokens:
                 raise ConfigError(
-                    f"class {quote(name)} with suffix {quote(self.suffix)}: the tokenizer joins "
-                    "the context with what is next to it; begin the suffix with a mark or a space"
+                    f"class {quote(name)}: the tokenizer joins the context with what is next to "
+                    "it; take another position"
                 )
         return ids, torch.stack(places)
 
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        shape = (self.num_tokens, self.tower.width)
-        return (len(self.class_names), *shape) if self.class_specific else shape
-
-    def _new_tokens(self, start: Tensor | None) -> nn.Parameter:
-        if start is None:
-            return nn.Parameter(torch.randn(self._shape, device=self.tower.device) * self.std)
-        return nn.Parameter(start.expand(self._shape).clone())
-
-    def _fitting(self, tokens: nn.Parameter) -> nn.Parameter:
-        if tuple(tokens.shape) != self._shape:
-            raise ConfigError(
-                f"context tokens of shape {tuple(tokens.shape)} do not fit: {self._shape} is needed"
-            )
-        return tokens
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedContext:
-        self.tower._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.tower.to(self.tokens.device)
         return self
 
 
-def _places(found: Tensor, before: int, after: int, behind: int) -> Tensor:
+def _places(found: Tensor, before: int, after: int) -> Tensor:
     """(M,) slots of the learned tokens: the first and last of a word that a name may hold as well.
 
     Fewer where there are not as many.
@@ -199,10 +161,8 @@ def _places(found: Tensor, before: int, after: int, behind: int) -> Tensor:
         found: slots in which the placeholder occurs.
         before: learned tokens before the name.
         after: learned tokens after it.
-        behind: occurrences in the sentence's suffix.
     """
-    inside = found[: max(len(found) - behind, 0)]
-    return torch.cat([inside[:before], inside[before:][-after:]]) if after else inside[:before]
+    return torch.cat([found[:before], found[before:][-after:]]) if after else found[:before]
 
 
 def _embed_words(tower: TextTower, words: str) -> Tensor:
@@ -210,6 +170,8 @@ def _embed_words(tower: TextTower, words: str) -> Tensor:
     ids = tower.tokenizer.words(words)
     if len(ids) == 0:
         raise ConfigError(f"context.init {quote(words)} holds no word; leave it out")
+    if not bool(tower.knows(ids).all()):
+        raise ConfigError(f"context.init {quote(words)}: the text tower has not learned every word")
     return tower.embed(ids[None])[0].detach().float()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from vpt.errors import ConfigError
 from vpt.text.tokenizer import quote
+from vpt.text.tower import TextTower
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -21,6 +22,27 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
             raise ConfigError(f"class {index} has no name: {quote(str(name))} is empty")
     check_distinct(names, ([name] for name in names))
     return tuple(names)
+
+
+def check_known(tower: TextTower, names: Sequence[str]) -> None:
+    """Refuse names that the tower cannot tell from each other, or has learned no word of.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    seen: dict[tuple[int, ...], str] = {}
+    for name in names:
+        ids = tower.tokenizer.words(name)
+        known = tuple(ids[tower.knows(ids).cpu()].tolist())
+        called = tower.name or "the text tower"
+        if len(ids) and not known:
+            raise ConfigError(f"class {quote(name)}: {called} has learned no word of it")
+        if known in seen:
+            raise ConfigError(
+                f"classes {quote(seen[known])} and {quote(name)} read the same to {called}"
+                + ("" if len(known) == len(ids) else ", which has not learned every word of them")
+            )
+        seen[known] = name
 
 
 def check_distinct(names: Sequence[str], texts: Iterable[Sequence[str]]) -> None:

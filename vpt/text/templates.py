@@ -21,7 +21,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _PLACES = ("", "c")
-_FILE = re.compile(r"\.(txt|json)$|[/\\]")
+_FILE = re.compile(r"\.(txt|json)$|\.json#|[/\\]")
+_DATASET = re.compile(r"(.+\.json)#(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def fill(template: str, name: str) -> str:
@@ -29,17 +30,17 @@ def fill(template: str, name: str) -> str:
     return _FIELD.sub(lambda field: name if field[1] in _PLACES else field[0], template)
 
 
-def resolve_templates(value: str | Path | Sequence[str], dataset: str | None = None) -> list[str]:
+def resolve_templates(value: str | Path | Sequence[str]) -> list[str]:
     """Sentences with at least one `{}` or `{c}` each.
 
     Args:
         value: a named set (`TEMPLATES`), one sentence, several, or a file of them: text, one a
-            line, or JSON, a list or CLIP_benchmark's {dataset: list}.
-        dataset: which of a JSON file's data sets; needed where it has several.
+            line, or JSON, a list or CLIP_benchmark's {data set: list}. Of several data sets
+            'file.json#imagenet1k' takes one.
 
     Raises:
-        ConfigError: unknown set, unreadable file, no sentence, a sentence without a place for the
-            name or with a field of another name.
+        ConfigError: unknown set, unreadable file, unknown data set, no sentence, a sentence without
+            a place for the name or with a field of another name.
     """
     if isinstance(value, str) and value in TEMPLATES:
         return list(TEMPLATES[value])
@@ -52,29 +53,31 @@ def resolve_templates(value: str | Path | Sequence[str], dataset: str | None = N
             "sentences with {} for the class name, or a .txt or .json file of them)"
         )
     if isinstance(value, str | Path):
-        return _checked(_read_templates(Path(value), dataset), f"templates {value}")
+        return _checked(_read_templates(value), f"templates {value}")
     return _checked(value, "templates")
 
 
 def resolve_class_prompts(
-    value: Mapping[str, Sequence[str]] | Path | str, dataset: str | None = None
+    value: Mapping[str, Sequence[str]] | Path | str,
 ) -> dict[str, tuple[str, ...]]:
     """Whole sentences for each class (CuPL, Pratt et al. 2023), by its name.
 
     Args:
-        value: such a mapping, or a JSON file of it: {class: list}, or {dataset: {class: list}}.
-        dataset: which of a JSON file's data sets.
+        value: such a mapping, or a JSON file of it: {class: list}, or {data set: {class: list}}. Of
+            several data sets 'file.json#imagenet1k' takes one.
 
     Raises:
-        ConfigError: unreadable file, or a class without a sentence.
+        ConfigError: unreadable file, unknown data set, or a class without a sentence.
     """
     source = "class_prompts"
     prompts: Any = value
     if isinstance(value, str | Path):
         source = f"class_prompts {value}"
-        prompts = _read_json(Path(value), source)
-        if isinstance(prompts, dict) and any(isinstance(each, dict) for each in prompts.values()):
-            prompts = _choose(prompts, dataset, source)
+        path, dataset = _split(value)
+        prompts = _read_json(path, source)
+        several = isinstance(prompts, dict) and any(isinstance(p, dict) for p in prompts.values())
+        if several or dataset is not None:
+            prompts = _choose(prompts, path, dataset, source)
     if not isinstance(prompts, Mapping) or not prompts:
         raise ConfigError(f"{source}: give a mapping of class names to lists of sentences")
     return {name: _sentences(texts, name, source) for name, texts in prompts.items()}
@@ -102,13 +105,22 @@ def _checked(templates: Sequence[str], source: str) -> list[str]:
     return templates
 
 
-def _read_templates(path: Path, dataset: str | None) -> Sequence[str]:
-    source = f"templates {path}"
+def _split(value: str | Path) -> tuple[Path, str | None]:
+    """'file.json#name' -> (file.json, name); any other path, and a file of that name, as it is."""
+    found = _DATASET.fullmatch(str(value))
+    if found is None or Path(value).is_file():
+        return Path(value), None
+    return Path(found[1]), found[2]
+
+
+def _read_templates(value: str | Path) -> Sequence[str]:
+    source = f"templates {value}"
+    path, dataset = _split(value)
     if path.suffix.lower() != ".json":
         return [line.strip() for line in _read_text(path, source).splitlines() if line.strip()]
     values = _read_json(path, source)
-    if isinstance(values, dict):
-        values = _choose(values, dataset, source)
+    if isinstance(values, dict) or dataset is not None:
+        values = _choose(values, path, dataset, source)
     if isinstance(values, dict):
         raise ConfigError(f"{source} has sentences for each class; give it as class_prompts")
     if not isinstance(values, list):
@@ -116,17 +128,19 @@ def _read_templates(path: Path, dataset: str | None) -> Sequence[str]:
     return values
 
 
-def _choose(values: dict[str, Any], dataset: str | None, source: str) -> Any:
+def _choose(values: Any, path: Path, dataset: str | None, source: str) -> Any:
     """The part of a JSON object that belongs to a data set; without a name, the only part."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: the file has no data sets; leave out {quote(f'#{dataset}')}")
     if dataset is None and len(values) == 1:
         return next(iter(values.values()))
     if dataset in values:
         return values[dataset]
     known = quote(", ".join(values))
-    if dataset is None:
-        raise ConfigError(f"{source} has several data sets; name one of {known}")
-    near = nearest(dataset, values)
-    raise ConfigError(f"{source} has no data set {quote(dataset)}{near} (it has {known})")
+    problem = "has several data sets"
+    if dataset is not None:
+        problem = f"has no data set {quote(dataset)}{nearest(dataset, values)}"
+    raise ConfigError(f"{source} {problem} (write {path}#NAME with one of {known})")
 
 
 def _sentences(texts: Any, name: str, source: str) -> tuple[str, ...]:

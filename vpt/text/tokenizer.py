@@ -93,10 +93,6 @@ class TextTokenizer:
         words: Tensor = row[start : start + len(row) - len(empty)]
         return words
 
-    def count(self, token: int, text: str) -> int:
-        """How often a token occurs in a text."""
-        return int((self(text) == token).sum())
-
     @cached_property
     def placeholder(self) -> tuple[str, int]:
         """A word that is always one token, and that token.

@@ -115,6 +115,13 @@ class TextTower(nn.Module):
         """
         return self.tokenizer(texts)
 
+    def knows(self, tokens: Tensor) -> Tensor:
+        """Which tokens (any shape) have an embedding: a row of zeros is a word never learned."""
+        if not self.is_native:
+            return torch.ones_like(tokens, dtype=torch.bool)
+        weight = self._text.token_embedding.weight
+        return weight[tokens.to(weight.device)].any(dim=-1)  # type: ignore[no-any-return]
+
     def encode(self, tokens: Tensor) -> Tensor:
         """(K, F), not normalised, of tokens (K, L): `encode_text` of the model, frozen."""
         return _encode(self.body, tokens.to(self.device))
