@@ -219,6 +219,17 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
         return True
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    """In double quotes where it holds a line break that YAML folds into a space when it is read."""
+    style = '"' if _FOLDED.search(text) else None
+    node: yaml.Node = dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return node
+
+
+_FOLDED = re.compile("[\x85\u2028\u2029]")
+_Dumper.add_representer(str, _represent_text)
+
+
 def dump(config: BaseModel) -> str:
     """The configuration as YAML, every default written out; reads back equal."""
     values = config.model_dump(mode="json")
