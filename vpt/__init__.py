@@ -10,7 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vpt.api import create_model, list_prompts, load_prompt, save_prompt
+    from vpt.api import (
+        create_detector,
+        create_model,
+        list_prompts,
+        load_detector,
+        load_prompt,
+        save_prompt,
+    )
     from vpt.backbones import Backbone, list_backbones
     from vpt.data import create_transform
     from vpt.engine.prompt_file import read_prompt_header
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
         RunError,
         VptError,
     )
-    from vpt.models import Classifier
+    from vpt.models import Classifier, Detector
     from vpt.prompts import Prompt
     from vpt.structures import Features, Preprocess
     from vpt.text import TextClassifier, TextTower, build_classifier, create_text_tower
@@ -39,8 +46,15 @@ _HOMES = {
         "RunError",
         "VptError",
     ),
-    "vpt.api": ("create_model", "list_prompts", "load_prompt", "save_prompt"),
-    "vpt.models": ("Classifier",),
+    "vpt.api": (
+        "create_detector",
+        "create_model",
+        "list_prompts",
+        "load_detector",
+        "load_prompt",
+        "save_prompt",
+    ),
+    "vpt.models": ("Classifier", "Detector"),
     "vpt.prompts": ("Prompt",),
     "vpt.structures": ("Features", "Preprocess"),
     "vpt.text": ("TextClassifier", "TextTower", "build_classifier", "create_text_tower"),
@@ -53,6 +67,7 @@ __all__ = [
     "Classifier",
     "ConfigError",
     "DataError",
+    "Detector",
     "Features",
     "Preprocess",
     "Prompt",
@@ -63,11 +78,13 @@ __all__ = [
     "VptError",
     "__version__",
     "build_classifier",
+    "create_detector",
     "create_model",
     "create_text_tower",
     "create_transform",
     "list_backbones",
     "list_prompts",
+    "load_detector",
     "load_prompt",
     "read_prompt_header",
     "save_prompt",

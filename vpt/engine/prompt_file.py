@@ -22,7 +22,10 @@ HEADER_LIMIT = 3 * 2**20
 TEXT_FEATURE = "text"
 """Required by files whose classes are texts: the head's options and `text` say which."""
 
-KNOWN_FEATURES = frozenset({TEXT_FEATURE})
+DETECTION_FEATURE = "detection"
+"""Required by files of detectors: `neck` and the head's options say which."""
+
+KNOWN_FEATURES = frozenset({TEXT_FEATURE, DETECTION_FEATURE})
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
 _UPGRADE = "it needs a newer vpt: pip install -U vpt"
@@ -82,9 +85,11 @@ class PromptHeader(BaseModel):
         backbone: the backbone the tensors belong to.
         preprocess: `Preprocess.to_dict()` of the images the model was trained on.
         prompt: the prompt's config, or a list of them.
+        neck: of a detector, the feature pyramid's config.
         head: the head's config; None gives features.
         tuning: 'frozen', 'full', 'bias', ...: which backbone tensors the file holds.
         class_names: of the logits, in order.
+        category_ids: of a detector, what the annotation files call the classes, in order.
         text: the text tower and the names in the sentences, for a head whose classes are texts.
         metrics: name to value, as measured when the file was written.
         seed: of the run.
@@ -96,13 +101,15 @@ class PromptHeader(BaseModel):
 
     format_version: Literal[1] = 1
     vpt_version: str = Field(default_factory=lambda: version("vpt"))
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "detection"] = "classification"
     backbone: BackboneRecord
     preprocess: dict[str, Any]
     prompt: dict[str, Any] | list[dict[str, Any]]
+    neck: dict[str, Any] | None = None
     head: dict[str, Any] | None = None
     tuning: str = "frozen"
     class_names: list[str] | None = None
+    category_ids: list[int] | None = None
     text: TextRecord | None = None
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     seed: int | None = None

@@ -25,6 +25,7 @@ class Detector(PromptedModel):
         neck: from the patch tokens of its taps to maps.
         head: from maps to losses and detections.
         class_names: C names, if known.
+        category_ids: what the annotation files call the classes, in label order, if known.
         taps: the blocks whose patch tokens are read; None takes the neck's, and others are refused.
         preprocess: how images are prepared; None takes the backbone's own.
         tuning: which backbone tensors train, in the words of the config; for the prompt file.
@@ -43,6 +44,7 @@ class Detector(PromptedModel):
         head: DetectionHead,
         class_names: Sequence[str] | None = None,
         *,
+        category_ids: Sequence[int] | None = None,
         taps: Sequence[int] | None = None,
         preprocess: Preprocess | None = None,
         tuning: str = "frozen",
@@ -50,6 +52,7 @@ class Detector(PromptedModel):
         super().__init__(prompted, class_names, preprocess=preprocess, tuning=tuning)
         self.neck = neck
         self.head = head
+        self.category_ids = None if category_ids is None else tuple(category_ids)
         self.taps = neck.taps if taps is None else tuple(taps)
         self._check_parts()
         self._check_size(self.preprocess.size)
@@ -106,10 +109,9 @@ class Detector(PromptedModel):
                 f"the head takes {head.channels} channels at strides {head.strides}, the pyramid "
                 f"gives {neck.channels} at {neck.strides}"
             )
-        if self.class_names is not None and len(self.class_names) != head.num_classes:
-            raise ConfigError(
-                f"{len(self.class_names)} class_names for a head of {head.num_classes} classes"
-            )
+        for what, given in (("class_names", self.class_names), ("category_ids", self.category_ids)):
+            if given is not None and len(given) != head.num_classes:
+                raise ConfigError(f"{len(given)} {what} for a head of {head.num_classes} classes")
 
     def _check_size(self, size: tuple[int, int]) -> None:
         stride = self.neck.strides[-1]

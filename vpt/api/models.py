@@ -1,0 +1,207 @@
+"""The composition of a model: names and options become backbone, prompt, neck and head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import nn
+
+from vpt.api.texts import check_head, text_parts
+from vpt.backbones import Backbone, create_backbone, wrap_backbone
+from vpt.config import HeadConfig, PromptConfig, Registered, Schema, validate
+from vpt.errors import ConfigError
+from vpt.heads import PyramidOptions, TextOptions, build_detection_head, build_head, build_pyramid
+from vpt.models import Classifier, Detector, PromptedBackbone
+from vpt.prompts import Prompt, PromptList, build_prompt
+from vpt.registry import DETECTION_HEADS, HEADS, PROMPTS
+from vpt.structures import Preprocess
+from vpt.text import TextTower
+
+PromptSpec = str | Mapping[str, Any] | Prompt | Sequence["str | Mapping[str, Any] | Prompt"]
+
+
+class _ModelOptions(Schema):
+    """What `create_model` checks of its arguments."""
+
+    prompt: PromptConfig = Field(default_factory=lambda: {"name": "none"})
+    head: HeadConfig
+
+
+class _DetectorOptions(Schema):
+    """What `create_detector` checks of its arguments."""
+
+    neck: PyramidOptions = PyramidOptions()
+    head: Annotated[dict[str, Any], Registered(DETECTION_HEADS)]
+
+
+def create_model(
+    backbone: str | nn.Module,
+    prompt: PromptSpec = "none",
+    *,
+    num_classes: int | None = None,
+    head: str | Mapping[str, Any] = "linear",
+    tuning: str = "frozen",
+    pretrained: bool = True,
+    weights: Path | str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    text_names: Sequence[str] | None = None,
+    text: TextTower | None = None,
+    preprocess: Preprocess | None = None,
+    **prompt_options: Any,
+) -> Classifier:
+    """A prompted model: logits (B, C) of images (B, 3, H, W).
+
+    It is an ordinary module for any training loop.
+
+    Args:
+        backbone: a name ('timm/<model>[.tag]', 'open_clip/<architecture>:<tag>',
+            'bundled/<model>'), a module of timm or open_clip (copied), or a `Backbone`, shared.
+        prompt: a name, a mapping {name, options}, a `Prompt`, or a list of those.
+        num_classes: C; None takes the number of `class_names`, or, without those, gives the feature
+            (B, F) without a head.
+        head: a name or a mapping.
+        tuning: 'frozen'; or backbone tensors to train too: 'full', 'bias', 'norm', 'last:k'. A
+            shared backbone is copied first.
+        pretrained: load the named weights.
+        weights: a local safetensors file with them, instead of a download.
+        image_size: pixels, or (H, W); None keeps the backbone's own.
+        class_names: C names for predictions and the prompt file.
+        text_names: the classes as a sentence calls them; None: `class_names`. Heads without texts
+            have no use for them.
+        text: the text tower for heads of texts; None loads the one that belongs to the backbone.
+        preprocess: other than the backbone's own.
+        **prompt_options: options of a prompt that is given by name, e.g. num_tokens=10.
+
+    Raises:
+        ConfigError: an option is unknown or wrong.
+        BackboneError: the backbone is unknown, unsupported, or its weights are missing.
+    """
+    if class_names is not None and num_classes is None:
+        num_classes = len(class_names)
+    if class_names is not None and num_classes != len(class_names):
+        raise ConfigError(f"{len(class_names)} class_names for num_classes {num_classes}")
+    if isinstance(backbone, str):
+        check_head(head, backbone)
+        body = create_backbone(
+            backbone, pretrained=pretrained, weights=weights, image_size=image_size
+        )
+    else:
+        body = wrap_backbone(backbone)
+    body = _tuned(body, tuning)
+    learned = _make_prompt(prompt, prompt_options, body)
+    built_head, identity = None, None
+    if num_classes is not None:
+        options = validate(_ModelOptions, {"head": head}, source="create_model").head
+        parts = None
+        if issubclass(HEADS[options["name"]].schema, TextOptions):
+            names = text_names if text_names is not None else class_names
+            if names is not None and len(names) != num_classes:
+                raise ConfigError(f"{len(names)} text_names for num_classes {num_classes}")
+            options, parts, identity = text_parts(options, body, names, text)
+        built_head = build_head(options, body.dimensions, num_classes, parts)
+    prompted = PromptedBackbone(body, learned)
+    return Classifier(
+        prompted, built_head, class_names, preprocess=preprocess, tuning=tuning, text=identity
+    )
+
+
+def create_detector(
+    backbone: str | nn.Module,
+    prompt: PromptSpec = "none",
+    *,
+    num_classes: int | None = None,
+    head: str | Mapping[str, Any] = "fcos",
+    neck: Mapping[str, Any] | None = None,
+    tuning: str = "frozen",
+    pretrained: bool = True,
+    weights: Path | str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+    preprocess: Preprocess | None = None,
+    **prompt_options: Any,
+) -> Detector:
+    """A prompted detector: boxes, scores and labels of what is in images (B, 3, S, S).
+
+    It is an ordinary module for any training loop: `loss(batch)` of a `DetectionBatch`,
+    `predict(images, letterboxes)` in the files' own pixels.
+
+    Args:
+        backbone: see `create_model`.
+        prompt: see `create_model`.
+        num_classes: C; None takes the number of `class_names`.
+        head: 'fcos' or 'retinanet', or a mapping {name, options}.
+        neck: options of the feature pyramid: `scales`, `norm`, `taps`.
+        tuning: see `create_model`.
+        pretrained: load the named weights.
+        weights: a local safetensors file with them, instead of a download.
+        image_size: S in pixels, a multiple of the coarsest stride; None keeps the backbone's own.
+        class_names: C names.
+        category_ids: what the annotation files call the classes, in label order.
+        preprocess: of the images; None takes the backbone's own.
+        **prompt_options: of the prompt named by a string.
+
+    Raises:
+        ConfigError: an option is unknown or wrong, or the size does not fit the strides.
+        BackboneError: the backbone is unknown, unsupported, or its weights are missing.
+    """
+    classes = num_classes if num_classes is not None else len(class_names or ())
+    if not classes:
+        raise ConfigError("a detector needs num_classes or class_names")
+    given = {"head": head} | ({} if neck is None else {"neck": dict(neck)})
+    options = validate(_DetectorOptions, given, source="create_detector")
+    if isinstance(backbone, str):
+        body = create_backbone(
+            backbone, pretrained=pretrained, weights=weights, image_size=image_size
+        )
+    else:
+        body = wrap_backbone(backbone)
+    body = _tuned(body, tuning)
+    learned = _make_prompt(prompt, prompt_options, body)
+    pyramid = build_pyramid(
+        options.neck.model_dump(mode="json"), body.dimensions, options.head["channels"]
+    )
+    return Detector(
+        PromptedBackbone(body, learned),
+        pyramid,
+        build_detection_head(options.head, classes, pyramid.strides),
+        class_names,
+        category_ids=category_ids,
+        preprocess=preprocess,
+        tuning=tuning,
+    )
+
+
+def _tuned(backbone: Backbone, tuning: str) -> Backbone:
+    """The backbone itself when frozen; else a copy that trains what `tuning` names."""
+    if tuning == "frozen":
+        return backbone
+    words = {"full": "all", "bias": "biases", "norm": "norms"}
+    what = f"blocks:{tuning}" if tuning.startswith("last:") else words.get(tuning)
+    if what is None:
+        raise ConfigError(f"unknown tuning '{tuning}'; use frozen, full, bias, norm or last:<k>")
+    tuned = copy.deepcopy(backbone)
+    tuned.unfreeze(tuned.select(what))
+    return tuned
+
+
+def _make_prompt(spec: PromptSpec, options: Mapping[str, Any], backbone: Backbone) -> Prompt:
+    if isinstance(spec, Prompt):
+        return spec
+    if not isinstance(spec, str | Mapping):
+        return PromptList([_make_prompt(each, {}, backbone) for each in spec])
+    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    checked = validate(
+        _ModelOptions, {"prompt": given | dict(options), "head": "linear"}, source="create_model"
+    )
+    return build_prompt(checked.prompt, backbone.dimensions)
+
+
+def list_prompts() -> list[str]:
+    """Names of the registered prompt methods."""
+    return PROMPTS.names()
