@@ -323,3 +323,7 @@ class DetectionBatch:
             images=self.images.to(device, non_blocking=True),
             targets=tuple(targets.to(device) for targets in self.targets),
         )
+
+
+AnyBatch = Batch | DetectionBatch
+"""Of either task."""

@@ -12,7 +12,7 @@ from torch import nn
 from vpt.api.models import create_detector, create_model
 from vpt.api.texts import check_text
 from vpt.backbones import Backbone, create_backbone, wrap_backbone
-from vpt.config import RunConfig
+from vpt.config import AnyRunConfig
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     TEXT_FEATURE,
@@ -35,7 +35,7 @@ def save_prompt(
     class_names: Sequence[str] | None = None,
     metrics: Mapping[str, float] | None = None,
     seed: int | None = None,
-    config: RunConfig | None = None,
+    config: AnyRunConfig | None = None,
 ) -> None:
     """Write what training changed, and all that its use needs, to one safetensors file.
 

@@ -1,5 +1,10 @@
 """Configurations: reading, checking and writing them; the only place that knows YAML."""
 
+from vpt.config.detection import (
+    AnyRunConfig,
+    DetectionRunConfig,
+    load_config,
+)
 from vpt.config.registered import Registered
 from vpt.config.run import (
     BoxTransformConfig,
@@ -9,13 +14,14 @@ from vpt.config.run import (
     RunConfig,
     TransformConfig,
     json_schema,
-    load_config,
 )
 from vpt.config.schema import NamedSchema, Schema, validate
 from vpt.config.yaml_text import dump, load_yaml
 
 __all__ = [
+    "AnyRunConfig",
     "BoxTransformConfig",
+    "DetectionRunConfig",
     "HeadConfig",
     "NamedSchema",
     "OptimConfig",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from vpt.config.registered import Registered
-from vpt.config.schema import NamedSchema, Schema, validate
-from vpt.config.yaml_text import load_yaml
+from vpt.config.schema import NamedSchema, Schema
 from vpt.registry import HEADS, PROMPTS
 
 PromptConfig = Annotated[dict[str, Any] | list[dict[str, Any]], Registered(PROMPTS, many=True)]
@@ -34,7 +32,8 @@ def _check_ratio(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-def _check_tuning(value: str) -> str:
+def check_tuning(value: str) -> str:
+    """The value, if it says which backbone tensors train."""
     if not re.fullmatch(r"frozen|full|bias|norm|last:[1-9]\d{0,3}", value):
         raise ValueError("must be frozen, full, bias, norm or last:<k> with k of at least 1")
     return value
@@ -297,7 +296,7 @@ class RunConfig(Schema):
         default_factory=lambda: {"name": "linear"},
         description="head: a name, or a mapping with its options",
     )
-    tuning: Annotated[str, AfterValidator(_check_tuning)] = Field(
+    tuning: Annotated[str, AfterValidator(check_tuning)] = Field(
         "frozen",
         description="backbone tensors that train too: frozen, full, bias, norm or last:<k> blocks",
     )
@@ -314,15 +313,6 @@ class RunConfig(Schema):
                 f"optim.warmup_epochs {warmup} exceeds train.epochs {epochs}; lower it"
             )
         return self
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run that a YAML file and `key=value` overrides describe.
-
-    Raises:
-        ConfigError: one line per problem.
-    """
-    return validate(RunConfig, load_yaml(path, overrides), str(path))
 
 
 def json_schema(schema: type[BaseModel]) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
 from vpt.engine.device import autocast
 from vpt.evaluation import Evaluator
-from vpt.models import Classifier
-from vpt.structures import Batch
+from vpt.models import Detector, PromptedModel
+from vpt.structures import AnyBatch, DetectionBatch
 
 
 @torch.no_grad()
 def evaluate(
-    model: Classifier,
-    batches: Iterable[Batch],
+    model: PromptedModel,
+    batches: Iterable[AnyBatch],
     evaluator: Evaluator,
     *,
     device: torch.device,
@@ -39,9 +40,16 @@ def evaluate(
         for batch in batches:
             batch = batch.to(device)
             with autocast(device, precision):
-                logits = model(batch.images)
-            evaluator.update(logits, batch.labels)
-            after_batch(len(batch.labels))
+                evaluator.update(*_observed(model, batch))
+            after_batch(len(batch.images))
     finally:
         model.train(training)
     return evaluator.compute()
+
+
+def _observed(model: PromptedModel, batch: AnyBatch) -> tuple[Any, Any]:
+    """(what the model says, what it is compared by): logits and labels, or boxes and indices."""
+    if isinstance(batch, DetectionBatch):
+        assert isinstance(model, Detector)
+        return model.predict(batch.images, batch.letterboxes), batch.indices
+    return model(batch.images), batch.labels

@@ -29,9 +29,9 @@ from vpt.engine.optim import (
 from vpt.engine.progress import TrainingProgress
 from vpt.errors import RunError
 from vpt.evaluation import Evaluator
-from vpt.models import NO_CONSISTENCY, Classifier, Consistency
+from vpt.models import NO_CONSISTENCY, Consistency, PromptedModel
 from vpt.seeding import derive_seed
-from vpt.structures import Batch
+from vpt.structures import AnyBatch, Batch
 
 T = TypeVar("T")
 
@@ -89,9 +89,9 @@ class FitData:
         evaluator: of the validation batches.
     """
 
-    train: Callable[[int, int], Iterable[Batch]]
+    train: Callable[[int, int], Iterable[AnyBatch]]
     batches_per_epoch: int
-    val: Callable[[], Iterable[Batch]]
+    val: Callable[[], Iterable[AnyBatch]]
     evaluator: Evaluator
 
 
@@ -146,7 +146,7 @@ class FitState:
 
 
 def fit(
-    model: Classifier,
+    model: PromptedModel,
     data: FitData,
     settings: FitSettings,
     *,
@@ -199,7 +199,7 @@ class _Loop:
 
     def __init__(
         self,
-        model: Classifier,
+        model: PromptedModel,
         data: FitData,
         settings: FitSettings,
         device: torch.device,
@@ -236,7 +236,7 @@ class _Loop:
             loss, grad_norm = self._train_step(group, rates)
             state.step += 1
             state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
-            meter.count(sum(len(batch.labels) for batch in group), state)
+            meter.count(sum(len(batch.images) for batch in group), state)
             speed, wait = meter.speed(), meter.data_wait()
             mean_loss = state.loss_sum / state.loss_count
             progress.show(
@@ -254,7 +254,7 @@ class _Loop:
             ):
                 return
 
-    def _train_step(self, group: list[Batch], rates: dict[str, float]) -> tuple[float, float]:
+    def _train_step(self, group: list[AnyBatch], rates: dict[str, float]) -> tuple[float, float]:
         """One optimiser step over a group of batches.
 
         Gives the mean loss over all their images, and the gradient norm.
@@ -266,12 +266,7 @@ class _Loop:
         for number, (batch, share) in enumerate(zip(group, shares, strict=True)):
             torch.manual_seed(derive_seed("dropout", settings.seed, step, number))
             with autocast(self.device, settings.precision):
-                losses = self.model.loss(
-                    batch.to(self.device),
-                    label_smoothing=settings.label_smoothing,
-                    class_weights=self.class_weights,
-                    consistency=settings.consistency,
-                )
+                losses = self._losses(batch.to(self.device))
             self._count_parts(losses, share)
             loss = losses["loss"] * share
             torch.autograd.backward(self.scaler.scale(loss))
@@ -286,16 +281,28 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         return mean_loss, grad_norm
 
-    def _shares(self, group: list[Batch]) -> list[float]:
+    def _losses(self, batch: AnyBatch) -> dict[str, Tensor]:
+        """The model's own; what a class weighs and how sharp it is are questions of classes."""
+        loss: Callable[..., dict[str, Tensor]] = self.model.loss
+        if not isinstance(batch, Batch):
+            return loss(batch)
+        return loss(
+            batch,
+            label_smoothing=self.settings.label_smoothing,
+            class_weights=self.class_weights,
+            consistency=self.settings.consistency,
+        )
+
+    def _shares(self, group: list[AnyBatch]) -> list[float]:
         """Each batch's share in the mean over the whole group.
 
         It goes by images, or by their class weights.
         """
         if self.settings.class_weights is None:
-            sizes = [float(len(batch.labels)) for batch in group]
+            sizes = [float(len(batch.images)) for batch in group]
         else:
             weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
-            sizes = [float(weights[batch.labels].sum()) for batch in group]
+            sizes = [float(weights[b.labels].sum()) for b in group if isinstance(b, Batch)]
         return [size / sum(sizes) for size in sizes]
 
     def _count_parts(self, losses: dict[str, Tensor], share: float) -> None:
@@ -498,5 +505,5 @@ class _Meter:
         return self.waited / max(1e-9, self.last - self.began)
 
 
-def _take(batches: Iterator[Batch], count: int) -> list[Batch]:
+def _take(batches: Iterator[AnyBatch], count: int) -> list[AnyBatch]:
     return list(islice(batches, count))

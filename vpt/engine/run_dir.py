@@ -52,6 +52,8 @@ _FILES = (
     PROMPT_NAME,
     "prompt_last.safetensors",
     "split.json",
+    "test_results.json",
+    "val_results.json",
     RESULT_NAME,
 )
 _FOLDERS = {
@@ -78,6 +80,8 @@ class RunDirectory:
         last_prompt: prompt file of the last step.
         split: which samples are in which split.
         result: what the run measured, written at its end.
+        val_results: a detector's detections in the newest validation, as COCO results.
+        test_results: the same for the test split.
     """
 
     def __init__(self, path: Path, lock: int):
@@ -92,6 +96,8 @@ class RunDirectory:
         self.last_prompt = path / "prompt_last.safetensors"
         self.split = path / "split.json"
         self.result = path / RESULT_NAME
+        self.val_results = path / "val_results.json"
+        self.test_results = path / "test_results.json"
         self._lock: int | None = lock
 
     def close(self) -> None:

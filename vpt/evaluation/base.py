@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,8 +13,8 @@ class Evaluator(Protocol):
     def reset(self) -> None:
         """Forget everything."""
 
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Take one batch: outputs (B, C), labels (B,)."""
+    def update(self, outputs: Any, labels: Tensor) -> None:
+        """Take one batch: logits (B, C) and labels (B,), or B detections and their indices (B,)."""
 
     def compute(self) -> dict[str, float]:
         """Metric names to values over all batches since `reset`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,10 @@ class PromptedModel(nn.Module):
     def prompt(self) -> Prompt:
         """What is learned beside the head."""
         return self.prompted.prompt
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """What training lowers: 'loss', and where it has several its parts 'loss_<part>'."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Everything that is trained: all parts, of the backbone the selected tensors."""

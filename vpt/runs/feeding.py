@@ -1,44 +1,58 @@
-"""The images of an experiment as batches."""
+"""The images of an experiment, of either task, as batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from vpt.data import (
+    DetectionDataset,
+    DetectionSplit,
     EpochBatches,
     ImageDataset,
     Split,
-    Transform,
+    make_detection_loader,
     make_loader,
 )
 from vpt.engine.fit import FitData
-from vpt.evaluation import ClassificationEvaluator
-from vpt.experiment import Experiment
+from vpt.evaluation import ClassificationEvaluator, Evaluator
+from vpt.experiment import AnyExperiment
 from vpt.models import start_from_patches
+from vpt.runs.boxes import BoxEvaluator
 from vpt.seeding import derive_seed
-from vpt.structures import Batch
+from vpt.structures import AnyBatch
+
+AnySplit = Split | DetectionSplit
 
 
-def fit_data(experiment: Experiment, device: torch.device) -> FitData:
-    """Training and validation batches for `fit`."""
+def fit_data(
+    experiment: AnyExperiment, device: torch.device, *, results: Path | None = None
+) -> FitData:
+    """Training and validation batches for `fit`.
+
+    Args:
+        experiment: built.
+        device: where batches will go.
+        results: where a detector's validation writes its detections.
+    """
     config = experiment.config
     train_split, val_split = experiment.splits.require("train"), experiment.splits.require("val")
-    dataset = ImageDataset(train_split, experiment.train_transform, config.seed)
+    dataset = dataset_of(train_split, experiment.train_transform, config.seed)
 
-    def train_batches(epoch: int, start_batch: int) -> Iterable[Batch]:
+    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
         batches = EpochBatches(
-            len(dataset),
+            len(train_split),
             config.data.batch_size,
             seed=config.seed,
             epoch=epoch,
             start_batch=start_batch,
         )
-        pin = device.type == "cuda"
-        return make_loader(dataset, batches, num_workers=config.data.num_workers, pin_memory=pin)
+        return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
 
-    def val_batches() -> Iterable[Batch]:
+    def val_batches() -> Iterable[AnyBatch]:
         return in_order(
             val_split,
             experiment.eval_transform,
@@ -47,20 +61,47 @@ def fit_data(experiment: Experiment, device: torch.device) -> FitData:
             device=device,
         )
 
-    evaluator = ClassificationEvaluator(len(experiment.splits.class_names))
+    evaluator = evaluator_of(val_split, results=results)
     return FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
 
 
+def evaluator_of(split: AnySplit, *, results: Path | None = None) -> Evaluator:
+    """What measures a split: classes, or boxes."""
+    if isinstance(split, DetectionSplit):
+        return BoxEvaluator(split, results)
+    return ClassificationEvaluator(len(split.class_names))
+
+
 def in_order(
-    split: Split, transform: Transform, *, batch_size: int, num_workers: int, device: torch.device
-) -> Iterable[Batch]:
+    split: AnySplit, transform: Any, *, batch_size: int, num_workers: int, device: torch.device
+) -> Iterable[AnyBatch]:
     """The batches of a split, every image once, in its own order."""
     batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
-    dataset = ImageDataset(split, transform, seed=0)
-    return make_loader(dataset, batches, num_workers=num_workers, pin_memory=device.type == "cuda")
+    dataset = dataset_of(split, transform, seed=0)
+    return _load(dataset, batches, num_workers=num_workers, device=device)
 
 
-def start_prompts(experiment: Experiment, device: torch.device) -> None:
+def dataset_of(split: AnySplit, transform: Any, seed: int) -> ImageDataset | DetectionDataset:
+    """A split as tensors by (epoch, index); the first of an item is its image."""
+    if isinstance(split, DetectionSplit):
+        return DetectionDataset(split, transform, seed)
+    return ImageDataset(split, transform, seed)
+
+
+def _load(
+    dataset: ImageDataset | DetectionDataset,
+    batches: EpochBatches,
+    *,
+    num_workers: int,
+    device: torch.device,
+) -> Iterable[AnyBatch]:
+    pin = device.type == "cuda"
+    if isinstance(dataset, DetectionDataset):
+        return make_detection_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+    return make_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+
+
+def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
     """Patch tokens of up to 64 training images, where the prompt's initialiser asks for them."""
     prompted = experiment.model.prompted
     if not prompted.prompt.wants_patches or experiment.config.train.init_from is not None:
@@ -68,6 +109,6 @@ def start_prompts(experiment: Experiment, device: torch.device) -> None:
     config, split = experiment.config, experiment.splits.require("train")
     seed = derive_seed("init-patches", config.seed)
     batches = EpochBatches(len(split), min(64, len(split)), seed=seed, epoch=0)
-    dataset = ImageDataset(split, experiment.eval_transform, seed=0)
-    batch = next(iter(make_loader(dataset, batches, num_workers=0, pin_memory=False)))
+    dataset = dataset_of(split, experiment.eval_transform, seed=0)
+    batch = next(iter(_load(dataset, batches, num_workers=0, device=torch.device("cpu"))))
     start_from_patches(prompted, batch.images.to(device), torch.Generator().manual_seed(seed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,9 +22,33 @@ from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
-from vpt.evaluation import ClassificationEvaluator
-from vpt.models import Classifier
-from vpt.runs.feeding import in_order
+from vpt.evaluation import ClassificationEvaluator, Evaluator
+from vpt.models import Classifier, PromptedModel
+from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.feeding import AnySplit, evaluator_of, in_order
+
+
+def measure(
+    model: PromptedModel,
+    split: AnySplit,
+    transform: Any,
+    *,
+    device: torch.device,
+    batch_size: int = 64,
+    num_workers: int = 2,
+    precision: str = "fp32",
+    after_batch: Callable[[int], None] = lambda images: None,
+    results: Path | None = None,
+) -> tuple[dict[str, float], Evaluator]:
+    """Metrics of a model of either task on one split, and the evaluator for more."""
+    batches = in_order(
+        split, transform, batch_size=batch_size, num_workers=num_workers, device=device
+    )
+    evaluator = evaluator_of(split, results=results)
+    metrics = evaluate(
+        model, batches, evaluator, device=device, precision=precision, after_batch=after_batch
+    )
+    return metrics, evaluator
 
 
 def evaluate_split(
@@ -36,17 +60,35 @@ def evaluate_split(
     batch_size: int = 64,
     num_workers: int = 2,
     precision: str = "fp32",
-    after_batch: Callable[[int], None] = lambda images: None,
 ) -> tuple[dict[str, float], ClassificationEvaluator]:
-    """Metrics of a model on one split, and the evaluator for more."""
-    batches = in_order(
-        split, transform, batch_size=batch_size, num_workers=num_workers, device=device
+    """Metrics of a classifier on one split, and the evaluator for more."""
+    metrics, evaluator = measure(
+        model,
+        split,
+        transform,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        precision=precision,
     )
-    evaluator = ClassificationEvaluator(len(split.class_names))
-    metrics = evaluate(
-        model, batches, evaluator, device=device, precision=precision, after_batch=after_batch
-    )
+    assert isinstance(evaluator, ClassificationEvaluator)
     return metrics, evaluator
+
+
+def per_class_of(evaluator: Evaluator) -> list[float | None]:
+    """The accuracy, or AP, of each class; None for one that does not occur."""
+    if isinstance(evaluator, BoxEvaluator):
+        return list(evaluator.coco.per_class_ap().values())
+    assert isinstance(evaluator, ClassificationEvaluator)
+    return evaluator.per_class_accuracy()
+
+
+def confusions_of(evaluator: Evaluator) -> torch.Tensor:
+    """Counts by true and found class; of boxes with a last row and column for nothing."""
+    if isinstance(evaluator, BoxEvaluator):
+        return evaluator.coco.confusion_matrix()
+    assert isinstance(evaluator, ClassificationEvaluator)
+    return evaluator.confusion_matrix()
 
 
 def evaluate_prompt(

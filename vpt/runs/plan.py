@@ -9,8 +9,7 @@ import torch
 
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.fit import FitState, fit, total_steps
-from vpt.experiment import Experiment
-from vpt.models import Classifier
+from vpt.experiment import AnyExperiment
 from vpt.runs.feeding import fit_data
 
 
@@ -40,7 +39,7 @@ class Plan:
     peak_memory_bytes: int
 
 
-def make_plan(experiment: Experiment) -> Plan:
+def make_plan(experiment: AnyExperiment) -> Plan:
     """A plan from a few real training steps; the experiment's model is used up by them."""
     config, splits = experiment.config, experiment.splits
     device = choose_device(config.train.device)
@@ -57,7 +56,7 @@ def make_plan(experiment: Experiment) -> Plan:
         },
         classes=len(splits.class_names),
         steps=steps,
-        parameters=count_parameters(experiment.model),
+        parameters=experiment.model.parameter_counts(),
         trained=sum(p.numel() for p in experiment.model.trainable_parameters()),
         checkpoint_bytes=checkpoint_bytes(experiment),
         seconds=per_image * (train_images + val_images / 3),
@@ -65,7 +64,7 @@ def make_plan(experiment: Experiment) -> Plan:
     )
 
 
-def _rehearse(experiment: Experiment, device: torch.device, *, steps: int) -> FitState:
+def _rehearse(experiment: AnyExperiment, device: torch.device, *, steps: int) -> FitState:
     """A few training steps, and validation on one batch, without a trace."""
     settings = replace(experiment.settings, max_steps=steps)
     data = fit_data(experiment, device)
@@ -73,16 +72,7 @@ def _rehearse(experiment: Experiment, device: torch.device, *, steps: int) -> Fi
     return fit(experiment.model.to(device), short, settings, device=device)
 
 
-def count_parameters(model: Classifier) -> dict[str, int]:
-    """Numbers of parameters: {'backbone': all of it, 'prompt': .., 'head': ..}."""
-    return {
-        "backbone": sum(p.numel() for p in model.backbone.parameters()),
-        "prompt": sum(p.numel() for p in model.prompt.parameters()),
-        "head": sum(p.numel() for p in model.head.parameters()) if model.head else 0,
-    }
-
-
-def checkpoint_bytes(experiment: Experiment) -> int:
+def checkpoint_bytes(experiment: AnyExperiment) -> int:
     """Size of one checkpoint, about: trained tensors, the optimiser's moments, the state."""
     moments = 2 if experiment.config.optim.name == "adamw" else 1
     return (

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vpt.config import RunConfig, dump, load_config
+from vpt.config import AnyRunConfig, dump, load_config
 from vpt.data import (
     BadImage,
+    DetectionSplit,
+    DetectionSplits,
     EpochBatches,
-    ImageDataset,
     Split,
     Splits,
     drop_bad,
+    drop_bad_images,
     scan_images,
 )
 from vpt.data.splits import SplitName
@@ -31,7 +34,8 @@ from vpt.engine.run_dir import (
     write_text_atomic,
 )
 from vpt.errors import ConfigError, DataError, RunError
-from vpt.experiment import Experiment
+from vpt.experiment import AnyExperiment, DetectionExperiment
+from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
@@ -51,7 +55,7 @@ FREE_ON_RESUME = frozenset(
 """Config keys that may differ between the attempts at one run: they do not change its numbers."""
 
 
-def check_space(run: RunDirectory, experiment: Experiment) -> None:
+def check_space(run: RunDirectory, experiment: AnyExperiment) -> None:
     """Room for the checkpoints kept, the one being written, and two prompt files."""
     need = (
         checkpoint_bytes(experiment) * (experiment.config.train.keep_checkpoints + 3) + 16 * 2**20
@@ -64,7 +68,7 @@ def check_space(run: RunDirectory, experiment: Experiment) -> None:
         )
 
 
-def scanned(experiment: Experiment, log: Log) -> Experiment:
+def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     """The experiment without unreadable images, or one error that lists them all."""
     config, splits = experiment.config, experiment.splits
     if not config.data.scan:
@@ -85,22 +89,37 @@ def scanned(experiment: Experiment, log: Log) -> Experiment:
     for problem in problems:
         log(f"left out: {problem}")
 
+    if isinstance(experiment, DetectionExperiment):
+        return experiment.with_splits(_without_boxes(experiment.splits, bad))
+    return experiment.with_splits(_without(experiment.splits, bad))
+
+
+def _without(splits: Splits, bad: Mapping[str, list[BadImage]]) -> Splits:
     def kept(name: SplitName) -> Split | None:
         split = splits.get(name)
         return drop_bad(split, bad[name]) if split else None
 
     train, val, test = map(kept, SPLIT_NAMES)
-    return experiment.with_splits(replace(splits, train=train, val=val, test=test))
+    return replace(splits, train=train, val=val, test=test)
 
 
-def newest_checkpoint(run: RunDirectory, config: RunConfig, log: Log) -> Checkpoint | None:
+def _without_boxes(splits: DetectionSplits, bad: Mapping[str, list[BadImage]]) -> DetectionSplits:
+    def kept(name: SplitName) -> DetectionSplit | None:
+        split = splits.get(name)
+        return drop_bad_images(split, bad[name]) if split else None
+
+    train, val, test = map(kept, SPLIT_NAMES)
+    return replace(splits, train=train, val=val, test=test)
+
+
+def newest_checkpoint(run: RunDirectory, config: AnyRunConfig, log: Log) -> Checkpoint | None:
     """What to go on from, if anything; a run of another config is refused."""
     if run.config.exists():
         _refuse_other_config(load_config(run.config), config, run.path)
     return CheckpointStore(run.checkpoints).load_newest(log) if run.checkpoints.exists() else None
 
 
-def _refuse_other_config(before: RunConfig, now: RunConfig, path: Path) -> None:
+def _refuse_other_config(before: AnyRunConfig, now: AnyRunConfig, path: Path) -> None:
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     changed = [k for k in changed if k not in FREE_ON_RESUME]
@@ -122,7 +141,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def refuse_other_model(run: RunDirectory, experiment: Experiment) -> None:
+def refuse_other_model(run: RunDirectory, experiment: AnyExperiment) -> None:
     """A run goes on, and its result stands, only with the weights and texts that it began with.
 
     Raises:
@@ -139,7 +158,7 @@ def refuse_other_model(run: RunDirectory, experiment: Experiment) -> None:
         )
 
 
-def _identity(experiment: Experiment) -> dict[str, Any]:
+def _identity(experiment: AnyExperiment) -> dict[str, Any]:
     """What shapes the numbers of a run and is in none of its config: files may have changed."""
     model = experiment.model
     values = {
@@ -147,12 +166,12 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
         "activation": model.backbone.activation,
         "preprocess": model.preprocess.to_dict(),
         "head": None if model.head is None else model.head.options,
-        "text": None if model.text is None else asdict(model.text),
+        "text": asdict(text) if (text := getattr(model, "text", None)) else None,
     }
     return dict(json.loads(json.dumps(values)))
 
 
-def refuse_other_data(run: RunDirectory, experiment: Experiment) -> None:
+def refuse_other_data(run: RunDirectory, experiment: AnyExperiment) -> None:
     """A run goes on with the images that it began with."""
     before, now = json.loads(run.split.read_text()), _split_keys(experiment.splits)
     for name in before.keys() | now.keys():
@@ -166,7 +185,7 @@ def refuse_other_data(run: RunDirectory, experiment: Experiment) -> None:
             )
 
 
-def write_start(run: RunDirectory, experiment: Experiment) -> None:
+def write_start(run: RunDirectory, experiment: AnyExperiment) -> None:
     """The config, the environment, and which image is in which split."""
     write_text_atomic(run.config, dump(experiment.config))
     write_json_atomic(run.environment, environment())
@@ -174,7 +193,7 @@ def write_start(run: RunDirectory, experiment: Experiment) -> None:
     write_json_atomic(run.identity, _identity(experiment))
 
 
-def _split_keys(splits: Splits) -> dict[str, list[str]]:
+def _split_keys(splits: Splits | DetectionSplits) -> dict[str, list[str]]:
     """Class names, and each split's images by their keys."""
     keys = {"class_names": list(splits.class_names)}
     for name in SPLIT_NAMES:
@@ -184,10 +203,10 @@ def _split_keys(splits: Splits) -> dict[str, list[str]]:
     return keys
 
 
-def show_start(events: Events, experiment: Experiment) -> None:
+def show_start(events: Events, experiment: AnyExperiment) -> None:
     """What the network will see: 16 augmented training images, and the config."""
     split, preprocess = experiment.splits.require("train"), experiment.model.preprocess
-    dataset = ImageDataset(split, experiment.train_transform, experiment.config.seed)
+    dataset = dataset_of(split, experiment.train_transform, experiment.config.seed)
     order = EpochBatches(len(split), min(16, len(split)), seed=experiment.config.seed, epoch=0)
     images = torch.stack([dataset[item][0] for item in next(iter(order))])
     mean = torch.tensor(preprocess.mean).view(3, 1, 1)

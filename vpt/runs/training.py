@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
-from vpt.config import RunConfig
+from vpt.config import AnyRunConfig
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.events import Events
@@ -25,10 +25,10 @@ from vpt.engine.run_dir import (
     open_run_directory,
     write_json_atomic,
 )
-from vpt.experiment import Experiment, build
+from vpt.experiment import AnyExperiment, build
+from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import fit_data, start_prompts
-from vpt.runs.inference import evaluate_split
-from vpt.runs.plan import count_parameters
+from vpt.runs.inference import confusions_of, measure, per_class_of
 from vpt.runs.start import (
     check_space,
     newest_checkpoint,
@@ -75,7 +75,7 @@ class RunResult:
 
 
 def train(
-    config: RunConfig,
+    config: AnyRunConfig,
     *,
     mode: OpenMode = "new",
     backbone: Backbone | None = None,
@@ -122,7 +122,7 @@ def train(
             return _train_in(run, experiment, events, resume, device, log, console)
 
 
-def try_out(config: RunConfig, *, backbone: Backbone | None = None) -> dict[str, float]:
+def try_out(config: AnyRunConfig, *, backbone: Backbone | None = None) -> dict[str, float]:
     """The best epoch's validation metrics of a training that leaves no file behind.
 
     The test split is not read: this is for choosing between configs. Images are not scanned first.
@@ -154,7 +154,7 @@ def _open_events(run: RunDirectory, resume: Checkpoint | None, log: Log) -> Even
 
 def _train_in(
     run: RunDirectory,
-    experiment: Experiment,
+    experiment: AnyExperiment,
     events: Events,
     resume: Checkpoint | None,
     device: torch.device,
@@ -173,13 +173,13 @@ def _train_in(
         log=log,
         console=console,
     )
-    data = fit_data(experiment, device)
+    data = fit_data(experiment, device, results=run.val_results)
     with stop_request() as stop:
         state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
         assert state.best is not None
         _save(run.last_prompt, experiment, {})
         model.load_trained(read_prompt_file(run.best_prompt)[1])
-        test, per_class = _test(experiment, events, state, device, stop)
+        test, per_class = _test(run, experiment, events, state, device, stop)
     result = _result(run, experiment, state, test, per_class, device)
     write_json_atomic(run.result, asdict(result))
     best = test if test is not None else state.best
@@ -187,21 +187,22 @@ def _train_in(
     return result
 
 
-def _save(path: Path, experiment: Experiment, metrics: dict[str, float]) -> None:
+def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> None:
     config = experiment.config
     values = {f"val/{name}": value for name, value in metrics.items()}
     save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config)
 
 
 def _test(
-    experiment: Experiment,
+    run: RunDirectory,
+    experiment: AnyExperiment,
     events: Events,
     state: FitState,
     device: torch.device,
     stop: StopRequest,
 ) -> tuple[dict[str, float] | None, dict[str, float | None] | None]:
-    """Read the test split, once: its metrics, and the accuracy of each class."""
-    split = experiment.splits.test
+    """Read the test split, once: its metrics, and the accuracy or AP of each class."""
+    split = experiment.splits.get("test")
     if split is None:
         return None, None
     config = experiment.config
@@ -210,7 +211,7 @@ def _test(
         if stop:
             raise Interrupted(f"stopped by {stop.signal_name} while testing; go on with --resume")
 
-    metrics, evaluator = evaluate_split(
+    metrics, evaluator = measure(
         experiment.model,
         split,
         experiment.eval_transform,
@@ -219,19 +220,20 @@ def _test(
         num_workers=config.data.num_workers,
         precision=config.train.precision,
         after_batch=after_batch,
+        results=run.test_results,
     )
     events.scalars(state.step, {f"test/{name}": value for name, value in metrics.items()})
-    counts = evaluator.confusion_matrix()
-    events.confusion_matrix(
-        state.step, "test/confusion_matrix", counts, experiment.splits.class_names
-    )
-    per_class = dict(zip(split.class_names, evaluator.per_class_accuracy(), strict=True))
-    return metrics, per_class
+    names, per_class = list(split.class_names), per_class_of(evaluator)
+    if isinstance(evaluator, BoxEvaluator):
+        names = [*names, "nothing"]
+    counts = confusions_of(evaluator)
+    events.confusion_matrix(state.step, "test/confusion_matrix", counts, names)
+    return metrics, dict(zip(split.class_names, per_class, strict=True))
 
 
 def _result(
     run: RunDirectory,
-    experiment: Experiment,
+    experiment: AnyExperiment,
     state: FitState,
     test: dict[str, float] | None,
     per_class: dict[str, float | None] | None,
@@ -244,7 +246,7 @@ def _result(
         best_epoch=state.best_epoch,
         steps=state.step,
         finished=state.finished or "",
-        parameters={**count_parameters(experiment.model), "trained": trained},
+        parameters={**experiment.model.parameter_counts(), "trained": trained},
         prompt_bytes=run.best_prompt.stat().st_size,
         seconds=state.seconds,
         images_per_second=state.images / max(1e-9, state.train_seconds),

@@ -1,4 +1,4 @@
-"""The composition of a run: a checked config becomes data, model and settings."""
+"""A classification run: its checked config becomes data, model and settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from vpt.api import check_head, create_model
-from vpt.backbones import Backbone, create_backbone
-from vpt.config import OptimConfig, RunConfig
+from vpt.backbones import Backbone
+from vpt.config import RunConfig
 from vpt.data import (
     Descriptor,
     Splits,
@@ -26,14 +26,14 @@ from vpt.data import (
     restrict_classes,
     training_transform,
 )
-from vpt.engine.fit import FitSettings, steps_per_epoch
-from vpt.engine.optim import OptimSettings
+from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import (
     PromptHeader,
     read_prompt_file,
     read_prompt_header,
 )
 from vpt.errors import ConfigError, PromptFileError
+from vpt.experiment.settings import backbone_of, fit_settings
 from vpt.models import Classifier, Consistency
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
@@ -74,7 +74,7 @@ class Experiment:
         return replace(self, splits=splits, settings=_fit_settings(self.config, splits))
 
 
-def build(
+def build_classification(
     config: RunConfig, *, backbone: Backbone | None = None, text: TextTower | None = None
 ) -> Experiment:
     """Objects from a config.
@@ -117,20 +117,6 @@ def build(
         train_transform=training_transform(model.preprocess, config.data.transform),
         eval_transform=evaluation_transform(model.preprocess),
         settings=_fit_settings(config, splits),
-    )
-
-
-def backbone_of(config: RunConfig) -> Backbone:
-    """The backbone of a config.
-
-    Where no weights are loaded, the random ones are the seed's: a run must find them again.
-    """
-    torch.manual_seed(derive_seed("backbone", config.seed))
-    return create_backbone(
-        config.backbone.name,
-        pretrained=config.backbone.pretrained,
-        weights=config.backbone.weights,
-        image_size=config.backbone.image_size,
     )
 
 
@@ -243,51 +229,11 @@ def _same_head(model: Classifier, header: PromptHeader) -> Callable[[str], bool]
 
 
 def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:
-    train, optim = config.train, config.optim
-    images = len(splits.require("train"))
-    batches = -(-images // config.data.batch_size)
-    steps = steps_per_epoch(batches, optim.accumulation)
-    return FitSettings(
-        optim=_optim_settings(optim, steps),
-        seed=config.seed,
-        epochs=train.epochs,
-        max_steps=train.max_steps,
-        max_hours=train.max_hours,
-        accumulation=optim.accumulation,
-        clip_grad_norm=optim.clip_grad_norm,
+    return replace(
+        fit_settings(config, len(splits.require("train"))),
         label_smoothing=config.loss.label_smoothing,
         class_weights=_class_weights(config, splits),
         consistency=Consistency(**config.loss.consistency.model_dump()),
-        precision=train.precision,
-        select=train.select,
-        evaluate_every=train.evaluate_every,
-        early_stopping=train.early_stopping,
-        checkpoint_seconds=train.checkpoint_seconds,
-        log_every=train.log_every,
-    )
-
-
-def _optim_settings(optim: OptimConfig, steps_per_epoch: int) -> OptimSettings:
-    head_decay = optim.head_weight_decay
-    return OptimSettings(
-        name=optim.name,
-        lr={
-            "prompt": optim.lr,
-            "head": optim.head_lr or optim.lr,
-            "backbone": optim.backbone_lr or optim.lr,
-        },
-        weight_decay={
-            "prompt": optim.weight_decay,
-            "head": optim.weight_decay if head_decay is None else head_decay,
-            "backbone": optim.weight_decay,
-        },
-        momentum=optim.momentum,
-        betas=optim.betas,
-        schedule=optim.schedule,
-        warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
-        warmup_lr=optim.warmup_lr,
-        min_lr=optim.min_lr,
-        steps_per_epoch=steps_per_epoch,
     )
 
 

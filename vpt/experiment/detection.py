@@ -1,0 +1,135 @@
+"""A detection run: its checked config becomes data, model and settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from vpt.api import create_detector
+from vpt.backbones import Backbone
+from vpt.config import DetectionRunConfig
+from vpt.data import (
+    BoxTransform,
+    Descriptor,
+    DetectionSplits,
+    box_evaluation_transform,
+    box_training_transform,
+    load_descriptor,
+    read_detection,
+)
+from vpt.engine.fit import FitSettings
+from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
+from vpt.errors import ConfigError, PromptFileError
+from vpt.experiment.settings import backbone_of, fit_settings
+from vpt.models import Detector
+from vpt.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class DetectionExperiment:
+    """Everything of a detection run, built and checked; of images only the headers were read.
+
+    Attributes:
+        config: as given.
+        descriptor: of the data set.
+        splits: train, val, test.
+        model: untrained, on the CPU.
+        train_transform: (image, boxes, seed) -> `LetterboxedImage`.
+        eval_transform: the same, letterboxed and no more.
+        settings: for `fit`.
+    """
+
+    config: DetectionRunConfig
+    descriptor: Descriptor
+    splits: DetectionSplits
+    model: Detector
+    train_transform: BoxTransform
+    eval_transform: BoxTransform
+    settings: FitSettings
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches per epoch; the last may be smaller."""
+        return -(-len(self.splits.require("train")) // self.config.data.batch_size)
+
+    def with_splits(self, splits: DetectionSplits) -> DetectionExperiment:
+        """The same with other images, and what follows from their numbers."""
+        settings = fit_settings(self.config, len(splits.require("train")))
+        return replace(self, splits=splits, settings=settings)
+
+
+def build_detection(
+    config: DetectionRunConfig, *, backbone: Backbone | None = None
+) -> DetectionExperiment:
+    """Objects from a config.
+
+    Args:
+        config: checked.
+        backbone: one in memory, to share between runs, instead of the config's.
+
+    Raises:
+        VptError: anything in the config that does not fit together.
+    """
+    descriptor = load_descriptor(config.data.dataset)
+    skip = config.data.on_bad_image == "skip"
+    splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
+    for name in ("train", "val"):
+        splits.require(name)
+    body = backbone or backbone_of(config)
+    torch.manual_seed(derive_seed("init", config.seed))
+    model = create_detector(
+        body,
+        config.prompt,
+        head=config.head,
+        neck=config.neck,
+        tuning=config.tuning,
+        class_names=splits.class_names,
+        category_ids=splits.category_ids,
+    )
+    _check_square(model)
+    if config.train.init_from is not None:
+        _start_from(model, config)
+    return DetectionExperiment(
+        config,
+        descriptor,
+        splits,
+        model,
+        train_transform=box_training_transform(model.preprocess, config.data.transform),
+        eval_transform=box_evaluation_transform(model.preprocess),
+        settings=fit_settings(config, len(splits.require("train"))),
+    )
+
+
+def _check_square(model: Detector) -> None:
+    height, width = model.preprocess.size
+    if height != width:
+        raise ConfigError(
+            f"detection letterboxes to a square, not to {height}x{width}; set backbone.image_size "
+            "to one number"
+        )
+
+
+def _start_from(model: Detector, config: DetectionRunConfig) -> None:
+    """Take all tensors of a detector's prompt file with the same classes, prompt, neck and head."""
+    path = config.train.init_from
+    assert path is not None
+    header = read_prompt_header(path)
+    own = {
+        "backbone.sha256": model.backbone.sha256,
+        "prompt": model.prompt.options,
+        "neck": model.neck.options,
+        "class_names": model.class_names,
+    }
+    there = {
+        "backbone.sha256": header.backbone.sha256,
+        "prompt": header.prompt,
+        "neck": header.neck,
+        "class_names": header.class_names,
+    }
+    if differing := [key for key, value in own.items() if there[key] != value]:
+        raise PromptFileError(f"train.init_from {path} has another {', '.join(differing)}")
+    try:
+        model.load_trained(read_prompt_file(path)[1])
+    except PromptFileError as error:
+        raise PromptFileError(f"train.init_from {path}: {error}") from error

@@ -1,0 +1,41 @@
+"""The evaluator of a split with boxes, as the loop wants it: by positions in the split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from vpt.data import DetectionSplit, to_coco_dict
+from vpt.engine.run_dir import write_json_atomic
+from vpt.evaluation import DetectionEvaluator
+from vpt.structures import Detections
+
+
+class BoxEvaluator:
+    """COCO's metrics of a split; the detections themselves are written at every evaluation.
+
+    Args:
+        split: what is evaluated.
+        results: a file for the detections as COCO results, replaced each time; None writes none.
+    """
+
+    def __init__(self, split: DetectionSplit, results: Path | None = None):
+        self.coco = DetectionEvaluator(to_coco_dict(split), split.category_ids)
+        self._image_ids = [sample.image_id for sample in split.samples]
+        self._results = results
+
+    def reset(self) -> None:
+        """See `Evaluator.reset`."""
+        self.coco.reset()
+
+    def update(self, outputs: Sequence[Detections], labels: Tensor) -> None:
+        """Take B detections in the files' pixels and the positions (B,) of their images."""
+        self.coco.update([self._image_ids[place] for place in labels.tolist()], outputs)
+
+    def compute(self) -> dict[str, float]:
+        """See `DetectionEvaluator.compute`."""
+        if self._results is not None:
+            write_json_atomic(self._results, self.coco.results())
+        return self.coco.compute()
