@@ -168,6 +168,7 @@ def test_images__are_found_in_folders_globs_and_as_named(place):
         (("trian",), "train"),
         (("predict", "{config}", "x.png"), "config.yaml"),
         (("show", "nowhere.safetensors"), "nowhere.safetensors"),
+        (("list", "backbones", "open_klip*"), "no name matches"),
         (("evaluate", "{place}/run/prompt.safetensors", "--data", "nowhere"), "nowhere"),
     ],
 )  # fmt: skip

@@ -339,11 +339,16 @@ def list_names(
 
     from vpt.api import list_prompts
     from vpt.backbones import list_backbones
+    from vpt.errors import ConfigError
+    from vpt.registry import nearest
 
-    names = list_backbones(pattern) if kind == "backbones" else list_prompts()
-    for name in names:
-        if kind == "backbones" or fnmatch(name, pattern):
-            log(name)
+    known = list_prompts() if kind == "prompts" else list_backbones()
+    found = [name for name in known if fnmatch(name, pattern)]
+    found = list_backbones(pattern) if kind == "backbones" else found
+    if not found:
+        raise ConfigError(f"no name matches '{pattern}'{nearest(pattern, known)}")
+    for name in found:
+        log(name)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from fnmatch import fnmatch
 from pathlib import Path
 
 from torch import nn
@@ -84,7 +85,11 @@ def list_backbones(pattern: str = "*") -> list[str]:
     """Names that `create_backbone` takes, the bundled ones first.
 
     Args:
-        pattern: shell-style filter of the part after '/', e.g. '*dinov3*'.
+        pattern: shell-style filter of the name or of its part after '/', e.g. '*dinov3*'.
     """
-    names = [*list_timm_backbones(pattern), *list_image_towers(pattern)]
+    names = [
+        name
+        for name in (*list_timm_backbones(), *list_image_towers())
+        if fnmatch(name, pattern) or fnmatch(name.partition("/")[2], pattern)
+    ]
     return sorted(names, key=lambda name: not name.startswith("bundled/"))

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from open_clip.pretrained import (
 )
 
 from vpt.backbones.bundled import glyph_clip
+from vpt.backbones.downloads import quiet, reason_of
 from vpt.errors import BackboneError
 from vpt.registry import nearest
 
@@ -91,7 +87,7 @@ def create_open_clip(
     clip = parse_clip_name(name)
     source = _weights_of(clip, pretrained, None if weights is None else Path(weights))
     try:
-        with _quiet():
+        with quiet():
             model = open_clip.create_model(
                 clip.architecture,
                 pretrained=source,
@@ -100,11 +96,11 @@ def create_open_clip(
                 require_pretrained=source is not None,
             )
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        downloading = weights is None and source is not None
+        reason = reason_of(error, downloading=downloading)
         if weights is not None:
             raise BackboneError(f"weights {weights} do not fit '{name}': {reason}") from error
-        hint = "; without network give backbone.weights=FILE.safetensors" if source else ""
-        raise BackboneError(f"cannot create '{name}': {reason}{hint}") from error
+        raise BackboneError(f"cannot create '{name}': {reason}") from error
     return model.eval()
 
 
@@ -116,10 +112,10 @@ def create_tokenizer(name: str) -> Any:
     """
     clip = parse_clip_name(name)
     try:
-        with _quiet():
+        with quiet():
             return open_clip.get_tokenizer(clip.architecture)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error, downloading=False)
         raise BackboneError(f"cannot load the tokenizer of '{name}': {reason}") from error
 
 
@@ -132,13 +128,10 @@ def clip_config(name: str) -> dict[str, Any]:
     return config
 
 
-def list_clip_names(pattern: str = "*") -> list[str]:
-    """Names with a tag that `create_open_clip` takes; the pattern is of the part after '/'."""
-    names = [BUNDLED] if fnmatch("glyph_clip", pattern) else []
-    for architecture, tag in open_clip.list_pretrained():
-        if fnmatch(f"{architecture}:{tag}", pattern) and _fits(architecture, tag):
-            names.append(f"{FAMILY}{architecture}:{tag}")
-    return names
+def list_clip_names() -> list[str]:
+    """Names with a tag that `create_open_clip` takes."""
+    pairs = [pair for pair in open_clip.list_pretrained() if _fits(*pair)]
+    return [BUNDLED, *(f"{FAMILY}{architecture}:{tag}" for architecture, tag in pairs)]
 
 
 def imagenet_templates() -> dict[str, tuple[str, ...]]:
@@ -222,16 +215,3 @@ def _preprocess_of(clip: ClipName) -> dict[str, Any]:
         return dict(glyph_clip.PREPROCESS)
     config = get_pretrained_cfg(clip.architecture, clip.tag) if clip.tag else {}
     return {key: copy.copy(config[key]) for key in _PREPROCESS_KEYS if config.get(key) is not None}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip writes to the root logger, which sets up a handler of its own when first used."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

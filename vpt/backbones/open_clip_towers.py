@@ -51,12 +51,10 @@ def create_image_tower(
     )
 
 
-def list_image_towers(pattern: str = "*") -> list[str]:
-    """Names with a tag that `create_image_tower` takes; the pattern is of the part after '/'."""
+def list_image_towers() -> list[str]:
+    """Names with a tag that `create_image_tower` takes."""
     return sorted(
-        name
-        for name in list_clip_names(pattern)
-        if not _unsupported(clip_config(name)["vision_cfg"])
+        name for name in list_clip_names() if not _unsupported(clip_config(name)["vision_cfg"])
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vpt.backbones.bundled  # noqa: F401 - registers its models with timm
+from vpt.backbones.downloads import quiet, reason_of
 from vpt.backbones.timm_eva import TimmEva
 from vpt.backbones.timm_vit import TimmViT
 from vpt.errors import BackboneError
@@ -51,14 +51,13 @@ def create_timm_backbone(name: str, *, pretrained: bool, weights: Path | None) -
     return ADAPTERS[type(body)](body, name)
 
 
-def list_timm_backbones(pattern: str = "*") -> list[str]:
-    """Names that `create_timm_backbone` takes; the pattern is of the part after '/'."""
-    names = [f"bundled/{name}" for name in timm.list_models(pattern) if name in BUNDLED]
+def list_timm_backbones() -> list[str]:
+    """Names that `create_timm_backbone` takes."""
+    names = [f"bundled/{name}" for name in BUNDLED]
     for module in MODULES:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tagged = timm.list_models(pattern, module=module, pretrained=True)
-            plain = timm.list_models(pattern, module=module)
+        with quiet():
+            tagged = timm.list_models(module=module, pretrained=True)
+            plain = timm.list_models(module=module)
         names += sorted(f"timm/{name}" for name in {*tagged, *plain} if name not in BUNDLED)
     return names
 
@@ -82,15 +81,11 @@ def _refuse_unsupported(name: str, model_name: str) -> None:
 
 def _create(name: str, model_name: str, **options: Any) -> Any:
     try:
-        return timm.create_model(model_name, **options)
+        with quiet():
+            return timm.create_model(model_name, **options)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        hint = (
-            "; without network give backbone.weights=FILE.safetensors"
-            if options["pretrained"]
-            else ""
-        )
-        raise BackboneError(f"cannot create '{name}': {reason}{hint}") from error
+        reason = reason_of(error, downloading=options["pretrained"])
+        raise BackboneError(f"cannot create '{name}': {reason}") from error
 
 
 def _create_with_weights(name: str, model_name: str, weights: Path) -> Any:
@@ -118,5 +113,5 @@ def _create_with_weights(name: str, model_name: str, weights: Path) -> Any:
             model_name, pretrained=True, num_classes=num_classes, pretrained_cfg_overlay=overlay
         )
     except (RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error, downloading=False)
         raise BackboneError(f"weights {weights} do not fit '{name}': {reason}") from error
