@@ -103,12 +103,18 @@ def plan_table(plan: Any, run_dir: Path) -> Table:
 
 @app.command()
 def evaluate(
-    prompt: PromptPath,
+    context: typer.Context,
+    prompt: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="a prompt file, or COCO results (.json) to score"),
+    ],
     data: Annotated[Path, typer.Option(help="a descriptor, or a folder with train/ val/ test/")],
     root: Annotated[Path | None, typer.Option(help="where the images are")] = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option()] = "test",
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="default: 64; of a detector, its run's")
+    ] = None,
     num_workers: Annotated[int, typer.Option(min=0)] = 2,
     weights: Weights = None,
     names: Annotated[
@@ -118,22 +124,48 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="also write the metrics to this JSON file")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="of a detector: its detections, as COCO results")
+    ] = None,
 ) -> None:
-    """Measure a prompt file on a data set."""
+    """Measure a prompt file, or a detector's results, on a data set.
+
+    Boxes are measured as COCO does, each class too.
+    """
     from vpt import runs
+    from vpt.engine.prompt_file import read_prompt_header
     from vpt.engine.run_dir import write_json_atomic
 
-    metrics = runs.evaluate_prompt(
-        prompt,
-        data,
-        root=root,
-        split=split,
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        weights=weights,
-        names=names,
-    )
+    if prompt.suffix.lower() == ".json":
+        of_models = ("device", "batch_size", "num_workers", "weights", "names", "results")
+        _refuse_options(context, of_models, f"{prompt} holds results, no model")
+        metrics = runs.rescore(prompt, data, root=root, split=split)
+    elif read_prompt_header(prompt).task == "detection":
+        _refuse_options(context, ("names",), f"{prompt} holds a detector")
+        metrics = runs.evaluate_detector(
+            prompt,
+            data,
+            root=root,
+            split=split,
+            device=device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            weights=weights,
+            output=results,
+        )
+    else:
+        _refuse_options(context, ("results",), f"{prompt} holds no detector")
+        metrics = runs.evaluate_prompt(
+            prompt,
+            data,
+            root=root,
+            split=split,
+            device=device,
+            batch_size=batch_size or 64,
+            num_workers=num_workers,
+            weights=weights,
+            names=names,
+        )
     for name, value in metrics.items():
         log(f"{name} {value:.4f}")
     if output is not None:
@@ -142,8 +174,18 @@ def evaluate(
         )
 
 
+def _refuse_options(context: typer.Context, options: Iterable[str], reason: str) -> None:
+    """Refuse options that were given but mean nothing here."""
+    for name in options:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            shown = "format" if name == "output_format" else name.replace("_", "-")
+            raise typer.BadParameter(f"{reason}: --{shown} has no meaning")
+
+
 @app.command()
 def predict(
+    context: typer.Context,
     prompt: PromptPath,
     images: Annotated[
         list[str], typer.Argument(help="files, folders, globs, or - for paths on stdin")
@@ -151,7 +193,9 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="file to write; default: stdout")] = None,
     output_format: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
     top_k: Annotated[int, typer.Option(min=1, help="classes per image in jsonl")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="default: 32; of a detector, 8")
+    ] = None,
     device: Device = "auto",
     weights: Weights = None,
     probabilities: Annotated[
@@ -162,14 +206,43 @@ def predict(
         str | None,
         typer.Option(help="other class names, comma-separated, if the file's are texts"),
     ] = None,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="of a detector: boxes below are left out")
+    ] = 0.3,
+    coco: Annotated[
+        Path | None, typer.Option(help="of a detector: also write COCO results by file name")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="of a detector: folder for copies with the boxes drawn")
+    ] = None,
 ) -> None:
-    """Name the class of images."""
+    """Name the class of images, or find boxes in them."""
     from vpt import runs
     from vpt.api import load_prompt
     from vpt.engine.device import choose_device
-    from vpt.errors import DataError, PromptFileError
+    from vpt.engine.prompt_file import read_prompt_header
+    from vpt.errors import PromptFileError
 
     paths = list(find_images(images))
+    if read_prompt_header(prompt).task == "detection":
+        of_classes = ("top_k", "probabilities", "classes")
+        _refuse_options(context, of_classes, f"{prompt} holds a detector")
+        unreadable = runs.write_predictions(
+            prompt,
+            paths,
+            output=output,
+            output_format=output_format,
+            coco=coco,
+            pictures=pictures,
+            min_score=min_score,
+            batch_size=batch_size or 8,
+            device=device,
+            weights=weights,
+        )
+        _tell_unreadable(unreadable, len(paths))
+        return
+    of_boxes = ("min_score", "coco", "pictures")
+    _refuse_options(context, of_boxes, f"{prompt} holds no detector")
     where = choose_device(device)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     if names is not None and not all(names):
@@ -184,16 +257,20 @@ def predict(
             model,
             paths,
             device=where,
-            batch_size=batch_size,
+            batch_size=batch_size or 32,
             top_k=top_k,
             probabilities=probabilities,
         )
         for row in _written(rows, stream, output_format):
             unreadable += row.error is not None
+    _tell_unreadable(unreadable, len(paths))
+
+
+def _tell_unreadable(unreadable: int, images: int) -> None:
+    from vpt.errors import DataError
+
     if unreadable:
-        raise DataError(
-            f"{unreadable} of {len(paths)} images could not be read; their rows say why"
-        )
+        raise DataError(f"{unreadable} of {images} images could not be read; their rows say why")
 
 
 def find_images(arguments: Sequence[str]) -> Iterator[Path]:

@@ -31,6 +31,9 @@ class Events:
     TensorBoard is a view: where it cannot be written, one warning is logged and the run goes on.
     metrics.jsonl is the record: where it cannot be written, `RunError` is raised.
     Call `flush` before a checkpoint, so that the record is never behind it.
+
+    Attributes:
+        step: of the newest scalars.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Events:
             RunError: metrics.jsonl cannot be read or written.
         """
         self._log = log
+        self.step = resume_step or 0
         self._metrics_path = run_dir_path / "metrics.jsonl"
         self._lines = cut_back_metrics(self._metrics_path, resume_step, resume_lines)
         self._metrics = self._open_metrics()
@@ -84,6 +88,7 @@ class Events:
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), **finite}, allow_nan=False)
         self._append(f"{line}\n".encode())
+        self.step = step
         for key, value in numbers.items():
             self._draw("add_scalar", key, value, step)
 

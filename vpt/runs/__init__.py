@@ -1,5 +1,12 @@
 """One run and its directory: plan, train, and what is done with the prompt file afterwards."""
 
+from vpt.runs.box_files import write_predictions
+from vpt.runs.detection import (
+    BoxPrediction,
+    evaluate_detector,
+    predict_boxes,
+    rescore,
+)
 from vpt.runs.inference import (
     Prediction,
     evaluate_prompt,
@@ -11,14 +18,19 @@ from vpt.runs.plan import Plan, make_plan
 from vpt.runs.training import RunResult, train, try_out
 
 __all__ = [
+    "BoxPrediction",
     "Plan",
     "Prediction",
     "RunResult",
+    "evaluate_detector",
     "evaluate_prompt",
     "evaluate_split",
     "make_plan",
     "precision_of",
+    "predict_boxes",
     "predict_images",
+    "rescore",
     "train",
     "try_out",
+    "write_predictions",
 ]

@@ -19,9 +19,14 @@ class BoxEvaluator:
     Args:
         split: what is evaluated.
         results: a file for the detections as COCO results, replaced each time; None writes none.
+
+    Attributes:
+        coco: holds the last evaluation.
+        split: as given.
     """
 
     def __init__(self, split: DetectionSplit, results: Path | None = None):
+        self.split = split
         self.coco = DetectionEvaluator(to_coco_dict(split), split.category_ids)
         self._image_ids = [sample.image_id for sample in split.samples]
         self._results = results

@@ -128,7 +128,7 @@ def evaluate_prompt(
         raise PromptFileError(f"{path} holds no head with class names: nothing to evaluate")
     if list(splits.class_names) != known:
         raise PromptFileError(
-            f"{path} has other classes than {dataset}: {_difference(known, splits.class_names)}"
+            f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")
         )
     transform = evaluation_transform(model.preprocess)
@@ -151,7 +151,8 @@ def precision_of(path: Path) -> str:
     return precision
 
 
-def _difference(file: Iterable[str], data: Iterable[str]) -> str:
+def difference(file: Iterable[str], data: Iterable[str]) -> str:
+    """How a file's classes differ from a data set's, in a few words."""
     only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
     if not only_file and not only_data:
         return "the same names in another order"
@@ -193,7 +194,7 @@ def predict_images(
     transform = evaluation_transform(model.preprocess)
     assert model.head is not None
     names = model.class_names or [str(number) for number in range(model.head.num_classes)]
-    for group in _groups(paths, batch_size):
+    for group in groups(paths, batch_size):
         read: list[tuple[Path, torch.Tensor | str]] = []
         for path in group:
             try:
@@ -225,7 +226,8 @@ def _prediction(
     return Prediction(str(path), label, probability, top=top)
 
 
-def _groups(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
+def groups(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    """Paths in lists of `size`, the last one of what is left."""
     group: list[Path] = []
     for path in paths:
         group.append(path)

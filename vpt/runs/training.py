@@ -27,6 +27,7 @@ from vpt.engine.run_dir import (
 )
 from vpt.experiment import AnyExperiment, build
 from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.detection import show_validation
 from vpt.runs.feeding import fit_data, start_prompts
 from vpt.runs.inference import confusions_of, measure, per_class_of
 from vpt.runs.start import (
@@ -166,14 +167,20 @@ def _train_in(
         start_prompts(experiment, device)
     else:
         log(f"going on from step {resume.step}")
+    data = fit_data(experiment, device, results=run.val_results)
+
+    def keep_best(metrics: dict[str, float]) -> None:
+        _save(run.best_prompt, experiment, metrics)
+        if isinstance(data.evaluator, BoxEvaluator):
+            show_validation(events, data.evaluator)
+
     outputs = Outputs(
         events=events,
         checkpoints=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
-        on_best=lambda metrics: _save(run.best_prompt, experiment, metrics),
+        on_best=keep_best,
         log=log,
         console=console,
     )
-    data = fit_data(experiment, device, results=run.val_results)
     with stop_request() as stop:
         state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
         assert state.best is not None

@@ -1,0 +1,253 @@
+"""What is done with a trained detector: measure it, find boxes in images, show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vpt.api import load_detector
+from vpt.data import (
+    DetectionSample,
+    DetectionSplit,
+    box_evaluation_transform,
+    load_descriptor,
+    read_detection,
+    read_image,
+    to_coco_dict,
+)
+from vpt.data.splits import SplitName
+from vpt.engine.device import choose_device
+from vpt.engine.events import Events
+from vpt.engine.prompt_file import read_prompt_header
+from vpt.errors import DataError, PromptFileError
+from vpt.evaluation import DetectionEvaluator, score_results
+from vpt.models import Detector
+from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.drawing import draw_boxes, side_by_side
+from vpt.runs.inference import difference, groups, measure, precision_of
+from vpt.structures import Detections, Letterbox
+
+MIN_SCORE = 0.3
+"""Detections below are not shown, unless asked for."""
+
+_BATCH_SIZE = 8
+_SHOWN, _SIDE = 8, 320  # validation images in TensorBoard; pixels of each
+
+
+def evaluate_detector(
+    path: Path,
+    dataset: Path,
+    *,
+    root: Path | None = None,
+    split: SplitName = "test",
+    device: str = "auto",
+    batch_size: int | None = None,
+    num_workers: int = 2,
+    weights: Path | None = None,
+    output: Path | None = None,
+) -> dict[str, float]:
+    """COCO's metrics of a detector's prompt file on a split, and 'AP/<class>' of each class.
+
+    Classes without boxes in the split have no AP and are left out. Computed in the precision of the
+    file's run, so that the metrics equal the run's own.
+
+    Args:
+        path: the prompt file.
+        dataset: a descriptor of format coco.
+        root: where the images are; None takes the descriptor's.
+        split: 'train', 'val' or 'test'.
+        device: see `choose_device`.
+        batch_size: images per forward pass; None takes the run's.
+        num_workers: processes that decode images.
+        weights: local file of the backbone's weights.
+        output: a file for the detections as COCO results.
+
+    Raises:
+        PromptFileError: the file, or its classes, do not fit.
+        DataError: the data are missing, damaged or unreadable.
+    """
+    where = choose_device(device)
+    chosen = _split_of(dataset, root, split)
+    model = load_detector(path, weights=weights).to(where)
+    known = model.class_names
+    if known is None:
+        raise PromptFileError(f"{path} holds no class names: nothing to compare with the data's")
+    if list(chosen.class_names) != known:
+        raise PromptFileError(
+            f"{path} has other classes than {dataset}: {difference(known, chosen.class_names)}"
+        )
+    metrics, evaluator = measure(
+        model,
+        chosen,
+        box_evaluation_transform(model.preprocess),
+        device=where,
+        batch_size=batch_size or _batch_size_of(path),
+        num_workers=num_workers,
+        precision=precision_of(path),
+        results=output,
+    )
+    assert isinstance(evaluator, BoxEvaluator)
+    return metrics | _of_classes(evaluator.coco)
+
+
+def rescore(
+    results: Path, dataset: Path, *, root: Path | None = None, split: SplitName = "test"
+) -> dict[str, float]:
+    """COCO's metrics of detections in a COCO results file, and 'AP/<class>' of each class.
+
+    Args:
+        results: JSON, a list of {image_id, category_id, bbox (xywh), score}.
+        dataset: a descriptor of format coco.
+        root: where the images are; None takes the descriptor's.
+        split: that the results are of.
+
+    Raises:
+        DataError: the data are missing or damaged, or the results do not fit them.
+    """
+    truth = to_coco_dict(_split_of(dataset, root, split))
+    try:
+        evaluator = score_results(results, truth)
+    except DataError as error:
+        if str(error).startswith(f"{results}: "):
+            raise
+        raise DataError(f"{results}: {error}") from error
+    return evaluator.compute() | _of_classes(evaluator)
+
+
+def _split_of(dataset: Path, root: Path | None, split: SplitName) -> DetectionSplit:
+    return read_detection(load_descriptor(dataset), root).require(split)
+
+
+def _of_classes(evaluator: DetectionEvaluator) -> dict[str, float]:
+    values = evaluator.per_class_ap()
+    return {f"AP/{name}": value for name, value in values.items() if value is not None}
+
+
+def _batch_size_of(path: Path) -> int:
+    """The run's own in evaluation: the same batches give the same bits."""
+    data = (read_prompt_header(path).config or {}).get("data", {})
+    size: int = data.get("eval_batch_size") or data.get("batch_size") or _BATCH_SIZE
+    return size
+
+
+@dataclass(frozen=True)
+class BoxPrediction:
+    """What was found in one image.
+
+    Attributes:
+        image: its path.
+        detections: in the file's pixels (upright, EXIF orientation applied), best first; None
+            where the image could not be read.
+        error: why not, or None.
+    """
+
+    image: Path
+    detections: Detections | None
+    error: str | None = None
+
+
+def predict_boxes(
+    model: Detector,
+    paths: Iterable[Path],
+    *,
+    device: torch.device,
+    batch_size: int = _BATCH_SIZE,
+    min_score: float = 0.0,
+) -> Iterator[BoxPrediction]:
+    """Detections in the order of the paths.
+
+    An unreadable image gives its error, and the rest goes on.
+
+    Args:
+        model: in eval, on the device.
+        paths: of image files.
+        device: where the model is.
+        batch_size: images per forward pass.
+        min_score: detections below are left out.
+    """
+    transform = box_evaluation_transform(model.preprocess)
+    for group in groups(paths, batch_size):
+        images: list[torch.Tensor] = []
+        letterboxes: list[Letterbox] = []
+        errors: dict[int, str] = {}
+        for place, path in enumerate(group):
+            try:
+                seen = transform(read_image(path), np.zeros((0, 4)), 0)
+            except DataError as error:
+                errors[place] = str(error)
+            else:
+                images.append(seen.image)
+                letterboxes.append(seen.letterbox)
+        found = iter(model.predict(torch.stack(images).to(device), letterboxes) if images else ())
+        for place, path in enumerate(group):
+            if place in errors:
+                yield BoxPrediction(path, None, errors[place])
+            else:
+                detections = next(found).to("cpu")
+                yield BoxPrediction(path, detections[detections.scores >= min_score])
+
+
+def show_validation(events: Events, evaluator: BoxEvaluator) -> None:
+    """'val/boxes': some validation images, the truth on the left, on the right what was found.
+
+    Always the same images, spread over the split. The detections are those of the evaluator's last
+    evaluation; nothing is computed anew.
+    """
+    split = evaluator.split
+    count = min(_SHOWN, len(split))
+    rows = [place * len(split) // count for place in range(count)]
+    shown = {split.samples[row].image_id: split.samples[row] for row in rows}
+    labels = {category: label for label, category in enumerate(split.category_ids)}
+    found: dict[int, list[tuple[list[float], int, float]]] = {number: [] for number in shown}
+    for record in evaluator.coco.results():
+        if record["image_id"] in shown and record["score"] >= MIN_SCORE:
+            x, y, width, height = record["bbox"]
+            box = [x, y, x + width, y + height]
+            label = labels[record["category_id"]]
+            found[record["image_id"]].append((box, label, record["score"]))
+    pictures = []
+    for number, sample in shown.items():
+        try:
+            pictures.append(_truth_and_found(sample, found[number], split.class_names))
+        except DataError:  # gone since: a picture less is no reason to stop a run
+            continue
+    if pictures:
+        events.images(events.step, "val/boxes", torch.stack(pictures))
+
+
+def _truth_and_found(
+    sample: DetectionSample,
+    found: list[tuple[list[float], int, float]],
+    names: tuple[str, ...],
+) -> torch.Tensor:
+    """(3, S, 2 S) uint8."""
+    image = read_image(sample.source)
+    letterbox = Letterbox.fit((image.height, image.width), _SIDE)
+    height, width = letterbox.content_size
+    small = image.resize((width, height))
+
+    def drawn(boxes: list[list[float]], labels: list[int], captions: list[str]) -> Image.Image:
+        placed = letterbox.to_letterboxed(torch.tensor(boxes).reshape(-1, 4)).tolist()
+        return draw_boxes(small, placed, labels, captions)
+
+    crowds = sample.crowds.tolist()
+    kinds = zip(sample.labels.tolist(), crowds, strict=True)
+    true = [names[label] + (" (crowd)" if crowd else "") for label, crowd in kinds]
+    left = drawn(sample.boxes.tolist(), sample.labels.tolist(), true)
+    right = drawn(
+        [box for box, _, _ in found],
+        [label for _, label, _ in found],
+        [caption(names[label], score) for _, label, score in found],
+    )
+    pixels = np.asarray(side_by_side(left, right, _SIDE))
+    return torch.tensor(pixels).permute(2, 0, 1)
+
+
+def caption(name: str, score: float) -> str:
+    """What is written at a detection."""
+    return f"{name} {score:.2f}"
