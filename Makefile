@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart clip-quickstart test check clean
+.PHONY: install quickstart clip-quickstart detection-quickstart test check clean
 
 install: $(STAMP)
 
@@ -18,6 +18,9 @@ quickstart: $(STAMP)
 
 clip-quickstart: $(STAMP)
 	$(BIN)/vpt clip-eval configs/clip_quickstart.yaml --overwrite
+
+detection-quickstart: $(STAMP)
+	$(BIN)/vpt detection-quickstart configs/detection_quickstart.yaml --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

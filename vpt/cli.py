@@ -348,6 +348,27 @@ def quickstart(
 
 
 @app.command()
+def detection_quickstart(
+    config: Annotated[Path, typer.Argument(help="a comparison of tunings of a detector")] = Path(
+        "configs/detection_quickstart.yaml"
+    ),
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="remove an earlier comparison in run_dir first")
+    ] = False,
+) -> None:
+    """Compare head alone, prompts and last blocks of a detector on composed pictures, offline."""
+    from vpt.protocols.detector_comparison import compare_detectors, load_detector_comparison
+    from vpt.reports.detection_tables import detection_table, write_detection
+
+    settings = load_detector_comparison(config, overrides or ())
+    result = compare_detectors(settings, overwrite=overwrite, log=log)
+    write_detection(result, settings.run_dir)
+    out.print(detection_table(result))
+    log(f"written to {settings.run_dir}/, test pictures to {settings.run_dir / 'pictures'}/")
+
+
+@app.command()
 def clip_eval(
     configs: Annotated[
         list[str],

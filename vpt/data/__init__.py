@@ -36,6 +36,7 @@ from vpt.data.loader import (
 )
 from vpt.data.parts import check_classes
 from vpt.data.sampling import EpochBatches, coop_few_shot, few_shot, holdout, restrict_classes
+from vpt.data.scenes import SceneSettings, write_scenes
 from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
 from vpt.data.transforms import (
@@ -61,6 +62,7 @@ __all__ = [
     "ImageDataset",
     "LetterboxedImage",
     "Sample",
+    "SceneSettings",
     "Split",
     "Splits",
     "TextNames",
@@ -89,4 +91,5 @@ __all__ = [
     "scan_images",
     "to_coco_dict",
     "training_transform",
+    "write_scenes",
 ]

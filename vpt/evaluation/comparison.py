@@ -93,6 +93,58 @@ class Comparison:
         return values
 
 
+@dataclass(frozen=True)
+class DetectorResult:
+    """One tuning of a detector at its chosen learning rate.
+
+    Attributes:
+        trials: validation AP of the best epoch for each trial seed, by learning rate.
+        lr: the rate with the best mean, of equal ones the lowest.
+        val_ap: validation AP of the best epoch, in [0, 1], for each seed.
+        test_ap: test AP of that epoch, in [0, 1], for each seed.
+        test_ap50: the same at IoU 0.5.
+        parameters: trained numbers of each part, and 'trained' in all.
+        file_bytes: size of the prompt file.
+        seconds: of training and validation in one run, mean over the seeds.
+        peak_memory_bytes: of a process that did nothing but the method's runs.
+    """
+
+    trials: Mapping[float, tuple[float, ...]]
+    lr: float
+    val_ap: tuple[float, ...]
+    test_ap: tuple[float, ...]
+    test_ap50: tuple[float, ...]
+    parameters: Mapping[str, int]
+    file_bytes: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class DetectorComparison:
+    """Tunings of a detector side by side on the same backbone, head, images and seeds.
+
+    Attributes:
+        setting: data set, backbone, numbers of images, how was chosen.
+        seeds: of the runs that were tested.
+        trial_seeds: of the runs that chose the learning rates.
+        methods: by name, in the order of the config.
+        versions: packages, machine, threads.
+        seconds: of the whole comparison.
+    """
+
+    setting: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    trial_seeds: tuple[int, ...]
+    methods: Mapping[str, DetectorResult]
+    versions: Mapping[str, Any]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
 def best_trial(trials: Sequence[Trial]) -> Trial:
     """The trial with the best mean validation top-1; of equal ones the lowest rate."""
     return min(trials, key=lambda trial: (-trial.mean, trial.lr))

@@ -10,97 +10,30 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
 from rich.console import Console
 
 from vpt.backbones import Backbone
-from vpt.config import RunConfig, Schema, load_yaml, validate
+from vpt.config import RunConfig, load_yaml, validate
 from vpt.engine.run_dir import OpenMode, environment
-from vpt.errors import RunError
 from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial
 from vpt.experiment import backbone_of, load_splits
+from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
 from vpt.protocols.setup import (
-    OWN_KEYS,
-    SHARED_KEYS,
     Advance,
-    Name,
-    Seed,
     cpu_threads,
     laid_over,
     progress,
-    refuse_keys,
 )
 from vpt.runs import RunResult, train, try_out
 
-Log = Callable[[str], None]
 
-Rate = Annotated[float, Field(gt=0)]
-
-
-class ComparisonConfig(Schema):
+class ComparisonConfig(MethodsConfig):
     """Which methods are compared, from which learning rates and on which seeds."""
-
-    run_dir: Path = Field(description="folder of the result and of all runs; new or empty")
-    base: dict[str, Any] = Field(
-        description="a run's config without run_dir and seed, common to all methods"
-    )
-    methods: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)] = Field(
-        description="what each method changes in the base: prompt, tuning, optim, train, .."
-    )
-    learning_rates: dict[str, Annotated[list[Rate], Field(min_length=1)]] = Field(
-        description="the values of optim.lr that each method tries, equally many for all"
-    )
-    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
-        description="of the runs that are tested"
-    )
-    trial_seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
-        description="of the runs that choose the learning rates; none of `seeds`"
-    )
-    threads: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="CPU threads, on which the last bits depend; null: torch's own number"
-    )
-
-    @field_validator("base")
-    @classmethod
-    def _check_base(cls, base: dict[str, Any]) -> dict[str, Any]:
-        refuse_keys(base, OWN_KEYS, "is set by the comparison; leave it out")
-        return base
-
-    @field_validator("methods")
-    @classmethod
-    def _check_methods(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for changes in methods.values():
-            refuse_keys(changes, OWN_KEYS, "is set by the comparison; leave it out")
-            refuse_keys(changes, SHARED_KEYS, "is the same for all methods; set it in base")
-        return methods
-
-    @field_validator("seeds", "trial_seeds")
-    @classmethod
-    def _check_distinct(cls, seeds: list[int], info: ValidationInfo) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"{info.field_name} {seeds} repeat a seed; use each once")
-        return seeds
-
-    @model_validator(mode="after")
-    def _check_fairness(self) -> ComparisonConfig:
-        if self.learning_rates.keys() != self.methods.keys():
-            raise ValueError(
-                f"learning_rates are of {sorted(self.learning_rates)}, methods are "
-                f"{sorted(self.methods)}; give a list for each method"
-            )
-        counts = {name: len(set(rates)) for name, rates in self.learning_rates.items()}
-        if len(set(counts.values())) > 1:
-            raise ValueError(
-                f"learning_rates differ in number ({counts}); give every method equally many"
-            )
-        if common := set(self.seeds) & set(self.trial_seeds):
-            raise ValueError(f"trial_seeds {sorted(common)} are also in seeds; use other ones")
-        return self
 
     def run_config(self, method: str, *, lr: float, seed: int) -> RunConfig:
         """The config of one run, in run_dir/<method>/seed_<seed>.
@@ -149,7 +82,7 @@ def compare(
         Interrupted: a signal.
     """
     began = time.monotonic()
-    _prepare_run_dir(config.run_dir, overwrite=overwrite)
+    prepare_run_dir(config.run_dir, overwrite=overwrite)
     any_run = _first_run(config)
     backbone = backbone_of(any_run)
     methods = {}
@@ -227,16 +160,6 @@ def _first_run(config: ComparisonConfig) -> RunConfig:
 def _total(config: ComparisonConfig) -> int:
     trials = sum(len(rates) for rates in config.learning_rates.values()) * len(config.trial_seeds)
     return trials + len(config.methods) * len(config.seeds)
-
-
-def _prepare_run_dir(run_dir: Path, *, overwrite: bool) -> None:
-    """Refuse before the trials what the first run would refuse after them."""
-    if overwrite:  # an interrupted comparison should not stand beside the result of another
-        (run_dir / "result.json").unlink(missing_ok=True)
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
-        raise RunError(
-            f"{run_dir} is not empty; remove it, use --overwrite, or set another run_dir"
-        )
 
 
 def _setting(config: ComparisonConfig, run: RunConfig) -> dict[str, Any]:

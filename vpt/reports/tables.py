@@ -21,6 +21,8 @@ PAPER_NAMES = {
     "vpt_shallow": "VPT-shallow",
     "vpt_deep": "VPT-deep",
     "full": "Full fine-tuning",
+    "head_only": "Head alone",
+    "last_2": "Last 2 blocks",
     "zero_shot": "Zero-shot",
     "linear_from_text": "Linear from text",
     "linear_probe": "Linear probe",

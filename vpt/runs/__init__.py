@@ -6,6 +6,7 @@ from vpt.runs.detection import (
     evaluate_detector,
     predict_boxes,
     rescore,
+    truth_and_found,
 )
 from vpt.runs.inference import (
     Prediction,
@@ -31,6 +32,7 @@ __all__ = [
     "predict_images",
     "rescore",
     "train",
+    "truth_and_found",
     "try_out",
     "write_predictions",
 ]

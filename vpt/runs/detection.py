@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +38,10 @@ MIN_SCORE = 0.3
 """Detections below are not shown, unless asked for."""
 
 _BATCH_SIZE = 8
-_SHOWN, _SIDE = 8, 320  # validation images in TensorBoard; pixels of each
+_SHOWN, _SIDE = 8, 320  # images that are shown of a split; pixels of each
+
+_Found = tuple[list[float], int, float]
+"""Box (x1, y1, x2, y2) in the image's pixels, label, score."""
 
 
 def evaluate_detector(
@@ -198,34 +203,49 @@ def show_validation(events: Events, evaluator: BoxEvaluator) -> None:
     Always the same images, spread over the split. The detections are those of the evaluator's last
     evaluation; nothing is computed anew.
     """
-    split = evaluator.split
-    count = min(_SHOWN, len(split))
-    rows = [place * len(split) // count for place in range(count)]
-    shown = {split.samples[row].image_id: split.samples[row] for row in rows}
+    shown = truth_and_found(evaluator.split, evaluator.coco.results())
+    if shown:
+        pixels = torch.stack([torch.tensor(np.asarray(picture)) for picture in shown])
+        events.images(events.step, "val/boxes", pixels.permute(0, 3, 1, 2))
+
+
+def truth_and_found(
+    split: DetectionSplit,
+    results: Sequence[Mapping[str, Any]],
+    count: int = _SHOWN,
+    min_score: float = MIN_SCORE,
+) -> list[Image.Image]:
+    """Pictures of images spread over the split: the truth on the left, on the right what was found.
+
+    An image that is gone since is left out: a picture less is no reason to stop a run.
+
+    Args:
+        split: with the true boxes.
+        results: records of a COCO results file.
+        count: of pictures.
+        min_score: detections below are not shown.
+    """
+    count = min(count, len(split))
+    samples = [split.samples[place * len(split) // count] for place in range(count)]
     labels = {category: label for label, category in enumerate(split.category_ids)}
-    found: dict[int, list[tuple[list[float], int, float]]] = {number: [] for number in shown}
-    for record in evaluator.coco.results():
-        if record["image_id"] in shown and record["score"] >= MIN_SCORE:
+    found: dict[int, list[_Found]] = {sample.image_id: [] for sample in samples}
+    for record in results:
+        if record["image_id"] in found and record["score"] >= min_score:
             x, y, width, height = record["bbox"]
             box = [x, y, x + width, y + height]
-            label = labels[record["category_id"]]
-            found[record["image_id"]].append((box, label, record["score"]))
+            found[record["image_id"]].append((box, labels[record["category_id"]], record["score"]))
     pictures = []
-    for number, sample in shown.items():
-        try:
-            pictures.append(_truth_and_found(sample, found[number], split.class_names))
-        except DataError:  # gone since: a picture less is no reason to stop a run
-            continue
-    if pictures:
-        events.images(events.step, "val/boxes", torch.stack(pictures))
+    for sample in samples:
+        with suppress(DataError):
+            pictures.append(_truth_and_found(sample, found[sample.image_id], split.class_names))
+    return pictures
 
 
 def _truth_and_found(
     sample: DetectionSample,
-    found: list[tuple[list[float], int, float]],
+    found: list[_Found],
     names: tuple[str, ...],
-) -> torch.Tensor:
-    """(3, S, 2 S) uint8."""
+) -> Image.Image:
     image = read_image(sample.source)
     letterbox = Letterbox.fit((image.height, image.width), _SIDE)
     height, width = letterbox.content_size
@@ -244,8 +264,7 @@ def _truth_and_found(
         [label for _, label, _ in found],
         [caption(names[label], score) for _, label, score in found],
     )
-    pixels = np.asarray(side_by_side(left, right, _SIDE))
-    return torch.tensor(pixels).permute(2, 0, 1)
+    return side_by_side(left, right, _SIDE)
 
 
 def caption(name: str, score: float) -> str:

@@ -1,0 +1,215 @@
+"""Tunings of a detector side by side at equal head, on pictures composed from real digit scans.
+
+Each method tries the same number of learning rates on seeds that are used for nothing else. The
+rate with the best validation AP then trains once per seed, and of each run the epoch with the best
+validation AP is tested. Every method has a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from vpt.config import (
+    DetectionRunConfig,
+    Schema,
+    load_yaml,
+    validate,
+)
+from vpt.config.run import PositiveInt
+from vpt.data import SceneSettings, load_descriptor, read_detection, read_splits, write_scenes
+from vpt.engine.run_dir import environment
+from vpt.errors import ConfigError
+from vpt.evaluation.comparison import DetectorComparison, DetectorResult
+from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
+from vpt.protocols.setup import cpu_threads, laid_over
+from vpt.runs import RunResult, train, truth_and_found, try_out
+
+_PICTURES, _MIN_SCORE = 6, 0.5  # drawn of each method; of the detections in them
+
+
+class ScenesConfig(Schema):
+    """The pictures: digit scans of one split only, several per picture, on rendered backgrounds."""
+
+    digits: Path = Field(description="the descriptor of the scans")
+    side: PositiveInt = Field(description="pixels of a picture's side")
+    per_picture: tuple[PositiveInt, PositiveInt] = Field(description="least and most digits")
+    heights: tuple[Annotated[float, Field(ge=8)], float] = Field(
+        description="least and most pixels of a scan's height"
+    )
+    counts: dict[Literal["train", "val", "test"], PositiveInt] = Field(
+        description="pictures of each split"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of everything random")
+
+    def settings(self) -> SceneSettings:
+        """What the composer takes."""
+        return SceneSettings(
+            self.side, self.per_picture, self.heights, dict(self.counts), self.seed
+        )
+
+
+class DetectorComparisonConfig(MethodsConfig):
+    """Which tunings are compared, from which learning rates, on which seeds and pictures."""
+
+    scenes: ScenesConfig = Field(description="the pictures, written to run_dir/scenes")
+
+    def run_config(self, method: str, *, lr: float, seed: int) -> DetectionRunConfig:
+        """The config of one run, in run_dir/<method>/seed_<seed>.
+
+        Raises:
+            ConfigError: base and method together are no valid run.
+        """
+        values = laid_over(self.base, self.methods[method])
+        values = laid_over(values, {"optim": {"lr": lr}, "seed": seed})
+        values = laid_over(values, {"data": {"dataset": str(self.run_dir / "scenes/scenes.yaml")}})
+        values["run_dir"] = str(self.run_dir / method / f"seed_{seed}")
+        return validate(DetectionRunConfig, values, f"method {method}")
+
+
+def load_detector_comparison(path: Path, overrides: Sequence[str] = ()) -> DetectorComparisonConfig:
+    """The comparison that a YAML file and `key=value` overrides describe, every run checked.
+
+    Raises:
+        ConfigError: one line per problem.
+    """
+    config = validate(DetectorComparisonConfig, load_yaml(path, overrides), str(path))
+    scenes = config.scenes
+    for name, (low, high) in (("per_picture", scenes.per_picture), ("heights", scenes.heights)):
+        if low > high:
+            raise ConfigError(f"{path}: scenes.{name}: {low} is above {high}; swap them")
+    if 1.1 * scenes.heights[1] > scenes.side:
+        raise ConfigError(
+            f"{path}: scenes.heights: {scenes.heights[1]:g} px with up to a tenth "
+            f"more in width do not fit a side of {scenes.side} px"
+        )
+    if set(scenes.counts) != {"train", "val", "test"}:
+        raise ConfigError(f"{path}: scenes.counts: give train, val and test")
+    for method, rates in config.learning_rates.items():
+        for rate in rates:
+            config.run_config(method, lr=rate, seed=config.seeds[0])
+    return config
+
+
+def compare_detectors(
+    config: DetectorComparisonConfig,
+    *,
+    overwrite: bool = False,
+    log: Log = lambda line: None,
+    apart: bool = True,
+) -> DetectorComparison:
+    """Compose the pictures, try the learning rates of every method, train and test the chosen ones.
+
+    Every tested run leaves a run directory, and every method pictures of its first run's test
+    detections beside the truth in run_dir/pictures.
+
+    Args:
+        config: of `load_detector_comparison`.
+        overwrite: replace the runs of an earlier comparison in the same run_dir.
+        log: takes plain lines.
+        apart: each method in a process of its own; else peak memory includes the earlier methods.
+
+    Raises:
+        VptError: anything that a user can mend.
+        Interrupted: a signal.
+    """
+    began = time.monotonic()
+    prepare_run_dir(config.run_dir, overwrite=overwrite)
+    digits = read_splits(load_descriptor(config.scenes.digits))
+    write_scenes(digits, config.scenes.settings(), config.run_dir / "scenes")
+    log(f"{sum(config.scenes.counts.values())} pictures in {config.run_dir / 'scenes'}")
+    methods = {}
+    for name in config.methods:
+        methods[name] = _in_process(_run_method, config, name, overwrite, apart=apart)
+        _draw(config, name)
+        log(_line(name, methods[name]))
+    return DetectorComparison(
+        setting=_setting(config),
+        seeds=tuple(config.seeds),
+        trial_seeds=tuple(config.trial_seeds),
+        methods=methods,
+        versions=environment(),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _in_process(
+    work: Callable[..., DetectorResult], *arguments: Any, apart: bool
+) -> DetectorResult:
+    if not apart:
+        return work(*arguments)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _run_method(config: DetectorComparisonConfig, name: str, overwrite: bool) -> DetectorResult:
+    """Choose a method's learning rate on the trial seeds, then train and test on the others."""
+    mode: Literal["new", "overwrite"] = "overwrite" if overwrite else "new"
+    with cpu_threads(config.threads):
+        trials = {lr: _try_rate(config, name, lr) for lr in config.learning_rates[name]}
+        chosen = min(trials, key=lambda lr: (-statistics.fmean(trials[lr]), lr))
+        runs = [config.run_config(name, lr=chosen, seed=seed) for seed in config.seeds]
+        return _summary(trials, chosen, [train(run, mode=mode) for run in runs])
+
+
+def _try_rate(config: DetectorComparisonConfig, name: str, lr: float) -> tuple[float, ...]:
+    runs = [config.run_config(name, lr=lr, seed=seed) for seed in config.trial_seeds]
+    return tuple(try_out(run)["AP"] for run in runs)
+
+
+def _summary(
+    trials: dict[float, tuple[float, ...]], chosen: float, results: Sequence[RunResult]
+) -> DetectorResult:
+    tests = [result.test for result in results if result.test is not None]
+    return DetectorResult(
+        trials=trials,
+        lr=chosen,
+        val_ap=tuple(result.val["AP"] for result in results),
+        test_ap=tuple(test["AP"] for test in tests),
+        test_ap50=tuple(test["AP50"] for test in tests),
+        parameters=results[0].parameters,
+        file_bytes=results[0].prompt_bytes,
+        seconds=statistics.fmean(result.seconds for result in results),
+        peak_memory_bytes=max(result.peak_memory_bytes for result in results),
+    )
+
+
+def _draw(config: DetectorComparisonConfig, name: str) -> None:
+    """Test pictures of the method's first run, the truth beside what was found."""
+    run = config.run_config(name, lr=config.learning_rates[name][0], seed=config.seeds[0])
+    split = read_detection(load_descriptor(run.data.dataset)).require("test")
+    results = json.loads((run.run_dir / "test_results.json").read_text())
+    folder = config.run_dir / "pictures"
+    folder.mkdir(exist_ok=True)
+    for number, picture in enumerate(truth_and_found(split, results, _PICTURES, _MIN_SCORE), 1):
+        picture.save(folder / f"{name}_{number}.png")
+
+
+def _line(name: str, method: DetectorResult) -> str:
+    ap, ap50 = statistics.fmean(method.test_ap), statistics.fmean(method.test_ap50)
+    return (
+        f"{name}: lr {method.lr:g} is best on validation; test AP {ap:.1%}, AP50 {ap50:.1%}, "
+        f"{method.seconds:.0f} s a run"
+    )
+
+
+def _setting(config: DetectorComparisonConfig) -> dict[str, Any]:
+    name = next(iter(config.methods))
+    rates = config.learning_rates[name]
+    run = config.run_config(name, lr=rates[0], seed=config.seeds[0])
+    return {
+        "dataset": "Scenes of digits",
+        "backbone": run.backbone.name,
+        "image_size": run.backbone.image_size,
+        "images": dict(config.scenes.counts),
+        "trials_per_method": len(rates),
+        "selection": "learning rate and epoch by validation AP; test read once per run",
+    }

@@ -1,0 +1,92 @@
+"""What comparisons of methods share: the config, who may set what, the folder of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from vpt.config import Schema
+from vpt.errors import RunError
+from vpt.protocols.setup import OWN_KEYS, SHARED_KEYS, Name, Seed, refuse_keys
+
+Log = Callable[[str], None]
+
+Rate = Annotated[float, Field(gt=0)]
+
+
+class MethodsConfig(Schema):
+    """Which methods are compared, from which learning rates and on which seeds."""
+
+    run_dir: Path = Field(description="folder of the result and of all runs; new or empty")
+    base: dict[str, Any] = Field(
+        description="a run's config without run_dir and seed, common to all methods"
+    )
+    methods: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)] = Field(
+        description="what each method changes in the base: prompt, tuning, optim, train, .."
+    )
+    learning_rates: dict[str, Annotated[list[Rate], Field(min_length=1)]] = Field(
+        description="the values of optim.lr that each method tries, equally many for all"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        description="of the runs that are tested"
+    )
+    trial_seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        description="of the runs that choose the learning rates; none of `seeds`"
+    )
+    threads: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="CPU threads, on which the last bits depend; null: torch's own number"
+    )
+
+    @field_validator("base")
+    @classmethod
+    def _check_base(cls, base: dict[str, Any]) -> dict[str, Any]:
+        refuse_keys(base, OWN_KEYS, "is set by the comparison; leave it out")
+        return base
+
+    @field_validator("methods")
+    @classmethod
+    def _check_methods(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for changes in methods.values():
+            refuse_keys(changes, OWN_KEYS, "is set by the comparison; leave it out")
+            refuse_keys(changes, SHARED_KEYS, "is the same for all methods; set it in base")
+        return methods
+
+    @field_validator("seeds", "trial_seeds")
+    @classmethod
+    def _check_distinct(cls, seeds: list[int], info: ValidationInfo) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{info.field_name} {seeds} repeat a seed; use each once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _check_fairness(self) -> MethodsConfig:
+        if self.learning_rates.keys() != self.methods.keys():
+            raise ValueError(
+                f"learning_rates are of {sorted(self.learning_rates)}, methods are "
+                f"{sorted(self.methods)}; give a list for each method"
+            )
+        counts = {name: len(set(rates)) for name, rates in self.learning_rates.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"learning_rates differ in number ({counts}); give every method equally many"
+            )
+        if common := set(self.seeds) & set(self.trial_seeds):
+            raise ValueError(f"trial_seeds {sorted(common)} are also in seeds; use other ones")
+        return self
+
+
+def prepare_run_dir(run_dir: Path, *, overwrite: bool) -> None:
+    """Refuse before the trials what the first run would refuse after them.
+
+    Raises:
+        RunError: the folder is not empty.
+    """
+    if overwrite:  # an interrupted comparison should not stand beside the result of another
+        (run_dir / "result.json").unlink(missing_ok=True)
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
+        raise RunError(
+            f"{run_dir} is not empty; remove it, use --overwrite, or set another run_dir"
+        )
