@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-import vpt.experiment
+import vpt.experiment.settings as settings_module
 from tests.fixtures import make_cub, make_folder
 from tests.training import make_config
 from vpt.api import create_model, list_prompts, load_prompt, save_prompt
@@ -166,8 +166,8 @@ def test_settings__follow_the_config_as_written(data, tmp_path):
     settings = experiment.settings
     assert experiment.batches_per_epoch == 4  # 10 images
     assert settings.optim.warmup_steps == 3  # 1.5 epochs of 2 steps
-    assert settings.optim.lr == {"prompt": 0.01, "head": 0.2, "backbone": 0.01}
-    assert settings.optim.weight_decay == {"prompt": 0.03, "head": 0.0, "backbone": 0.03}
+    assert settings.optim.lr == {"prompt": 0.01, "neck": 0.2, "head": 0.2, "backbone": 0.01}
+    assert settings.optim.weight_decay == {"prompt": 0.03, "neck": 0.0, "head": 0.0, "backbone": 0.03}
     assert (settings.max_steps, settings.accumulation) == (9, 2)
 
 
@@ -200,7 +200,7 @@ def test_the_papers_preprocessing__replaces_the_backbones(data, tmp_path):
 
 def test_a_data_set_without_validation__is_refused_before_a_backbone_is_made(tmp_path, monkeypatch):
     images = make_folder(tmp_path / "data", splits=("train", "test"))
-    monkeypatch.setattr(vpt.experiment, "create_backbone", lambda *a, **k: pytest.fail("made"))
+    monkeypatch.setattr(settings_module, "create_backbone", lambda *a, **k: pytest.fail("made"))
     with pytest.raises(DataError, match="no 'val' split"):
         build(make_config(tmp_path / "run", images))
 
@@ -274,7 +274,7 @@ def test_the_cub_configs__run_end_to_end__on_a_folder_in_cubs_layout(name, tmp_p
 def test_missing_cub_data__is_one_line__saying_what_from_where_and_whereto(
     name, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(vpt.experiment, "create_backbone", lambda *a, **k: pytest.fail("made"))
+    monkeypatch.setattr(settings_module, "create_backbone", lambda *a, **k: pytest.fail("made"))
     dataset = f"data.dataset={ROOT / 'datasets' / 'cub_200_2011.yaml'}"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as caught:

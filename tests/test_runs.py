@@ -217,14 +217,14 @@ def test_stopped_while_testing__says_so__and_the_finished_training_is_not_repeat
 ):
     expected = uninterrupted("adamw")
     config = make_config(tmp_path / "run", data, **RECIPES["adamw"])
-    test_split = vpt.runs.training.evaluate_split
+    test_split = vpt.runs.training.measure
     with monkeypatch.context() as patch:
 
         def signalling(*args, **options):
             signal.raise_signal(signal.SIGTERM)
             return test_split(*args, **options)
 
-        patch.setattr(vpt.runs.training, "evaluate_split", signalling)
+        patch.setattr(vpt.runs.training, "measure", signalling)
         with pytest.raises(Interrupted, match="while testing"):
             train(config)
     assert not (tmp_path / "run" / "result.json").exists()

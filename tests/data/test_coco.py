@@ -553,7 +553,7 @@ def test_json__any_damage__is_findings_or_one_line(shapes, data):
     for _ in range(data.draw(st.integers(1, 4))):
         rows = content[data.draw(st.sampled_from(sorted(content)))]
         place = data.draw(st.integers(0, len(rows) - 1))
-        if not isinstance(rows[place], dict) or data.draw(st.integers(0, 9)) == 0:
+        if not (isinstance(rows[place], dict) and rows[place]) or data.draw(st.integers(0, 9)) == 0:
             rows[place] = data.draw(VALUES)
         else:
             rows[place][data.draw(st.sampled_from(sorted(rows[place])))] = data.draw(VALUES)
