@@ -167,7 +167,12 @@ def test_settings__follow_the_config_as_written(data, tmp_path):
     assert experiment.batches_per_epoch == 4  # 10 images
     assert settings.optim.warmup_steps == 3  # 1.5 epochs of 2 steps
     assert settings.optim.lr == {"prompt": 0.01, "neck": 0.2, "head": 0.2, "backbone": 0.01}
-    assert settings.optim.weight_decay == {"prompt": 0.03, "neck": 0.0, "head": 0.0, "backbone": 0.03}
+    assert settings.optim.weight_decay == {
+        "prompt": 0.03,
+        "neck": 0.0,
+        "head": 0.0,
+        "backbone": 0.03,
+    }
     assert (settings.max_steps, settings.accumulation) == (9, 2)
 
 
