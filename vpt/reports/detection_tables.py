@@ -16,7 +16,8 @@ from vpt.reports.tables import (
     spread_words,
 )
 
-COLUMNS = ("Method", "AP (%)", "AP50 (%)", "Parameters", "File", "Seconds", "Memory", "Rate")
+COLUMNS = ("Method", "AP (%)", "AP50 (%)", "Parameters", "Seconds", "Memory")
+"""Few enough for a terminal of 80 characters; rates and file sizes are in result.json."""
 
 
 def detection_table(result: DetectorComparison) -> Table:
@@ -47,10 +48,8 @@ def _cells(name: str, method: DetectorResult) -> tuple[str, ...]:
         mean_and_spread(method.test_ap),
         mean_and_spread(method.test_ap50),
         f"{method.parameters['trained']:,}",
-        file_size(method.file_bytes),
         f"{method.seconds:.1f}",
         file_size(method.peak_memory_bytes),
-        f"{method.lr:g}",
     )
 
 
@@ -65,6 +64,6 @@ def _caption(result: DetectorComparison) -> str:
     trials = result.setting["trials_per_method"]
     return (
         f"Test AP: {spread_words(len(result.seeds))}. Parameters: trained ones, neck and head "
-        f"included. Rate: the best of {trials} on validation. Seconds: of one run; "
+        f"included. Rates: the best of {trials} on validation. Seconds: of one run; "
         f"{result.seconds:.0f} s in all. Memory: peak of the method's process."
     )
