@@ -326,15 +326,18 @@ def _written(rows: Iterable[Any], stream: TextIO, output_format: str) -> Iterato
         yield row
 
 
+OverwriteComparison = Annotated[
+    bool, typer.Option("--overwrite", help="remove an earlier comparison in run_dir first")
+]
+
+
 @app.command()
 def quickstart(
     config: Annotated[Path, typer.Argument(help="a comparison config")] = Path(
         "configs/quickstart.yaml"
     ),
     overrides: Overrides = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="remove an earlier comparison in run_dir first")
-    ] = False,
+    overwrite: OverwriteComparison = False,
 ) -> None:
     """Compare linear probe, prompts and full fine-tuning on real images, offline."""
     from vpt.protocols.comparison import compare, load_comparison
@@ -353,9 +356,7 @@ def detection_quickstart(
         "configs/detection_quickstart.yaml"
     ),
     overrides: Overrides = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="remove an earlier comparison in run_dir first")
-    ] = False,
+    overwrite: OverwriteComparison = False,
 ) -> None:
     """Compare head alone, prompts and last blocks of a detector on composed pictures, offline."""
     from vpt.protocols.detector_comparison import compare_detectors, load_detector_comparison

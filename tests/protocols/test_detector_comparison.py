@@ -56,8 +56,8 @@ def test_a_comparison__leaves_results_table_and_pictures(tmp_path):
         run = json.loads((config.run_dir / name / "seed_0" / "result.json").read_text())
         assert method["test_ap"] == [run["test"]["AP"]]
         assert method["test_ap50"] == [run["test"]["AP50"]]
-        best = max(method["trials"].items(), key=lambda item: (item[1][0], -float(item[0])))
-        assert method["lr"] == float(best[0])
+        best = max(method["trials"], key=lambda trial: (trial["val"][0], -trial["lr"]))
+        assert method["lr"] == best["lr"]
         assert method["peak_memory_bytes"] > 100e6
         with Image.open(config.run_dir / "pictures" / f"{name}_1.png") as picture:
             assert picture.size == (640, 320)

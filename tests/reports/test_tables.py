@@ -79,7 +79,7 @@ def test_write_comparison__leaves_the_result_as_json_a_table_and_a_plot(tmp_path
         "test_top1": [0.90, 0.91, 0.92],
         "val_top1": [0.90, 0.91, 0.92],
         "lr": 0.01,
-        "trials": [{"lr": 0.001, "val_top1": [0.8]}, {"lr": 0.01, "val_top1": [0.9]}],
+        "trials": [{"lr": 0.001, "val": [0.8]}, {"lr": 0.01, "val": [0.9]}],
         "trained_parameters": 1930,
         "file_bytes": 7720,
         "seconds": 2.5,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 
 @dataclass(frozen=True)
@@ -14,16 +14,16 @@ class Trial:
 
     Attributes:
         lr: peak rate, per optimiser step.
-        val_top1: validation top-1 of the best epoch, in [0, 1], for each trial seed.
+        val: validation top-1 (or AP) of the best epoch, in [0, 1], for each trial seed.
     """
 
     lr: float
-    val_top1: tuple[float, ...]
+    val: tuple[float, ...]
 
     @property
     def mean(self) -> float:
         """The mean over the trial seeds, which the choice goes by."""
-        return statistics.fmean(self.val_top1)
+        return statistics.fmean(self.val)
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,48 @@ class MethodResult:
         """The sample standard deviation over the seeds; 0 for a single one."""
         return statistics.stdev(self.test_top1) if len(self.test_top1) > 1 else 0.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, with mean and spread."""
+        means = {"test_top1_mean": self.test_top1_mean, "test_top1_std": self.test_top1_std}
+        return {**means, **asdict(self)}
+
 
 @dataclass(frozen=True)
-class Comparison:
+class DetectorResult:
+    """One tuning of a detector at its chosen learning rate.
+
+    Attributes:
+        trials: every learning rate tried.
+        lr: the chosen one.
+        val_ap: validation AP of the best epoch, in [0, 1], for each seed.
+        test_ap: test AP of that epoch, in [0, 1], for each seed.
+        test_ap50: the same at IoU 0.5.
+        parameters: trained numbers of each part, and 'trained' in all.
+        file_bytes: size of the prompt file.
+        seconds: of training and validation in one run, mean over the seeds.
+        peak_memory_bytes: of a process that did nothing but the method's runs.
+    """
+
+    trials: tuple[Trial, ...]
+    lr: float
+    val_ap: tuple[float, ...]
+    test_ap: tuple[float, ...]
+    test_ap50: tuple[float, ...]
+    parameters: Mapping[str, int]
+    file_bytes: int
+    seconds: float
+    peak_memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+AnyResult = TypeVar("AnyResult", MethodResult, DetectorResult)
+
+
+@dataclass(frozen=True)
+class Comparison(Generic[AnyResult]):
     """Methods side by side on the same backbone, images and seeds.
 
     Attributes:
@@ -75,76 +114,16 @@ class Comparison:
     setting: Mapping[str, Any]
     seeds: tuple[int, ...]
     trial_seeds: tuple[int, ...]
-    methods: Mapping[str, MethodResult]
-    versions: Mapping[str, Any]
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values, with the mean and spread of every method."""
-        values = asdict(self)
-        values["methods"] = {
-            name: {
-                "test_top1_mean": method.test_top1_mean,
-                "test_top1_std": method.test_top1_std,
-                **values["methods"][name],
-            }
-            for name, method in self.methods.items()
-        }
-        return values
-
-
-@dataclass(frozen=True)
-class DetectorResult:
-    """One tuning of a detector at its chosen learning rate.
-
-    Attributes:
-        trials: validation AP of the best epoch for each trial seed, by learning rate.
-        lr: the rate with the best mean, of equal ones the lowest.
-        val_ap: validation AP of the best epoch, in [0, 1], for each seed.
-        test_ap: test AP of that epoch, in [0, 1], for each seed.
-        test_ap50: the same at IoU 0.5.
-        parameters: trained numbers of each part, and 'trained' in all.
-        file_bytes: size of the prompt file.
-        seconds: of training and validation in one run, mean over the seeds.
-        peak_memory_bytes: of a process that did nothing but the method's runs.
-    """
-
-    trials: Mapping[float, tuple[float, ...]]
-    lr: float
-    val_ap: tuple[float, ...]
-    test_ap: tuple[float, ...]
-    test_ap50: tuple[float, ...]
-    parameters: Mapping[str, int]
-    file_bytes: int
-    seconds: float
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True)
-class DetectorComparison:
-    """Tunings of a detector side by side on the same backbone, head, images and seeds.
-
-    Attributes:
-        setting: data set, backbone, numbers of images, how was chosen.
-        seeds: of the runs that were tested.
-        trial_seeds: of the runs that chose the learning rates.
-        methods: by name, in the order of the config.
-        versions: packages, machine, threads.
-        seconds: of the whole comparison.
-    """
-
-    setting: Mapping[str, Any]
-    seeds: tuple[int, ...]
-    trial_seeds: tuple[int, ...]
-    methods: Mapping[str, DetectorResult]
+    methods: Mapping[str, AnyResult]
     versions: Mapping[str, Any]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return asdict(self)
+        methods = {name: method.to_dict() for name, method in self.methods.items()}
+        return {**asdict(self), "methods": methods}
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """The trial with the best mean validation top-1; of equal ones the lowest rate."""
+    """The trial with the best mean on validation; of equal ones the lowest rate."""
     return min(trials, key=lambda trial: (-trial.mean, trial.lr))

@@ -66,7 +66,7 @@ def compare(
     overwrite: bool = False,
     log: Log = lambda line: None,
     console: Console | None = None,
-) -> Comparison:
+) -> Comparison[MethodResult]:
     """Try the learning rates of every method, train the chosen ones, test once per run.
 
     Every tested run leaves a run directory with its prompt file and curves.

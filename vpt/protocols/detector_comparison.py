@@ -28,7 +28,7 @@ from vpt.config.run import PositiveInt
 from vpt.data import SceneSettings, load_descriptor, read_detection, read_splits, write_scenes
 from vpt.engine.run_dir import environment
 from vpt.errors import ConfigError
-from vpt.evaluation.comparison import DetectorComparison, DetectorResult
+from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, best_trial
 from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
 from vpt.protocols.setup import cpu_threads, laid_over
 from vpt.runs import RunResult, train, truth_and_found, try_out
@@ -105,7 +105,7 @@ def compare_detectors(
     overwrite: bool = False,
     log: Log = lambda line: None,
     apart: bool = True,
-) -> DetectorComparison:
+) -> Comparison[DetectorResult]:
     """Compose the pictures, try the learning rates of every method, train and test the chosen ones.
 
     Every tested run leaves a run directory, and every method pictures of its first run's test
@@ -131,7 +131,7 @@ def compare_detectors(
         methods[name] = _in_process(_run_method, config, name, overwrite, apart=apart)
         _draw(config, name)
         log(_line(name, methods[name]))
-    return DetectorComparison(
+    return Comparison(
         setting=_setting(config),
         seeds=tuple(config.seeds),
         trial_seeds=tuple(config.trial_seeds),
@@ -154,19 +154,19 @@ def _run_method(config: DetectorComparisonConfig, name: str, overwrite: bool) ->
     """Choose a method's learning rate on the trial seeds, then train and test on the others."""
     mode: Literal["new", "overwrite"] = "overwrite" if overwrite else "new"
     with cpu_threads(config.threads):
-        trials = {lr: _try_rate(config, name, lr) for lr in config.learning_rates[name]}
-        chosen = min(trials, key=lambda lr: (-statistics.fmean(trials[lr]), lr))
+        trials = tuple(_try_rate(config, name, lr) for lr in config.learning_rates[name])
+        chosen = best_trial(trials).lr
         runs = [config.run_config(name, lr=chosen, seed=seed) for seed in config.seeds]
         return _summary(trials, chosen, [train(run, mode=mode) for run in runs])
 
 
-def _try_rate(config: DetectorComparisonConfig, name: str, lr: float) -> tuple[float, ...]:
+def _try_rate(config: DetectorComparisonConfig, name: str, lr: float) -> Trial:
     runs = [config.run_config(name, lr=lr, seed=seed) for seed in config.trial_seeds]
-    return tuple(try_out(run)["AP"] for run in runs)
+    return Trial(lr, tuple(try_out(run)["AP"] for run in runs))
 
 
 def _summary(
-    trials: dict[float, tuple[float, ...]], chosen: float, results: Sequence[RunResult]
+    trials: tuple[Trial, ...], chosen: float, results: Sequence[RunResult]
 ) -> DetectorResult:
     tests = [result.test for result in results if result.test is not None]
     return DetectorResult(

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from vpt.engine.run_dir import write_json_atomic, write_text_atomic
-from vpt.evaluation.comparison import DetectorComparison, DetectorResult
+from vpt.evaluation.comparison import Comparison, DetectorResult
 from vpt.reports.tables import (
     file_size,
     markdown_table,
@@ -20,7 +20,7 @@ COLUMNS = ("Method", "AP (%)", "AP50 (%)", "Parameters", "Seconds", "Memory")
 """Few enough for a terminal of 80 characters; rates and file sizes are in result.json."""
 
 
-def detection_table(result: DetectorComparison) -> Table:
+def detection_table(result: Comparison[DetectorResult]) -> Table:
     """One row per method: test AP and AP50, what is trained, how long and in how much memory."""
     table = Table(title=_title(result), caption=_caption(result))
     for number, column in enumerate(COLUMNS):
@@ -30,7 +30,7 @@ def detection_table(result: DetectorComparison) -> Table:
     return table
 
 
-def write_detection(result: DetectorComparison, directory: Path) -> None:
+def write_detection(result: Comparison[DetectorResult], directory: Path) -> None:
     """Write result.json and table.md into an existing directory.
 
     Raises:
@@ -53,14 +53,14 @@ def _cells(name: str, method: DetectorResult) -> tuple[str, ...]:
     )
 
 
-def _title(result: DetectorComparison) -> str:
+def _title(result: Comparison[DetectorResult]) -> str:
     setting = result.setting
     images = setting["images"]["train"]
     place = f"{setting['backbone']} at {setting['image_size']} px"
     return f"{setting['dataset']}\n{images} training images, {place}"
 
 
-def _caption(result: DetectorComparison) -> str:
+def _caption(result: Comparison[DetectorResult]) -> str:
     trials = result.setting["trials_per_method"]
     return (
         f"Test AP: {spread_words(len(result.seeds))}. Parameters: trained ones, neck and head "

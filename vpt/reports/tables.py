@@ -34,7 +34,7 @@ PAPER_NAMES = {
 COLUMNS = ("Method", "Test top-1 (%)", "Parameters", "File", "Seconds", "Rate")
 
 
-def comparison_table(result: Comparison) -> Table:
+def comparison_table(result: Comparison[MethodResult]) -> Table:
     """One row per method: test top-1, what is trained, how large its file, how long a run."""
     table = Table(title=_title(result), caption=_caption(result))
     for number, column in enumerate(COLUMNS):
@@ -44,13 +44,13 @@ def comparison_table(result: Comparison) -> Table:
     return table
 
 
-def comparison_markdown(result: Comparison) -> str:
+def comparison_markdown(result: Comparison[MethodResult]) -> str:
     """The same table as Markdown, with title and caption around it."""
     rows = [_cells(name, method) for name, method in result.methods.items()]
     return markdown_table(_title(result), COLUMNS, rows, _caption(result))
 
 
-def write_comparison(result: Comparison, directory: Path) -> None:
+def write_comparison(result: Comparison[MethodResult], directory: Path) -> None:
     """Write result.json, table.md and comparison.png into an existing directory.
 
     Raises:
@@ -61,7 +61,7 @@ def write_comparison(result: Comparison, directory: Path) -> None:
     write_json_atomic(directory / "result.json", result.to_dict())
 
 
-def comparison_plot(result: Comparison) -> bytes:
+def comparison_plot(result: Comparison[MethodResult]) -> bytes:
     """Test top-1 against trained parameters, one point per method, as a PNG of 1200 x 750 px."""
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
@@ -83,7 +83,7 @@ def _draw_method(axes: Axes, name: str, method: MethodResult, *, colour: str) ->
     )
 
 
-def _draw_axes(axes: Axes, result: Comparison) -> None:
+def _draw_axes(axes: Axes, result: Comparison[MethodResult]) -> None:
     axes.set_title(f"{_title(result)}\n{_spread(result)}", fontsize="medium")
     axes.set_xlabel("Trained parameters (log scale)")
     axes.set_ylabel("Test top-1 (%)")
@@ -109,7 +109,7 @@ def _cells(name: str, method: MethodResult) -> tuple[str, ...]:
     )
 
 
-def _title(result: Comparison) -> str:
+def _title(result: Comparison[MethodResult]) -> str:
     setting = result.setting
     shots = setting["shots"]
     images = "all training images" if shots is None else f"{shots} images per class"
@@ -118,7 +118,7 @@ def _title(result: Comparison) -> str:
     return f"{setting['dataset']}\n{images}, {setting['backbone']}{place}"
 
 
-def _caption(result: Comparison) -> str:
+def _caption(result: Comparison[MethodResult]) -> str:
     trials = result.setting["trials_per_method"]
     return (
         f"Test top-1: {_spread(result)}. Parameters: trained ones. Rate: the best of {trials} on "
@@ -126,7 +126,7 @@ def _caption(result: Comparison) -> str:
     )
 
 
-def _spread(result: Comparison) -> str:
+def _spread(result: Comparison[MethodResult]) -> str:
     return spread_words(len(result.seeds))
 
 
