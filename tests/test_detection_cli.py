@@ -94,6 +94,43 @@ def test_evaluate__of_perfect_results__gives_1(place, tmp_path):
     assert found["AP"] == found["AP/green"] == pytest.approx(1.0)
 
 
+def test_evaluate__output_holds_curves_and_confusions__by_either_evaluation(place):
+    results, both = place / "run/test_results.json", []
+    for each in ("pycocotools", "faster"):
+        out = place / f"{each}.json"
+        words = ("--data", place / "data/boxes.yaml", "--output", out, "--coco-eval", each)
+        assert run("evaluate", results, *words) == (0, "")
+        both.append(json.loads(out.read_text()))
+    assert both[0]["metrics"] == pytest.approx(both[1]["metrics"], abs=1e-6)
+    assert both[0]["confusion_matrix"] == both[1]["confusion_matrix"]
+    curves = both[0]["precision_at_recall"]
+    assert curves["iou"] == 0.5
+    assert set(curves["precision"]) == set(both[0]["AP_per_class"]) == set(CATEGORIES.values())
+    assert {len(curve) for curve in curves["precision"].values()} == {len(curves["recall"])}
+    confusions = both[0]["confusion_matrix"]
+    assert confusions["classes"][-1] == "nothing"
+    boxes = len(json.loads((place / "data/annotations/test.json").read_text())["annotations"])
+    assert sum(map(sum, confusions["counts"][:-1])) == boxes
+
+
+def test_evaluate__leaves_bad_images_out__if_asked_to(prompt, tmp_path, capsys):
+    make_coco(tmp_path / "data", splits=SPLITS, images=5)
+    broken = tmp_path / "data/images/test/001.png"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    (tmp_path / "data/images/test/002.png").unlink()
+    words = ("evaluate", prompt, "--data", describe(tmp_path / "data"), "--num-workers", 0)
+    fails_in_one_line(*words, saying="002.png")
+    capsys.readouterr()
+    found = tmp_path / "found.json"
+    assert run(*words, "--on-bad-image", "skip", "--results", found) == (0, "")
+    told = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert len(told) == 2
+    assert "002.png" in told[0]
+    assert f"{broken}: " in told[1]
+    ids = {record["image_id"] for record in json.loads(found.read_text())}
+    assert ids <= {100, 109, 112}
+
+
 def test_predict__writes_rows_records_and_pictures(place, prompt, tmp_path, capsys):
     images = place / "data/images/test"
     originals = {path: path.read_bytes() for path in images.iterdir()}
@@ -178,6 +215,7 @@ def test_draw_boxes__stands_out_from_any_background(background):
 def test_training__shows_truth_beside_predictions(place):
     (events,) = (place / "run/tensorboard").iterdir()
     assert b"val/boxes" in events.read_bytes()
+    assert b"test/precision_recall" in events.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,23 @@ def test_the_shipped_configs__are_valid_and_tell_their_command(name):
     path = ROOT / "configs" / f"{name}.yaml"
     assert isinstance(load_config(path), DetectionRunConfig)
     assert f"configs/{name}.yaml" in path.read_text().split("\ntask:")[0]
+
+
+def test_what_is_left_out_or_mended__is_told(tmp_path):
+    def spoil(content):
+        content["annotations"][0]["bbox"] = [0, 0, -5, 5]
+        for annotation in content["annotations"]:
+            del annotation["area"]
+
+    root = make_coco(tmp_path, splits=("train", "val"), change={"train": spoil})
+    path = tmp_path / "boxes.yaml"
+    fields = {"name": "s", "format": "coco", "root": str(root), "images": "images"}
+    path.write_text(yaml.safe_dump(fields))
+    data = {"dataset": str(path), "batch_size": 2, "num_workers": 0}
+    with pytest.raises(DataError, match="negative"):
+        train(make_config(tmp_path / "run", path, data=data))
+    lines: list[str] = []
+    config = make_config(tmp_path / "run", path, data={**data, "on_bad_image": "skip"})
+    train(config, log=lines.append)
+    assert any(line.startswith("left out: ") and "annotation 1" in line for line in lines)
+    assert any(line.startswith("mended in the data: ") and "area_missing" in line for line in lines)

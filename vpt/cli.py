@@ -122,11 +122,18 @@ def evaluate(
         typer.Option(help="classes: the prompt file's, or (if they are texts) the data set's own"),
     ] = "file",
     output: Annotated[
-        Path | None, typer.Option(help="also write the metrics to this JSON file")
+        Path | None,
+        typer.Option(help="also write the metrics, of boxes curves too, to this JSON file"),
     ] = None,
     results: Annotated[
         Path | None, typer.Option(help="of a detector: its detections, as COCO results")
     ] = None,
+    coco_eval: Annotated[
+        Literal["pycocotools", "faster"], typer.Option(help="of boxes: who computes the metrics")
+    ] = "pycocotools",
+    on_bad_image: Annotated[
+        Literal["error", "skip"], typer.Option(help="skip: leave unreadable images out, and say so")
+    ] = "error",
 ) -> None:
     """Measure a prompt file, or a detector's results, on a data set.
 
@@ -137,12 +144,16 @@ def evaluate(
     from vpt.engine.run_dir import write_json_atomic
 
     if prompt.suffix.lower() == ".json":
-        of_models = ("device", "batch_size", "num_workers", "weights", "names", "results")
+        of_models = (
+            *("device", "batch_size", "num_workers", "weights"),
+            *("names", "results", "on_bad_image"),
+        )
         _refuse_options(context, of_models, f"{prompt} holds results, no model")
-        metrics = runs.rescore(prompt, data, root=root, split=split)
+        boxes = runs.rescore(prompt, data, root=root, split=split, coco_eval=coco_eval)
+        metrics, details = _of_boxes(boxes)
     elif read_prompt_header(prompt).task == "detection":
         _refuse_options(context, ("names",), f"{prompt} holds a detector")
-        metrics = runs.evaluate_detector(
+        boxes = runs.evaluate_detector(
             prompt,
             data,
             root=root,
@@ -152,9 +163,14 @@ def evaluate(
             num_workers=num_workers,
             weights=weights,
             output=results,
+            coco_eval=coco_eval,
+            on_bad_image=on_bad_image,
+            log=log,
         )
+        metrics, details = _of_boxes(boxes)
     else:
-        _refuse_options(context, ("results",), f"{prompt} holds no detector")
+        _refuse_options(context, ("results", "coco_eval"), f"{prompt} holds no detector")
+        details = {}
         metrics = runs.evaluate_prompt(
             prompt,
             data,
@@ -165,13 +181,24 @@ def evaluate(
             num_workers=num_workers,
             weights=weights,
             names=names,
+            on_bad_image=on_bad_image,
+            log=log,
         )
     for name, value in metrics.items():
         log(f"{name} {value:.4f}")
     if output is not None:
-        write_json_atomic(
-            output, {"prompt": str(prompt), "data": str(data), "split": split, "metrics": metrics}
-        )
+        what = {"prompt": str(prompt), "data": str(data), "split": split}
+        write_json_atomic(output, {**what, "metrics": metrics, **details})
+
+
+def _of_boxes(evaluator: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics with 'AP/<class>' of each class that has boxes, and what only a file takes."""
+    details = evaluator.details()
+    classes = details["AP_per_class"].items()
+    return {
+        **evaluator.compute(),
+        **{f"AP/{name}": value for name, value in classes if value is not None},
+    }, details
 
 
 def _refuse_options(context: typer.Context, options: Iterable[str], reason: str) -> None:

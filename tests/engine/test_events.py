@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vpt.engine.events import Events, draw_confusion_matrix
+from vpt.engine.events import Events, draw_confusion_matrix, draw_precision_recall
 from vpt.errors import RunError
 
 
@@ -91,6 +91,14 @@ def test_draw_confusion_matrix__any_number_of_classes__a_picture(classes):
     counts = torch.randint(0, 5, (classes, classes))
     counts[0] = 0
     pixels = draw_confusion_matrix(counts, [str(i) for i in range(classes)])
+    assert pixels.shape == (600, 700, 3)
+    assert pixels.std() > 1
+
+
+@pytest.mark.parametrize("classes", [0, 3, 200])
+def test_draw_precision_recall__any_number_of_classes__a_picture(classes):
+    curves = {f"_{i}$": [1.0, 0.5, i / 200] for i in range(classes)}
+    pixels = draw_precision_recall(curves)
     assert pixels.shape == (600, 700, 3)
     assert pixels.std() > 1
 

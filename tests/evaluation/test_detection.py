@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 
 import pytest
 import torch
 
-from vpt.errors import DataError
+from vpt.errors import ConfigError, DataError
 from vpt.evaluation import DetectionEvaluator, score_results
 from vpt.evaluation.detection import METRICS, to_records
 from vpt.structures import Detections, Letterbox
@@ -224,6 +225,50 @@ def test_reset__forgets_the_detections():
     assert evaluator.compute()["AP"] == 0.0
     evaluator.update([100], [perfect(TRUTH, 100)])
     assert 0 < evaluator.compute()["AP"] < 1
+
+
+def test_the_fast_evaluation__equals_the_reference():
+    generator = random.Random(0)
+    truth, results = truth_of(images=40), []
+    for image in truth["images"]:
+        for _ in range(generator.randrange(5)):
+            box = [generator.uniform(5, 200) for _ in range(4)]
+            category = generator.choice(IDS)
+            truth["annotations"].append(
+                {
+                    "id": len(truth["annotations"]),
+                    "image_id": image["id"],
+                    "category_id": category,
+                    "bbox": box,
+                    "iscrowd": int(generator.random() < 0.1),
+                }
+            )
+            for _ in range(4):
+                results.append(
+                    {
+                        "image_id": image["id"],
+                        "category_id": category if generator.random() < 0.8 else 3,
+                        "bbox": [side + generator.gauss(0, 8) for side in box[:2]] + box[2:],
+                        "score": round(generator.random(), 1),  # with ties
+                    }
+                )
+    slow, fast = (
+        score_results(results, truth, coco_eval=each) for each in ("pycocotools", "faster")
+    )
+    assert 0.05 < slow.compute()["AP"] < 0.95
+    assert fast.compute() == pytest.approx(slow.compute(), abs=1e-6)
+    assert fast.per_class_ap() == pytest.approx(slow.per_class_ap(), abs=1e-6)
+    for name, curve in slow.pr_curves(iou=0.75).items():
+        assert fast.pr_curves(iou=0.75)[name] == pytest.approx(curve, abs=1e-6)
+    nothing = score_results([], truth, coco_eval="faster").compute()
+    assert nothing == dict.fromkeys(METRICS, 0.0)
+    assert score_results([], truth_of(), coco_eval="faster").compute() == {}
+
+
+def test_the_fast_evaluation__says_what_it_needs(monkeypatch):
+    monkeypatch.setattr("vpt.evaluation.detection.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'vpt\[fast\]'"):
+        DetectionEvaluator(TRUTH, IDS, coco_eval="faster")
 
 
 # ----------------------------------------------------------------------------------------- curves

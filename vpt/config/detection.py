@@ -52,6 +52,10 @@ class DetectionTrainConfig(TrainConfig):
     select: Literal["AP", "AP50", "AP75", "last"] = Field(  # type: ignore[assignment]
         "AP", description="validation metric that picks the best epoch; last: the last one"
     )
+    coco_eval: Literal["pycocotools", "faster"] = Field(
+        "pycocotools",
+        description="who computes the metrics; faster: faster-coco-eval (pip install 'vpt[fast]')",
+    )
 
 
 class DetectionRunConfig(Schema):

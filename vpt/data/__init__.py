@@ -15,12 +15,11 @@ from vpt.data.detection import (
     Finding,
     check_findings,
     to_coco_dict,
+    told,
 )
 from vpt.data.detection_loader import (
     DetectionDataset,
-    DetectionLoader,
     collate_detection,
-    drop_bad_images,
     make_detection_loader,
 )
 from vpt.data.formats import read_splits
@@ -53,7 +52,6 @@ __all__ = [
     "Cut",
     "Descriptor",
     "DetectionDataset",
-    "DetectionLoader",
     "DetectionSample",
     "DetectionSplit",
     "DetectionSplits",
@@ -76,7 +74,6 @@ __all__ = [
     "coop_few_shot",
     "create_transform",
     "drop_bad",
-    "drop_bad_images",
     "evaluation_transform",
     "few_shot",
     "holdout",
@@ -90,6 +87,7 @@ __all__ = [
     "restrict_classes",
     "scan_images",
     "to_coco_dict",
+    "told",
     "training_transform",
     "write_scenes",
 ]

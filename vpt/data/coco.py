@@ -60,7 +60,10 @@ def read_detection(
         check_findings(builder.findings, skip=problems == "skip")
     for split in found.values():
         if not split.samples:
-            raise DataError(f"no usable image in split '{split.name}' of '{descriptor.name}'")
+            first = next((f": {each}" for each in builder.findings if each.severity == "error"), "")
+            raise DataError(
+                f"no usable image in split '{split.name}' of '{descriptor.name}'{first}"
+            )
     if "train" in found and not any(found["train"].class_counts()):
         raise DataError(f"no box in split 'train' of '{descriptor.name}'")
     splits = _cut(descriptor, found, tuple(builder.findings))

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.splits import SplitName
+from vpt.data.splits import SplitsOf
 from vpt.errors import DataError
 
 Severity = Literal["error", "warning", "note"]
@@ -193,45 +193,16 @@ class DetectionSplit:
 
 
 @dataclass(frozen=True)
-class DetectionSplits:
-    """The splits of a data set with boxes; one that it does not have is None.
+class DetectionSplits(SplitsOf[DetectionSplit]):
+    """The splits of a data set with boxes; classes are the training file's.
 
     Attributes:
-        train: images to learn from.
-        val: images to choose by.
-        test: images to report on.
-        class_names: in label order, from the training file.
         category_ids: in label order, from the training file.
         findings: what was found wrong and, unless it is an error, mended.
     """
 
-    train: DetectionSplit | None
-    val: DetectionSplit | None
-    test: DetectionSplit | None
-    class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     findings: tuple[Finding, ...] = field(default=(), repr=False)
-
-    def require(self, name: SplitName) -> DetectionSplit:
-        """The split of that name.
-
-        Raises:
-            DataError: the data set has none.
-        """
-        split = self.get(name)
-        if split is None:
-            known = ", ".join(other for other in get_args(SplitName) if self.get(other))
-            raise DataError(
-                f"the data set has no '{name}' split (it has: {known}); name its JSON file under "
-                "'splits' in the descriptor (val and test can be cut out of train: "
-                "{fraction: 0.1, seed: 0})"
-            )
-        return split
-
-    def get(self, name: SplitName) -> DetectionSplit | None:
-        """The split of that name, or None."""
-        split: DetectionSplit | None = getattr(self, name)
-        return split
 
 
 def detection_holdout(
@@ -280,6 +251,19 @@ def check_findings(findings: Sequence[Finding], *, skip: bool = False) -> None:
     total = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     more = "" if len(errors) == 1 else f" ({len(errors)} errors: {total})"
     raise DataError(f"{errors[0]}{more}; 'vpt data check' lists everything")
+
+
+def told(findings: Sequence[Finding]) -> list[str]:
+    """What a run says of the data that it takes: each thing left out, and a count of the mended."""
+    lines = [f"left out: {finding}" for finding in findings if finding.severity == "error"]
+    kinds: Counter[str] = Counter()
+    for finding in findings:
+        if finding.severity == "warning":
+            kinds[finding.kind] += finding.count
+    if kinds:
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        lines.append(f"mended in the data: {counts}; 'vpt data check' lists them")
+    return lines
 
 
 def to_coco_dict(split: DetectionSplit) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -11,7 +9,7 @@ from torch.utils.data import Dataset
 from vpt.data.boxes import BoxTransform
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
-from vpt.data.loader import BadImage, batches_of_items
+from vpt.data.loader import BatchLoader
 from vpt.data.sampling import EpochBatches
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
@@ -61,56 +59,13 @@ class DetectionDataset(Dataset[DetectionItem]):
         return seen.image, DetectionTargets(seen.boxes, labels), index, seen.letterbox
 
 
-def drop_bad_images(split: DetectionSplit, bad: Sequence[BadImage]) -> DetectionSplit:
-    """The split without the images that failed the scan.
-
-    Raises:
-        DataError: no image is left.
-    """
-    paths = {image.path for image in bad}
-    rest = split.with_samples(sample for sample in split.samples if sample.source not in paths)
-    if not rest.samples:
-        raise DataError(
-            f"no readable image is left in '{split.name}' ({len(split)} unreadable); replace them"
-        )
-    return rest
-
-
 def make_detection_loader(
     dataset: DetectionDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
-) -> DetectionLoader:
-    """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
-
-    The bits of the batches do not depend on the number of workers. An unreadable image raises its
-    DataError here, in the main process.
-    """
-    return DetectionLoader(dataset, batches, num_workers=num_workers, pin_memory=pin_memory)
-
-
-class DetectionLoader:
-    """One epoch: iterates over `DetectionBatch`, and has as length the batches that it yields."""
-
-    def __init__(
-        self,
-        dataset: DetectionDataset,
-        batches: EpochBatches,
-        *,
-        num_workers: int,
-        pin_memory: bool,
-    ):
-        self.batches = batches
-        self._loader = batches_of_items(
-            dataset, batches, _columns, num_workers=num_workers, pin_memory=pin_memory
-        )
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[DetectionBatch]:
-        for images, boxes, labels, indices, letterboxes in self._loader:
-            pairs = zip(boxes, labels, strict=True)
-            targets = tuple(DetectionTargets(*pair) for pair in pairs)
-            yield DetectionBatch(images, targets, indices, tuple(letterboxes))
+) -> BatchLoader[DetectionBatch]:
+    """See `make_loader`."""
+    return BatchLoader(
+        dataset, batches, _columns, _assembled, num_workers=num_workers, pin_memory=pin_memory
+    )
 
 
 def collate_detection(items: list[DetectionItem]) -> DetectionBatch:
@@ -125,3 +80,15 @@ def _columns(items: list[DetectionItem]) -> _Columns:
     boxes = [targets.boxes for targets in batch.targets]
     labels = [targets.labels for targets in batch.targets]
     return batch.images, boxes, labels, batch.indices, list(batch.letterboxes)
+
+
+def _assembled(
+    images: Tensor,
+    boxes: list[Tensor],
+    labels: list[Tensor],
+    indices: Tensor,
+    letterboxes: list[Letterbox],
+) -> DetectionBatch:
+    """The batch of what `_columns` gave."""
+    targets = tuple(DetectionTargets(*pair) for pair in zip(boxes, labels, strict=True))
+    return DetectionBatch(images, targets, indices, tuple(letterboxes))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 import torch
@@ -99,100 +99,96 @@ def scan_images(split: Split | DetectionSplit, num_workers: int = 0) -> list[Bad
     return [bad for batch in files for bad in batch if bad is not None]
 
 
-def drop_bad(split: Split, bad: Sequence[BadImage]) -> Split:
-    """The split without the images that failed the scan; labels stay with their images.
+OneSplit = TypeVar("OneSplit", Split, DetectionSplit)
+
+
+def drop_bad(split: OneSplit, bad: Sequence[BadImage]) -> OneSplit:
+    """The split without the images that failed the scan; labels and boxes stay with their images.
 
     Raises:
-        DataError: a class of the split is left without images.
+        DataError: no image is left, or (of images with one label each) none of a class.
     """
     paths = {image.path for image in bad}
     rest = split.with_samples(sample for sample in split.samples if sample.source not in paths)
-    counts = zip(split.class_names, split.class_counts(), rest.class_counts(), strict=True)
-    for name, before, after in counts:
-        if before > 0 and after == 0:
-            raise DataError(
-                f"class '{name}' has no readable image left in '{split.name}' "
-                f"({before} unreadable); replace its files"
-            )
+    if not rest.samples:
+        raise DataError(
+            f"no readable image is left in '{split.name}' ({len(split)} unreadable); replace them"
+        )
+    if isinstance(split, Split):
+        counts = zip(split.class_names, split.class_counts(), rest.class_counts(), strict=True)
+        for name, before, after in counts:
+            if before > 0 and after == 0:
+                raise DataError(
+                    f"class '{name}' has no readable image left in '{split.name}' "
+                    f"({before} unreadable); replace its files"
+                )
     return rest
 
 
 def make_loader(
     dataset: ImageDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
-) -> BatchLoader:
+) -> BatchLoader[Batch]:
     """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
 
     The bits of the batches do not depend on the number of workers. An unreadable image raises its
     DataError here, in the main process.
     """
-    return BatchLoader(dataset, batches, num_workers=num_workers, pin_memory=pin_memory)
-
-
-class BatchLoader:
-    """One epoch: iterates over `Batch`, and has as length the batches that it yields."""
-
-    def __init__(
-        self, dataset: ImageDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
-    ):
-        self.batches = batches
-        self._loader = batches_of_items(
-            dataset, batches, _collate, num_workers=num_workers, pin_memory=pin_memory
-        )
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for images, labels, indices in self._loader:
-            yield Batch(images, labels, indices)
+    return BatchLoader(
+        dataset, batches, _collate, Batch, num_workers=num_workers, pin_memory=pin_memory
+    )
 
 
 AnyItem = TypeVar("AnyItem")
 AnyBatch = TypeVar("AnyBatch")
 
 
-def batches_of_items(
-    dataset: Dataset[AnyItem],
-    batches: EpochBatches,
-    collate: Callable[[list[AnyItem]], AnyBatch],
-    *,
-    num_workers: int,
-    pin_memory: bool,
-) -> Iterable[AnyBatch]:
-    """What `collate` makes of the items of each batch, in worker processes.
+class BatchLoader(Generic[AnyBatch]):
+    """One epoch: iterates over batches, and has as length how many it yields.
 
     Args:
         dataset: its items are got by (epoch, index).
         batches: of one epoch.
-        collate: gives tensors in tuples, which torch can pin, unlike dataclasses.
+        collate: some items as a tuple of tensors, tuples and lists: what torch can pin, unlike
+            dataclasses.
+        assemble: the batch of what `collate` gave.
         num_workers: processes; 0: in this one.
         pin_memory: for a faster copy to a GPU.
 
     Raises:
         DataError: while iterating, in the main process; the first that an item raised.
     """
-    loader: DataLoader[AnyItem | DataError] = DataLoader(
-        _Caught(dataset),
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=partial(_collate_caught, collate=collate),
-        pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, owner=os.getpid()),
-        # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
-        generator=torch.Generator(),
-    )
-    return _Raising(loader)
 
+    def __init__(
+        self,
+        dataset: Dataset[AnyItem],
+        batches: EpochBatches,
+        collate: Callable[[list[AnyItem]], tuple[Any, ...]],
+        assemble: Callable[..., AnyBatch],
+        *,
+        num_workers: int,
+        pin_memory: bool,
+    ):
+        self.batches = batches
+        self._assemble = assemble
+        self._loader: DataLoader[AnyItem | DataError] = DataLoader(
+            _Caught(dataset),
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=partial(_collate_caught, collate=collate),
+            pin_memory=pin_memory,
+            worker_init_fn=partial(_start_worker, owner=os.getpid()),
+            # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
+            generator=torch.Generator(),
+        )
 
-class _Raising(Iterable[AnyBatch]):
-    def __init__(self, loader: DataLoader[Any]):
-        self.loader = loader
+    def __len__(self) -> int:
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        for batch in self.loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        for parts in self._loader:
+            if isinstance(parts, DataError):
+                raise parts
+            yield self._assemble(*parts)
 
 
 class _Caught(Dataset[AnyItem | DataError]):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Generic, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +66,11 @@ class Split:
         return replace(self, samples=tuple(samples), name=name or self.name)
 
 
+AnySplit = TypeVar("AnySplit")
+
+
 @dataclass(frozen=True)
-class Splits:
+class SplitsOf(Generic[AnySplit]):
     """The splits of a data set; one that it does not have is None.
 
     Attributes:
@@ -75,22 +78,14 @@ class Splits:
         val: images to choose by.
         test: images to report on.
         class_names: in label order.
-        text_names: the classes as a sentence calls them, in label order; as class_names if empty.
     """
 
-    train: Split | None
-    val: Split | None
-    test: Split | None
+    train: AnySplit | None
+    val: AnySplit | None
+    test: AnySplit | None
     class_names: tuple[str, ...]
-    text_names: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if not self.text_names:
-            object.__setattr__(self, "text_names", self.class_names)
-        if len(self.text_names) != len(self.class_names):
-            raise ValueError(f"{len(self.text_names)} texts for {len(self.class_names)} classes")
-
-    def require(self, name: SplitName) -> Split:
+    def require(self, name: SplitName) -> AnySplit:
         """The split of that name.
 
         Raises:
@@ -105,7 +100,30 @@ class Splits:
             )
         return split
 
-    def get(self, name: SplitName) -> Split | None:
+    def get(self, name: SplitName) -> AnySplit | None:
         """The split of that name, or None."""
-        split: Split | None = getattr(self, name)
+        split: AnySplit | None = getattr(self, name)
         return split
+
+    def changed(self, change: Callable[[AnySplit], AnySplit]) -> Self:
+        """The same with other splits: what `change` makes of each that is there."""
+        splits = {name: self.get(name) for name in get_args(SplitName)}
+        new = {name: change(split) for name, split in splits.items() if split is not None}
+        return replace(self, **new)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Splits(SplitsOf[Split]):
+    """The splits of a data set of images with one label each.
+
+    Attributes:
+        text_names: the classes as a sentence calls them, in label order; as class_names if empty.
+    """
+
+    text_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text_names:
+            object.__setattr__(self, "text_names", self.class_names)
+        if len(self.text_names) != len(self.class_names):
+            raise ValueError(f"{len(self.text_names)} texts for {len(self.class_names)} classes")

@@ -117,6 +117,18 @@ class Events:
             pixels = draw_confusion_matrix(counts, class_names)
             self._draw("add_image", tag, pixels, step, dataformats="HWC")
 
+    def precision_recall(self, step: int, tag: str, curves: Mapping[str, Sequence[float]]) -> None:
+        """Show precision-recall curves.
+
+        Args:
+            step: optimiser steps done.
+            tag: its name.
+            curves: by class, precision at evenly spaced recalls 0..1; named for up to 30 classes.
+        """
+        if self._writer is not None:
+            pixels = draw_precision_recall(curves)
+            self._draw("add_image", tag, pixels, step, dataformats="HWC")
+
     def text(self, tag: str, text: str) -> None:
         """Show a text as it is, in a fixed-width font."""
         indented = "\n".join(f"    {line}" for line in text.splitlines())
@@ -220,23 +232,51 @@ def draw_confusion_matrix(
     counts: Tensor, class_names: Sequence[str] | None = None
 ) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 picture of a (C, C) matrix, rows as shares of their class."""
-    # Figure and canvas without pyplot: no global state, no display, nothing to close.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     counts = counts.detach().cpu().to(torch.float64)
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(7, 6), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = _new_figure()
     figure.colorbar(axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis"))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if class_names is not None and len(class_names) <= _MOST_TICKS:
-        # '$' starts mathematics in matplotlib, and a class may be named with one.
-        names = [name.replace("$", r"\$") for name in class_names]
+        names = [_plain(name) for name in class_names]
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
+    return _pixels(figure)
+
+
+def draw_precision_recall(curves: Mapping[str, Sequence[float]]) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8 picture of a curve per class, and of their mean in black."""
+    figure, axes = _new_figure()
+    for name, curve in curves.items():
+        label = f" {_plain(name)}"  # matplotlib hides what begins with an underscore
+        axes.plot(np.linspace(0, 1, len(curve)), curve, label=label, linewidth=1, alpha=0.7)
+    if curves:
+        mean = np.mean([list(curve) for curve in curves.values()], axis=0)
+        axes.plot(np.linspace(0, 1, len(mean)), mean, label="mean", linewidth=2, color="black")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    if 0 < len(curves) <= _MOST_TICKS:
+        axes.legend(fontsize="small", loc="lower left")
+    return _pixels(figure)
+
+
+def _new_figure() -> tuple[Any, Any]:
+    """Figure and axes without pyplot: no global state, no display, nothing to close."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), dpi=100, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _plain(name: str) -> str:
+    """A class name as matplotlib writes it as it is: '$' starts mathematics there."""
+    return name.replace("$", r"\$")
+
+
+def _pixels(figure: Any) -> NDArray[np.uint8]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3].copy()
 

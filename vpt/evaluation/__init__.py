@@ -16,14 +16,22 @@ from vpt.evaluation.clip_results import (
     short_names,
     to_clip_benchmark,
 )
-from vpt.evaluation.detection import DetectionEvaluator, score_results
+from vpt.evaluation.detection import (
+    NOTHING,
+    CocoEval,
+    DetectionEvaluator,
+    check_coco_eval,
+    score_results,
+)
 
 __all__ = [
     "FREE_BASELINES",
+    "NOTHING",
     "BaseAndNew",
     "BaseToNew",
     "ClassificationEvaluator",
     "ClipEvaluation",
+    "CocoEval",
     "DetectionEvaluator",
     "Evaluator",
     "FewShot",
@@ -31,6 +39,7 @@ __all__ = [
     "MethodRuns",
     "PromptFileResult",
     "average_base_to_new",
+    "check_coco_eval",
     "harmonic_mean",
     "score_results",
     "short_names",

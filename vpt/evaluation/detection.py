@@ -6,8 +6,9 @@ import contextlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pycocotools.coco import COCO
@@ -15,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from vpt.errors import DataError
+from vpt.errors import ConfigError, DataError
 from vpt.structures import Detections
 
 METRICS = (
@@ -35,6 +36,12 @@ METRICS = (
 """In COCO's order. AP averages over IoU 0.50:0.95 where none is named; sizes are areas below 32^2,
 up to 96^2 and above, in the file's pixels; AR@k allows k detections per image, the others 100."""
 
+NOTHING = "nothing"
+"""The last row and column of a confusion matrix: what no box, or no detection, stands for."""
+
+CocoEval = Literal["pycocotools", "faster"]
+"""Who matches detections with boxes: the reference, or faster-coco-eval, an optional package."""
+
 _IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 _ALL_AREAS, _MOST_DETECTIONS = 0, -1
 """Places on pycocotools' last two axes."""
@@ -51,16 +58,26 @@ class DetectionEvaluator:
             is not changed. Annotation ids do not matter, `ignore` flags neither; without `iscrowd`
             an annotation is no crowd, without `area` its box's area counts.
         category_ids: the category of each label 0..C-1.
+        coco_eval: 'pycocotools', or 'faster' for the same numbers sooner on large sets.
 
     Attributes:
         class_names: C, from the ground truth.
 
     Raises:
+        ConfigError: see `check_coco_eval`.
         DataError: an annotation's category has no label, or a label's category is not in the ground
             truth.
     """
 
-    def __init__(self, ground_truth: Mapping[str, Any], category_ids: Sequence[int]):
+    def __init__(
+        self,
+        ground_truth: Mapping[str, Any],
+        category_ids: Sequence[int],
+        *,
+        coco_eval: CocoEval = "pycocotools",
+    ):
+        check_coco_eval(coco_eval)
+        self._coco_eval = coco_eval
         names = {each["id"]: each["name"] for each in ground_truth["categories"]}
         self.category_ids = tuple(category_ids)
         self._labels = {category: label for label, category in enumerate(self.category_ids)}
@@ -180,6 +197,28 @@ class DetectionEvaluator:
             _count_confusions(boxes, records, self._labels, iou, counts)
         return counts
 
+    def details(self, *, iou: float = 0.5, score: float = 0.5) -> dict[str, Any]:
+        """AP of each class, the precision-recall curves and the confusions, as JSON values.
+
+        Args:
+            iou: of the curves and of a hit.
+            score: detections below are not in the confusion matrix.
+        """
+        return {
+            "AP_per_class": self.per_class_ap(),
+            "precision_at_recall": {
+                "iou": iou,
+                "recall": [step / 100 for step in range(101)],
+                "precision": self.pr_curves(iou=iou),
+            },
+            "confusion_matrix": {
+                "iou": iou,
+                "score": score,
+                "classes": [*self.class_names, NOTHING],
+                "counts": self.confusion_matrix(iou=iou, score=score).tolist(),
+            },
+        }
+
     def results(self) -> list[dict[str, Any]]:
         """The detections as COCO results: xywh rounded to hundredths of a pixel.
 
@@ -200,27 +239,46 @@ class DetectionEvaluator:
 
     def _evaluated(self) -> _Curves:
         if self._curves is None:
-            truth = _coco(self._images, self.category_ids, self._annotations)
-            found = _coco(self._images, self.category_ids, _as_annotations(self._records))
-            self._curves = _Curves(truth, found, self.category_ids)
+            found = _as_annotations(self._records)
+            self._curves = _Curves(
+                self._images, self._annotations, found, self.category_ids, self._coco_eval
+            )
         return self._curves
 
 
+def check_coco_eval(coco_eval: CocoEval) -> None:
+    """Refuse what is not installed.
+
+    Raises:
+        ConfigError: saying how to install it.
+    """
+    if coco_eval == "faster" and find_spec("faster_coco_eval") is None:
+        raise ConfigError(
+            "coco_eval 'faster' needs the package faster-coco-eval: pip install 'vpt[fast]', or "
+            "use 'pycocotools'"
+        )
+
+
 def score_results(
-    results: Path | Sequence[Mapping[str, Any]], ground_truth: Mapping[str, Any]
+    results: Path | Sequence[Mapping[str, Any]],
+    ground_truth: Mapping[str, Any],
+    *,
+    coco_eval: CocoEval = "pycocotools",
 ) -> DetectionEvaluator:
     """An evaluator that holds the detections of a COCO results file; ask it for its numbers.
 
     Args:
         results: the file, or what it holds.
         ground_truth: see `DetectionEvaluator`; every one of its categories is evaluated.
+        coco_eval: likewise.
 
     Raises:
+        ConfigError: see `check_coco_eval`.
         DataError: the file is no list of results, or a result does not fit the ground truth.
     """
     records = _read_results(results) if isinstance(results, Path) else results
     categories = sorted(category["id"] for category in ground_truth["categories"])
-    evaluator = DetectionEvaluator(ground_truth, categories)
+    evaluator = DetectionEvaluator(ground_truth, categories, coco_eval=coco_eval)
     evaluator.update_records(records)
     return evaluator
 
@@ -243,38 +301,58 @@ def to_records(
 
 
 class _Curves:
-    """What pycocotools computes, kept quiet.
+    """What COCO's evaluation computes, kept quiet.
+
+    Args:
+        images: of the ground truth.
+        annotations: its boxes.
+        found: the detections, as annotations.
+        category_ids: which are evaluated.
+        coco_eval: by whom.
 
     Attributes:
         metrics: by name, without the undefined ones.
         precision: (10 IoUs, 101 recalls, C sorted by category, 4 areas, 3 limits); -1: undefined.
     """
 
-    def __init__(self, truth: COCO, found: COCO, category_ids: Sequence[int]):
+    def __init__(
+        self,
+        images: list[dict[str, Any]],
+        annotations: list[dict[str, Any]],
+        found: list[dict[str, Any]],
+        category_ids: Sequence[int],
+        coco_eval: CocoEval,
+    ):
+        index_of, evaluation_of = _implementation(coco_eval)
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(truth, found, "bbox")
+            both = []
+            for boxes in (annotations, found):
+                coco = index_of()
+                coco.dataset = {
+                    "images": images,
+                    "categories": [{"id": category} for category in category_ids],
+                    # copied, as an evaluation writes into them
+                    "annotations": [dict(annotation) for annotation in boxes],
+                }
+                coco.createIndex()
+                both.append(coco)
+            evaluation = evaluation_of(*both, "bbox")
             evaluation.params.catIds = sorted(category_ids)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         self.precision = evaluation.eval["precision"]
-        values = zip(METRICS, evaluation.stats.tolist(), strict=True)
+        values = zip(METRICS, evaluation.stats[: len(METRICS)].tolist(), strict=True)
         self.metrics = {name: value for name, value in values if value > -1}
 
 
-def _coco(
-    images: list[dict[str, Any]], category_ids: Sequence[int], annotations: list[dict[str, Any]]
-) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": images,
-            "categories": [{"id": category} for category in category_ids],
-            # copied, as an evaluation writes into them
-            "annotations": [dict(annotation) for annotation in annotations],
-        }
-        coco.createIndex()
-    return coco
+def _implementation(coco_eval: CocoEval) -> tuple[Any, Any]:
+    """The classes of an index of annotations and of the evaluation, which work alike."""
+    if coco_eval == "pycocotools":
+        return COCO, COCOeval
+    import faster_coco_eval
+
+    return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
 
 
 def _plain_annotation(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:

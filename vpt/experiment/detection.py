@@ -21,6 +21,7 @@ from vpt.data import (
 from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
 from vpt.errors import ConfigError, PromptFileError
+from vpt.evaluation import check_coco_eval
 from vpt.experiment.settings import backbone_of, fit_settings
 from vpt.models import Detector
 from vpt.seeding import derive_seed
@@ -71,6 +72,7 @@ def build_detection(
     Raises:
         VptError: anything in the config that does not fit together.
     """
+    check_coco_eval(config.train.coco_eval)
     descriptor = load_descriptor(config.data.dataset)
     skip = config.data.on_bad_image == "skip"
     splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")

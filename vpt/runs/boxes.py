@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vpt.data import DetectionSplit, to_coco_dict
 from vpt.engine.run_dir import write_json_atomic
-from vpt.evaluation import DetectionEvaluator
+from vpt.evaluation import CocoEval, DetectionEvaluator
 from vpt.structures import Detections
 
 
@@ -19,15 +19,22 @@ class BoxEvaluator:
     Args:
         split: what is evaluated.
         results: a file for the detections as COCO results, replaced each time; None writes none.
+        coco_eval: see `DetectionEvaluator`.
 
     Attributes:
         coco: holds the last evaluation.
         split: as given.
     """
 
-    def __init__(self, split: DetectionSplit, results: Path | None = None):
+    def __init__(
+        self,
+        split: DetectionSplit,
+        results: Path | None = None,
+        *,
+        coco_eval: CocoEval = "pycocotools",
+    ):
         self.split = split
-        self.coco = DetectionEvaluator(to_coco_dict(split), split.category_ids)
+        self.coco = DetectionEvaluator(to_coco_dict(split), split.category_ids, coco_eval=coco_eval)
         self._image_ids = [sample.image_id for sample in split.samples]
         self._results = results
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,17 +21,19 @@ from vpt.data import (
     read_detection,
     read_image,
     to_coco_dict,
+    told,
 )
 from vpt.data.splits import SplitName
 from vpt.engine.device import choose_device
 from vpt.engine.events import Events
+from vpt.engine.progress import Log
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
-from vpt.evaluation import DetectionEvaluator, score_results
+from vpt.evaluation import CocoEval, DetectionEvaluator, score_results
 from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
-from vpt.runs.inference import difference, groups, measure, precision_of
+from vpt.runs.inference import difference, groups, measure, precision_of, readable
 from vpt.structures import Detections, Letterbox
 
 MIN_SCORE = 0.3
@@ -55,11 +57,13 @@ def evaluate_detector(
     num_workers: int = 2,
     weights: Path | None = None,
     output: Path | None = None,
-) -> dict[str, float]:
-    """COCO's metrics of a detector's prompt file on a split, and 'AP/<class>' of each class.
+    coco_eval: CocoEval = "pycocotools",
+    on_bad_image: Literal["error", "skip"] = "error",
+    log: Log = lambda line: None,
+) -> DetectionEvaluator:
+    """A detector's prompt file, measured on a split: metrics, curves and confusions on demand.
 
-    Classes without boxes in the split have no AP and are left out. Computed in the precision of the
-    file's run, so that the metrics equal the run's own.
+    Computed in the precision of the file's run, so that the metrics equal the run's own.
 
     Args:
         path: the prompt file.
@@ -71,13 +75,21 @@ def evaluate_detector(
         num_workers: processes that decode images.
         weights: local file of the backbone's weights.
         output: a file for the detections as COCO results.
+        coco_eval: see `DetectionEvaluator`.
+        on_bad_image: what an unreadable image, or an entry with an error, does: 'error' raises,
+            'skip' leaves it out and tells.
+        log: takes plain lines.
 
     Raises:
+        ConfigError: see `check_coco_eval`.
         PromptFileError: the file, or its classes, do not fit.
         DataError: the data are missing, damaged or unreadable.
     """
     where = choose_device(device)
-    chosen = _split_of(dataset, root, split)
+    skip = on_bad_image == "skip"
+    chosen = _split_of(dataset, root, split, skip=skip, log=log)
+    if skip:
+        chosen = readable(chosen, num_workers=num_workers, log=log)
     model = load_detector(path, weights=weights).to(where)
     known = model.class_names
     if known is None:
@@ -86,7 +98,7 @@ def evaluate_detector(
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, chosen.class_names)}"
         )
-    metrics, evaluator = measure(
+    _, evaluator = measure(
         model,
         chosen,
         box_evaluation_transform(model.preprocess),
@@ -95,42 +107,54 @@ def evaluate_detector(
         num_workers=num_workers,
         precision=precision_of(path),
         results=output,
+        coco_eval=coco_eval,
     )
     assert isinstance(evaluator, BoxEvaluator)
-    return metrics | _of_classes(evaluator.coco)
+    return evaluator.coco
 
 
 def rescore(
-    results: Path, dataset: Path, *, root: Path | None = None, split: SplitName = "test"
-) -> dict[str, float]:
-    """COCO's metrics of detections in a COCO results file, and 'AP/<class>' of each class.
+    results: Path,
+    dataset: Path,
+    *,
+    root: Path | None = None,
+    split: SplitName = "test",
+    coco_eval: CocoEval = "pycocotools",
+) -> DetectionEvaluator:
+    """Detections in a COCO results file, measured on a split.
 
     Args:
         results: JSON, a list of {image_id, category_id, bbox (xywh), score}.
         dataset: a descriptor of format coco.
         root: where the images are; None takes the descriptor's.
         split: that the results are of.
+        coco_eval: see `DetectionEvaluator`.
 
     Raises:
+        ConfigError: see `check_coco_eval`.
         DataError: the data are missing or damaged, or the results do not fit them.
     """
     truth = to_coco_dict(_split_of(dataset, root, split))
     try:
-        evaluator = score_results(results, truth)
+        return score_results(results, truth, coco_eval=coco_eval)
     except DataError as error:
         if str(error).startswith(f"{results}: "):
             raise
         raise DataError(f"{results}: {error}") from error
-    return evaluator.compute() | _of_classes(evaluator)
 
 
-def _split_of(dataset: Path, root: Path | None, split: SplitName) -> DetectionSplit:
-    return read_detection(load_descriptor(dataset), root).require(split)
-
-
-def _of_classes(evaluator: DetectionEvaluator) -> dict[str, float]:
-    values = evaluator.per_class_ap()
-    return {f"AP/{name}": value for name, value in values.items() if value is not None}
+def _split_of(
+    dataset: Path,
+    root: Path | None,
+    split: SplitName,
+    *,
+    skip: bool = False,
+    log: Log = lambda line: None,
+) -> DetectionSplit:
+    splits = read_detection(load_descriptor(dataset), root, problems="skip" if skip else "raise")
+    for line in told(splits.findings):
+        log(line)
+    return splits.require(split)
 
 
 def _batch_size_of(path: Path) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vpt.config import AnyRunConfig, DetectionRunConfig
 from vpt.data import (
     DetectionDataset,
     DetectionSplit,
@@ -18,7 +19,7 @@ from vpt.data import (
     make_loader,
 )
 from vpt.engine.fit import FitData
-from vpt.evaluation import ClassificationEvaluator, Evaluator
+from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
 from vpt.experiment import AnyExperiment
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
@@ -61,14 +62,21 @@ def fit_data(
             device=device,
         )
 
-    evaluator = evaluator_of(val_split, results=results)
+    evaluator = evaluator_of(val_split, results=results, coco_eval=coco_eval_of(config))
     return FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
 
 
-def evaluator_of(split: AnySplit, *, results: Path | None = None) -> Evaluator:
+def coco_eval_of(config: AnyRunConfig) -> CocoEval:
+    """Who computes the metrics of boxes; without a meaning for classes."""
+    return config.train.coco_eval if isinstance(config, DetectionRunConfig) else "pycocotools"
+
+
+def evaluator_of(
+    split: AnySplit, *, results: Path | None = None, coco_eval: CocoEval = "pycocotools"
+) -> Evaluator:
     """What measures a split: classes, or boxes."""
     if isinstance(split, DetectionSplit):
-        return BoxEvaluator(split, results)
+        return BoxEvaluator(split, results, coco_eval=coco_eval)
     return ClassificationEvaluator(len(split.class_names))
 
 

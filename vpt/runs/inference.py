@@ -13,16 +13,20 @@ from vpt.api import load_prompt
 from vpt.data import (
     Split,
     Transform,
+    drop_bad,
     evaluation_transform,
     load_descriptor,
     read_image,
     read_splits,
+    scan_images,
 )
+from vpt.data.loader import OneSplit
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
+from vpt.engine.progress import Log
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
-from vpt.evaluation import ClassificationEvaluator, Evaluator
+from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
 from vpt.models import Classifier, PromptedModel
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
@@ -39,16 +43,29 @@ def measure(
     precision: str = "fp32",
     after_batch: Callable[[int], None] = lambda images: None,
     results: Path | None = None,
+    coco_eval: CocoEval = "pycocotools",
 ) -> tuple[dict[str, float], Evaluator]:
     """Metrics of a model of either task on one split, and the evaluator for more."""
     batches = in_order(
         split, transform, batch_size=batch_size, num_workers=num_workers, device=device
     )
-    evaluator = evaluator_of(split, results=results)
+    evaluator = evaluator_of(split, results=results, coco_eval=coco_eval)
     metrics = evaluate(
         model, batches, evaluator, device=device, precision=precision, after_batch=after_batch
     )
     return metrics, evaluator
+
+
+def readable(split: OneSplit, *, num_workers: int = 2, log: Log = lambda line: None) -> OneSplit:
+    """The split without the images that do not decode, each of which is named.
+
+    Raises:
+        DataError: what is left is not enough, see `drop_bad`.
+    """
+    bad = scan_images(split, num_workers)
+    for image in bad:
+        log(f"left out: {image.path}: {image.reason}")
+    return drop_bad(split, bad) if bad else split
 
 
 def evaluate_split(
@@ -102,12 +119,14 @@ def evaluate_prompt(
     num_workers: int = 2,
     weights: Path | None = None,
     names: Literal["file", "data"] = "file",
+    on_bad_image: Literal["error", "skip"] = "error",
+    log: Log = lambda line: None,
 ) -> dict[str, float]:
     """Metrics of a prompt file on a split of a data set.
 
     Its classes are the file's; with `names='data'` a file whose classes are texts takes the data
     set's own, whatever it was trained with. Computed in the precision of the file's run, so that
-    they equal the run's own.
+    they equal the run's own. With `on_bad_image='skip'` unreadable images are left out and told.
 
     Raises:
         PromptFileError: the file, or its classes, do not fit.
@@ -116,6 +135,8 @@ def evaluate_prompt(
     where = choose_device(device)
     splits = read_splits(load_descriptor(dataset), root)
     chosen = splits.require(split)  # type: ignore[arg-type]
+    if on_bad_image == "skip":
+        chosen = readable(chosen, num_workers=num_workers, log=log)
     other = names == "data"
     model = load_prompt(
         path,

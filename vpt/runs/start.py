@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,10 @@ import torch
 from vpt.config import AnyRunConfig, dump, load_config
 from vpt.data import (
     BadImage,
-    DetectionSplit,
     DetectionSplits,
     EpochBatches,
-    Split,
     Splits,
     drop_bad,
-    drop_bad_images,
     scan_images,
 )
 from vpt.data.splits import SplitName
@@ -34,7 +30,7 @@ from vpt.engine.run_dir import (
     write_text_atomic,
 )
 from vpt.errors import ConfigError, DataError, RunError
-from vpt.experiment import AnyExperiment, DetectionExperiment
+from vpt.experiment import AnyExperiment
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
 
@@ -88,28 +84,8 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
         )
     for problem in problems:
         log(f"left out: {problem}")
-
-    if isinstance(experiment, DetectionExperiment):
-        return experiment.with_splits(_without_boxes(experiment.splits, bad))
-    return experiment.with_splits(_without(experiment.splits, bad))
-
-
-def _without(splits: Splits, bad: Mapping[str, list[BadImage]]) -> Splits:
-    def kept(name: SplitName) -> Split | None:
-        split = splits.get(name)
-        return drop_bad(split, bad[name]) if split else None
-
-    train, val, test = map(kept, SPLIT_NAMES)
-    return replace(splits, train=train, val=val, test=test)
-
-
-def _without_boxes(splits: DetectionSplits, bad: Mapping[str, list[BadImage]]) -> DetectionSplits:
-    def kept(name: SplitName) -> DetectionSplit | None:
-        split = splits.get(name)
-        return drop_bad_images(split, bad[name]) if split else None
-
-    train, val, test = map(kept, SPLIT_NAMES)
-    return replace(splits, train=train, val=val, test=test)
+    rest = experiment.splits.changed(lambda split: drop_bad(split, bad[split.name]))
+    return experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
 
 
 def newest_checkpoint(run: RunDirectory, config: AnyRunConfig, log: Log) -> Checkpoint | None:

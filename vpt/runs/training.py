@@ -12,6 +12,7 @@ from rich.console import Console
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
+from vpt.data import told
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.events import Events
@@ -25,10 +26,11 @@ from vpt.engine.run_dir import (
     open_run_directory,
     write_json_atomic,
 )
-from vpt.experiment import AnyExperiment, build
+from vpt.evaluation import NOTHING
+from vpt.experiment import AnyExperiment, DetectionExperiment, build
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.detection import show_validation
-from vpt.runs.feeding import fit_data, start_prompts
+from vpt.runs.feeding import coco_eval_of, fit_data, start_prompts
 from vpt.runs.inference import confusions_of, measure, per_class_of
 from vpt.runs.start import (
     check_space,
@@ -112,6 +114,9 @@ def train(
             log(f"{run.path} is finished; its result stands")
             return _read_result(run.result)
         check_space(run, experiment)
+        if isinstance(experiment, DetectionExperiment):
+            for line in told(experiment.splits.findings):
+                log(line)
         experiment = scanned(experiment, log)
         if resume is None:
             write_start(run, experiment)
@@ -228,11 +233,13 @@ def _test(
         precision=config.train.precision,
         after_batch=after_batch,
         results=run.test_results,
+        coco_eval=coco_eval_of(config),
     )
     events.scalars(state.step, {f"test/{name}": value for name, value in metrics.items()})
     names, per_class = list(split.class_names), per_class_of(evaluator)
     if isinstance(evaluator, BoxEvaluator):
-        names = [*names, "nothing"]
+        names = [*names, NOTHING]
+        events.precision_recall(state.step, "test/precision_recall", evaluator.coco.pr_curves())
     counts = confusions_of(evaluator)
     events.confusion_matrix(state.step, "test/confusion_matrix", counts, names)
     return metrics, dict(zip(split.class_names, per_class, strict=True))
