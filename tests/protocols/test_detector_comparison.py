@@ -17,6 +17,7 @@ from vpt.reports.detection_tables import write_detection
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "configs" / "detection_quickstart.yaml"
 SMALL = [
+    "processes=0",
     "scenes.counts={train: 24, val: 2, test: 2}",
     "base.train.epochs=1",
     "base.train.evaluate_every=1",
@@ -48,7 +49,7 @@ def test_the_shipped_comparison__differs_in_what_trains_only():
 
 def test_a_comparison__leaves_results_table_and_pictures(tmp_path):
     config = load_detector_comparison(SHIPPED, [*SMALL, f"run_dir={tmp_path / 'out'}"])
-    result = compare_detectors(config, apart=False)
+    result = compare_detectors(config)
     write_detection(result, config.run_dir)
     values = json.loads((config.run_dir / "result.json").read_text())
     assert list(values["methods"]) == ["head_only", "vpt_deep", "last_2"]
@@ -64,7 +65,7 @@ def test_a_comparison__leaves_results_table_and_pictures(tmp_path):
     table = (config.run_dir / "table.md").read_text()
     assert "| VPT-deep |" in table
     with pytest.raises(RunError, match="not empty"):
-        compare_detectors(config, apart=False)
+        compare_detectors(config)
 
 
 @pytest.mark.parametrize(

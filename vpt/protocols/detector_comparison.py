@@ -2,7 +2,7 @@
 
 Each method tries the same number of learning rates on seeds that are used for nothing else. The
 rate with the best validation AP then trains once per seed, and of each run the epoch with the best
-validation AP is tested. Every method has a process of its own, so that its peak memory is its own.
+validation AP is tested.
 """
 
 from __future__ import annotations
@@ -11,19 +11,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from vpt.config import (
-    DetectionRunConfig,
-    Schema,
-    load_yaml,
-    validate,
-)
+from vpt.config import DetectionRunConfig, Schema, load_yaml, validate
 from vpt.config.run import PositiveInt
 from vpt.data import SceneSettings, load_descriptor, read_detection, read_splits, write_scenes
 from vpt.engine.run_dir import environment
@@ -31,7 +25,10 @@ from vpt.errors import ConfigError
 from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, best_trial
 from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
 from vpt.protocols.setup import cpu_threads, laid_over
+from vpt.protocols.workers import run_apart
 from vpt.runs import RunResult, train, truth_and_found, try_out
+
+Result = TypeVar("Result")
 
 _PICTURES, _MIN_SCORE = 6, 0.5  # drawn of each method; of the detections in them
 
@@ -61,6 +58,9 @@ class DetectorComparisonConfig(MethodsConfig):
     """Which tunings are compared, from which learning rates, on which seeds and pictures."""
 
     scenes: ScenesConfig = Field(description="the pictures, written to run_dir/scenes")
+    processes: Annotated[int, Field(ge=0)] = Field(
+        1, description="runs at once, each in a process of its own; 0: all in this one"
+    )
 
     def run_config(self, method: str, *, lr: float, seed: int) -> DetectionRunConfig:
         """The config of one run, in run_dir/<method>/seed_<seed>.
@@ -100,11 +100,7 @@ def load_detector_comparison(path: Path, overrides: Sequence[str] = ()) -> Detec
 
 
 def compare_detectors(
-    config: DetectorComparisonConfig,
-    *,
-    overwrite: bool = False,
-    log: Log = lambda line: None,
-    apart: bool = True,
+    config: DetectorComparisonConfig, *, overwrite: bool = False, log: Log = lambda line: None
 ) -> Comparison[DetectorResult]:
     """Compose the pictures, try the learning rates of every method, train and test the chosen ones.
 
@@ -115,7 +111,6 @@ def compare_detectors(
         config: of `load_detector_comparison`.
         overwrite: replace the runs of an earlier comparison in the same run_dir.
         log: takes plain lines.
-        apart: each method in a process of its own; else peak memory includes the earlier methods.
 
     Raises:
         VptError: anything that a user can mend.
@@ -126,52 +121,78 @@ def compare_detectors(
     digits = read_splits(load_descriptor(config.scenes.digits))
     write_scenes(digits, config.scenes.settings(), config.run_dir / "scenes")
     log(f"{sum(config.scenes.counts.values())} pictures in {config.run_dir / 'scenes'}")
-    methods = {}
+    trials = _try_rates(config, log)
+    chosen = {name: best_trial(tried).lr for name, tried in trials.items()}
+    runs = _test(config, chosen, overwrite, log)
     for name in config.methods:
-        methods[name] = _in_process(_run_method, config, name, overwrite, apart=apart)
         _draw(config, name)
-        log(_line(name, methods[name]))
     return Comparison(
         setting=_setting(config),
         seeds=tuple(config.seeds),
         trial_seeds=tuple(config.trial_seeds),
-        methods=methods,
+        methods={name: _summary(trials[name], chosen[name], runs[name]) for name in config.methods},
         versions=environment(),
         seconds=time.monotonic() - began,
     )
 
 
-def _in_process(
-    work: Callable[..., DetectorResult], *arguments: Any, apart: bool
-) -> DetectorResult:
-    if not apart:
-        return work(*arguments)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+def _try_rates(config: DetectorComparisonConfig, log: Log) -> dict[str, tuple[Trial, ...]]:
+    """Every method's learning rates on the trial seeds."""
+    jobs = {
+        (name, lr, seed): partial(
+            _with_threads, config.threads, try_out, config.run_config(name, lr=lr, seed=seed)
+        )
+        for name, rates in config.learning_rates.items()
+        for lr in rates
+        for seed in config.trial_seeds
+    }
+    found = run_apart(
+        jobs,
+        processes=config.processes,
+        done=lambda key, val: log(f"{key[0]}, lr {key[1]:g}: validation AP {val['AP']:.1%}"),
+    )
+    return {
+        name: tuple(
+            Trial(lr, tuple(found[name, lr, seed]["AP"] for seed in config.trial_seeds))
+            for lr in rates
+        )
+        for name, rates in config.learning_rates.items()
+    }
 
 
-def _run_method(config: DetectorComparisonConfig, name: str, overwrite: bool) -> DetectorResult:
-    """Choose a method's learning rate on the trial seeds, then train and test on the others."""
+def _test(
+    config: DetectorComparisonConfig, chosen: dict[str, float], overwrite: bool, log: Log
+) -> dict[str, list[RunResult]]:
+    """Every method's runs at its chosen learning rate, one per seed."""
     mode: Literal["new", "overwrite"] = "overwrite" if overwrite else "new"
-    with cpu_threads(config.threads):
-        trials = tuple(_try_rate(config, name, lr) for lr in config.learning_rates[name])
-        chosen = best_trial(trials).lr
-        runs = [config.run_config(name, lr=chosen, seed=seed) for seed in config.seeds]
-        return _summary(trials, chosen, [train(run, mode=mode) for run in runs])
+    jobs = {
+        (name, seed): partial(
+            _with_threads,
+            config.threads,
+            partial(train, mode=mode),
+            config.run_config(name, lr=lr, seed=seed),
+        )
+        for name, lr in chosen.items()
+        for seed in config.seeds
+    }
+    found = run_apart(
+        jobs, processes=config.processes, done=lambda key, result: log(_line(*key, result))
+    )
+    return {name: [found[name, seed] for seed in config.seeds] for name in chosen}
 
 
-def _try_rate(config: DetectorComparisonConfig, name: str, lr: float) -> Trial:
-    runs = [config.run_config(name, lr=lr, seed=seed) for seed in config.trial_seeds]
-    return Trial(lr, tuple(try_out(run)["AP"] for run in runs))
+def _with_threads(
+    threads: int | None, work: Callable[[DetectionRunConfig], Result], run: DetectionRunConfig
+) -> Result:
+    with cpu_threads(threads):
+        return work(run)
 
 
-def _summary(
-    trials: tuple[Trial, ...], chosen: float, results: Sequence[RunResult]
-) -> DetectorResult:
+def _summary(trials: tuple[Trial, ...], lr: float, results: Sequence[RunResult]) -> DetectorResult:
     tests = [result.test for result in results if result.test is not None]
     return DetectorResult(
         trials=trials,
-        lr=chosen,
+        lr=lr,
         val_ap=tuple(result.val["AP"] for result in results),
         test_ap=tuple(test["AP"] for test in tests),
         test_ap50=tuple(test["AP50"] for test in tests),
@@ -193,11 +214,11 @@ def _draw(config: DetectorComparisonConfig, name: str) -> None:
         picture.save(folder / f"{name}_{number}.png")
 
 
-def _line(name: str, method: DetectorResult) -> str:
-    ap, ap50 = statistics.fmean(method.test_ap), statistics.fmean(method.test_ap50)
+def _line(name: str, seed: int, result: RunResult) -> str:
+    test = result.test or {}
     return (
-        f"{name}: lr {method.lr:g} is best on validation; test AP {ap:.1%}, AP50 {ap50:.1%}, "
-        f"{method.seconds:.0f} s a run"
+        f"{name}, seed {seed}: test AP {test['AP']:.1%}, AP50 {test['AP50']:.1%}, "
+        f"{result.seconds:.0f} s"
     )
 
 

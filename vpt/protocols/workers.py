@@ -1,0 +1,122 @@
+"""Runs that do not depend on each other, several at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar
+
+from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
+from vpt.errors import RunError
+
+_LOOK_SECONDS = 0.5  # between looks for a signal
+_END_SECONDS = 10  # until a process that was asked to end is made to
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+def run_apart(
+    jobs: Mapping[Key, Callable[[], Result]],
+    *,
+    processes: int,
+    done: Callable[[Key, Result], None] = lambda key, result: None,
+) -> dict[Key, Result]:
+    """The results of all jobs, in their order.
+
+    Each has a process of its own, so that its peak memory is its own. A job's error ends the
+    others and is raised here.
+
+    Args:
+        jobs: functions that can be pickled, by a name of any kind.
+        processes: at once; 0: one after another, in this process.
+        done: is called here with every result, as they come.
+
+    Raises:
+        RunError: a process ended without a word, as one does that takes too much memory.
+        Interrupted: a signal; the processes are ended.
+    """
+    results: dict[Key, Result] = {}
+
+    def keep(key: Key, result: Result) -> None:
+        results[key] = result
+        done(key, result)
+
+    if processes == 0:
+        for key, job in jobs.items():
+            keep(key, job())
+    else:
+        with stop_request() as stop, _Running() as running:
+            for key, job in jobs.items():
+                if len(running) == processes:
+                    keep(*running.next_result(stop))
+                running.start(key, job)
+            while running:
+                keep(*running.next_result(stop))
+    return {key: results[key] for key in jobs}
+
+
+class _Running:
+    """The processes that have not ended yet; leaving the context ends them."""
+
+    def __init__(self) -> None:
+        self._by_pipe: dict[Connection, tuple[Any, SpawnProcess]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_pipe)
+
+    def start(self, key: Any, job: Callable[[], Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(job, there))
+        process.start()
+        there.close()
+        self._by_pipe[here] = (key, process)
+
+    def next_result(self, stop: StopRequest) -> tuple[Any, Any]:
+        """Key and result of the job that ends first."""
+        while not stop:
+            for pipe in wait(self._by_pipe, timeout=_LOOK_SECONDS):
+                assert isinstance(pipe, Connection)
+                return self._take(pipe)
+        raise Interrupted(f"stopped by {stop.signal_name}")
+
+    def _take(self, pipe: Connection) -> tuple[Any, Any]:
+        try:
+            error, result = pipe.recv()
+        except EOFError:
+            raise RunError(
+                "a run's process ended without a word, perhaps for want of memory; try fewer "
+                "processes at once"
+            ) from None
+        if error is not None:
+            raise error
+        key, process = self._by_pipe.pop(pipe)
+        process.join()
+        return key, result
+
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        processes = [process for _, process in self._by_pipe.values()]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(_END_SECONDS)
+            process.kill()
+
+
+def _work(job: Callable[[], Any], pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner gets it too, and ends this process
+    outcome: tuple[Exception | None, Any]
+    try:
+        outcome = (None, job())
+    except Exception as error:  # noqa: BLE001 - the owner raises it
+        outcome = (error, None)
+    with contextlib.suppress(BrokenPipeError):  # the owner is gone
+        pipe.send(outcome)
