@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "configs" / "detection_quickstart.yaml"
 SMALL = [
     "processes=0",
+    "seeds=[0]",
     "scenes.counts={train: 24, val: 2, test: 2}",
     "base.train.epochs=1",
     "base.train.evaluate_every=1",
@@ -68,6 +69,20 @@ def test_a_comparison__leaves_results_table_and_pictures(tmp_path):
         compare_detectors(config)
 
 
+def test_a_single_rate__is_taken_untried__as_the_table_says(tmp_path, monkeypatch):
+    def refuse(config):
+        raise AssertionError("tried out")
+
+    monkeypatch.setattr("vpt.protocols.detector_comparison.try_out", refuse)
+    one = "learning_rates={head_only: [1e-3], vpt_deep: [1e-2], last_2: [1e-4]}"
+    config = load_detector_comparison(SHIPPED, [*SMALL, one, f"run_dir={tmp_path / 'out'}"])
+    result = compare_detectors(config)
+    assert [method.lr for method in result.methods.values()] == [1e-3, 1e-2, 1e-4]
+    assert not any(method.trials for method in result.methods.values())
+    write_detection(result, config.run_dir)
+    assert "Rates: the config's." in (config.run_dir / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
@@ -75,11 +90,12 @@ def test_a_comparison__leaves_results_table_and_pictures(tmp_path):
         ("scenes.heights=[20, 95]", "do not fit"),
         ("scenes.counts={train: 3}", "give train, val and test"),
         ("base.run_dir=x", "is set by the comparison"),
-        ("learning_rates.last_2=[1]", "equally many"),
+        ("learning_rates.last_2=[1, 2, 3]", "equally many"),
+        ("trial_seeds=[]", "trial_seeds are missing"),
         ("base.task=classification", "task"),
     ],
 )
 def test_a_wrong_config__is_one_line(tmp_path, override, problem):
     path = write_yaml(tmp_path / "own.yaml", load_yaml(SHIPPED, []))
     with pytest.raises(ConfigError, match=problem):
-        load_detector_comparison(path, [override])
+        load_detector_comparison(path, [*SMALL[-1:], override])

@@ -8,7 +8,6 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,7 +18,7 @@ from vpt.data.coco import read_detection
 from vpt.data.detection import KINDS
 from vpt.errors import DataError
 from vpt.reports.data_check import check_data, finding_lines, score_ground_truth, to_json, verdict
-from vpt.reports.data_page import data_page, draw_boxes, write_check
+from vpt.reports.data_page import data_page, write_check
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,18 +188,6 @@ def test_data_page__images_in_an_array__are_shown():
     check = check_data(ROOT / "datasets" / "digits.yaml")
     assert check.healthy
     assert len(Page(data_page(check)).sources) == 3 * 12
-
-
-def test_draw_boxes__outline__lies_on_the_box():
-    image = Image.new("RGB", (60, 60))
-    boxes = np.array([[20.0, 30.0, 40.0, 50.0]])
-    draw_boxes(image, boxes, np.array([0]), ["a"])
-    pixels = np.asarray(image)
-    assert pixels[49, 30].any()
-    assert not pixels[51, 30].any()
-    assert pixels[40, 20].any()
-    assert not pixels[40, 18].any()
-    assert not pixels[40, 30].any()
 
 
 def test_kinds__each__has_a_meaning_without_a_full_stop():

@@ -31,7 +31,7 @@ class MethodResult:
     """One method at its chosen learning rate.
 
     Attributes:
-        trials: every learning rate tried.
+        trials: every learning rate tried; none where there was a single one.
         lr: the chosen one.
         val_top1: validation top-1 of the best epoch, in [0, 1], for each seed.
         test_top1: test top-1 of that epoch, in [0, 1], for each seed.
@@ -69,7 +69,7 @@ class DetectorResult:
     """One tuning of a detector at its chosen learning rate.
 
     Attributes:
-        trials: every learning rate tried.
+        trials: every learning rate tried; none where there was a single one.
         lr: the chosen one.
         val_ap: validation AP of the best epoch, in [0, 1], for each seed.
         test_ap: test AP of that epoch, in [0, 1], for each seed.
@@ -122,6 +122,14 @@ class Comparison(Generic[AnyResult]):
         """The fields as JSON values."""
         methods = {name: method.to_dict() for name, method in self.methods.items()}
         return {**asdict(self), "methods": methods}
+
+
+def chosen_rate(trials: Sequence[Trial], rates: Sequence[float]) -> float:
+    """The best trial's rate; without trials the only one there is."""
+    if trials:
+        return best_trial(trials).lr
+    (rate,) = rates
+    return rate
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:

@@ -20,7 +20,7 @@ from rich.console import Console
 from vpt.backbones import Backbone
 from vpt.config import RunConfig, load_yaml, validate
 from vpt.engine.run_dir import OpenMode, environment
-from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial
+from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial, chosen_rate
 from vpt.experiment import backbone_of, load_splits
 from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
 from vpt.protocols.setup import (
@@ -113,14 +113,15 @@ class _Tools:
 
 def _run_method(config: ComparisonConfig, name: str, tools: _Tools) -> MethodResult:
     """Choose a method's learning rate on the trial seeds, then train and test on the others."""
-    trials = tuple(_try_rate(config, name, lr, tools) for lr in config.learning_rates[name])
-    chosen = best_trial(trials)
-    tools.log(f"{name}: lr {chosen.lr:g} has the best validation top-1, {chosen.mean:.1%}")
-    results = [_run_seed(config, name, chosen.lr, seed, tools) for seed in config.seeds]
+    trials = tuple(_try_rate(config, name, lr, tools) for lr in config.rates_to_try.get(name, ()))
+    lr = chosen_rate(trials, config.learning_rates[name])
+    if trials:
+        tools.log(f"{name}: lr {lr:g} has the best validation top-1, {best_trial(trials).mean:.1%}")
+    results = [_run_seed(config, name, lr, seed, tools) for seed in config.seeds]
     tests = tuple(result.test["top1"] for result in results if result.test is not None)
     method = MethodResult(
         trials=trials,
-        lr=chosen.lr,
+        lr=lr,
         val_top1=tuple(result.val["top1"] for result in results),
         test_top1=tests,
         trained_parameters=results[0].parameters["trained"],
@@ -158,7 +159,7 @@ def _first_run(config: ComparisonConfig) -> RunConfig:
 
 
 def _total(config: ComparisonConfig) -> int:
-    trials = sum(len(rates) for rates in config.learning_rates.values()) * len(config.trial_seeds)
+    trials = sum(len(rates) for rates in config.rates_to_try.values()) * len(config.trial_seeds)
     return trials + len(config.methods) * len(config.seeds)
 
 
@@ -175,6 +176,6 @@ def _setting(config: ComparisonConfig, run: RunConfig) -> dict[str, Any]:
             "val": len(splits.require("val")),
             "test": len(splits.require("test")),
         },
-        "trials_per_method": len(config.learning_rates[next(iter(config.methods))]),
+        "trials_per_method": config.trials_per_method,
         "selection": "learning rate and epoch by validation top-1; test read once per run",
     }

@@ -22,7 +22,7 @@ from vpt.config.run import PositiveInt
 from vpt.data import SceneSettings, load_descriptor, read_detection, read_splits, write_scenes
 from vpt.engine.run_dir import environment
 from vpt.errors import ConfigError
-from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, best_trial
+from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, chosen_rate
 from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
 from vpt.protocols.setup import cpu_threads, laid_over
 from vpt.protocols.workers import run_apart
@@ -122,7 +122,9 @@ def compare_detectors(
     write_scenes(digits, config.scenes.settings(), config.run_dir / "scenes")
     log(f"{sum(config.scenes.counts.values())} pictures in {config.run_dir / 'scenes'}")
     trials = _try_rates(config, log)
-    chosen = {name: best_trial(tried).lr for name, tried in trials.items()}
+    chosen = {
+        name: chosen_rate(trials[name], rates) for name, rates in config.learning_rates.items()
+    }
     runs = _test(config, chosen, overwrite, log)
     for name in config.methods:
         _draw(config, name)
@@ -142,7 +144,7 @@ def _try_rates(config: DetectorComparisonConfig, log: Log) -> dict[str, tuple[Tr
         (name, lr, seed): partial(
             _with_threads, config.threads, try_out, config.run_config(name, lr=lr, seed=seed)
         )
-        for name, rates in config.learning_rates.items()
+        for name, rates in config.rates_to_try.items()
         for lr in rates
         for seed in config.trial_seeds
     }
@@ -154,9 +156,9 @@ def _try_rates(config: DetectorComparisonConfig, log: Log) -> dict[str, tuple[Tr
     return {
         name: tuple(
             Trial(lr, tuple(found[name, lr, seed]["AP"] for seed in config.trial_seeds))
-            for lr in rates
+            for lr in config.rates_to_try.get(name, ())
         )
-        for name, rates in config.learning_rates.items()
+        for name in config.methods
     }
 
 
@@ -226,11 +228,13 @@ def _setting(config: DetectorComparisonConfig) -> dict[str, Any]:
     name = next(iter(config.methods))
     rates = config.learning_rates[name]
     run = config.run_config(name, lr=rates[0], seed=config.seeds[0])
+    what = "learning rate and epoch" if config.trials_per_method else "epoch"
     return {
         "dataset": "Scenes of digits",
         "backbone": run.backbone.name,
         "image_size": run.backbone.image_size,
         "images": dict(config.scenes.counts),
-        "trials_per_method": len(rates),
-        "selection": "learning rate and epoch by validation AP; test read once per run",
+        "trials_per_method": config.trials_per_method,
+        "processes": config.processes,
+        "selection": f"{what} by validation AP; test read once per run",
     }

@@ -28,13 +28,15 @@ class MethodsConfig(Schema):
         description="what each method changes in the base: prompt, tuning, optim, train, .."
     )
     learning_rates: dict[str, Annotated[list[Rate], Field(min_length=1)]] = Field(
-        description="the values of optim.lr that each method tries, equally many for all"
+        description="the values of optim.lr that each method tries, equally many for all; a "
+        "single one is taken untried"
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         description="of the runs that are tested"
     )
-    trial_seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
-        description="of the runs that choose the learning rates; none of `seeds`"
+    trial_seeds: list[Seed] = Field(
+        default_factory=list,
+        description="of the runs that choose the learning rates; none of `seeds`",
     )
     threads: Annotated[int, Field(gt=0)] | None = Field(
         None, description="CPU threads, on which the last bits depend; null: torch's own number"
@@ -73,9 +75,21 @@ class MethodsConfig(Schema):
             raise ValueError(
                 f"learning_rates differ in number ({counts}); give every method equally many"
             )
+        if self.rates_to_try and not self.trial_seeds:
+            raise ValueError("trial_seeds are missing: seeds of the runs that choose the rates")
         if common := set(self.seeds) & set(self.trial_seeds):
             raise ValueError(f"trial_seeds {sorted(common)} are also in seeds; use other ones")
         return self
+
+    @property
+    def rates_to_try(self) -> dict[str, list[float]]:
+        """`learning_rates` of the methods that have a choice."""
+        return {name: rates for name, rates in self.learning_rates.items() if len(rates) > 1}
+
+    @property
+    def trials_per_method(self) -> int:
+        """Learning rates that each method tries; the same number for all."""
+        return max((len(rates) for rates in self.rates_to_try.values()), default=0)
 
 
 def prepare_run_dir(run_dir: Path, *, overwrite: bool) -> None:

@@ -10,8 +10,7 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from vpt.config import BoxTransformConfig
 from vpt.data.boxes import BoxTransform, box_training_transform
@@ -30,14 +29,13 @@ from vpt.reports.data_check import (
     to_look_at,
     verdict,
 )
+from vpt.runs.drawing import draw_boxes
 from vpt.structures import Preprocess
 
 _PICTURES = 12
 _AUGMENTED = 8
 _PICTURE_SIDE = 320
 _CLASSES_SHOWN = 60
-# Okabe and Ito's colours, told apart by colour-blind eyes, too.
-_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
 
 def write_check(check: DataCheck, directory: Path) -> None:
@@ -234,38 +232,10 @@ def _picture(split: Split | DetectionSplit, sample: Sample | DetectionSample) ->
     picture = image.resize(size, Image.Resampling.LANCZOS)
     if isinstance(sample, DetectionSample):
         ratios = np.tile([size[0] / image.width, size[1] / image.height], 2)
-        draw_boxes(
-            picture,
-            sample.boxes * ratios,
-            sample.labels,
-            split.class_names,
-            crowds=sample.crowds,
-        )
+        crowds = zip(sample.labels.tolist(), sample.crowds.tolist(), strict=True)
+        names = [split.class_names[label] + " (crowd)" * crowd for label, crowd in crowds]
+        picture = draw_boxes(picture, sample.boxes * ratios, sample.labels.tolist(), names)
     return picture
-
-
-def draw_boxes(
-    image: Image.Image,
-    boxes: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    class_names: Sequence[str],
-    *,
-    crowds: NDArray[np.bool_] | None = None,
-) -> None:
-    """Draw boxes (K, 4) xyxy and their classes' names onto an RGB image, the largest first."""
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=11)
-    for row in np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable"):
-        left, top, right, bottom = boxes[row].tolist()
-        colour = _COLOURS[int(labels[row]) % len(_COLOURS)]
-        name = class_names[int(labels[row])]
-        if crowds is not None and crowds[row]:
-            name += " (crowd)"
-        outline = (left, top, max(left, right - 1), max(top, bottom - 1))
-        draw.rectangle(outline, outline=colour, width=2)
-        x, y = max(0.0, left), top - 13 if top >= 13 else max(0.0, top)
-        draw.rectangle((x, y, x + draw.textlength(name, font) + 4, y + 12), fill=colour)
-        draw.text((x + 2, y - 1), name, fill="black", font=font)
 
 
 def _caption(split: Split | DetectionSplit, sample: Sample | DetectionSample) -> str:
@@ -314,6 +284,6 @@ def _seen(
     seen = transform(read_image(sample.source), sample.target_boxes, seed)
     pixels = ((seen.image + 0.5) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    labels = sample.target_labels[seen.rows.numpy()]
-    draw_boxes(picture, seen.boxes.double().numpy(), labels, class_names)
-    return _figure(picture, sample.key)
+    labels = sample.target_labels[seen.rows.numpy()].tolist()
+    names = [class_names[label] for label in labels]
+    return _figure(draw_boxes(picture, seen.boxes.tolist(), labels, names), sample.key)

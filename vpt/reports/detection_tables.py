@@ -13,6 +13,7 @@ from vpt.reports.tables import (
     markdown_table,
     mean_and_spread,
     paper_name,
+    rate_words,
     spread_words,
 )
 
@@ -61,9 +62,9 @@ def _title(result: Comparison[DetectorResult]) -> str:
 
 
 def _caption(result: Comparison[DetectorResult]) -> str:
-    trials = result.setting["trials_per_method"]
+    rates = rate_words(result.setting["trials_per_method"])
     return (
         f"Test AP: {spread_words(len(result.seeds))}. Parameters: trained ones, neck and head "
-        f"included. Rates: the best of {trials} on validation. Seconds: of one run; "
+        f"included. Rates: {rates}. Seconds: of one run; "
         f"{result.seconds:.0f} s in all. Memory: peak of the method's process."
     )

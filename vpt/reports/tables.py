@@ -119,15 +119,20 @@ def _title(result: Comparison[MethodResult]) -> str:
 
 
 def _caption(result: Comparison[MethodResult]) -> str:
-    trials = result.setting["trials_per_method"]
+    rate = rate_words(result.setting["trials_per_method"])
     return (
-        f"Test top-1: {_spread(result)}. Parameters: trained ones. Rate: the best of {trials} on "
-        f"validation. Seconds: of one run; {result.seconds:.0f} s in all."
+        f"Test top-1: {_spread(result)}. Parameters: trained ones. Rate: {rate}. "
+        f"Seconds: of one run; {result.seconds:.0f} s in all."
     )
 
 
 def _spread(result: Comparison[MethodResult]) -> str:
     return spread_words(len(result.seeds))
+
+
+def rate_words(trials: int) -> str:
+    """How each method's learning rate was chosen."""
+    return f"the best of {trials} on validation" if trials else "the config's"
 
 
 def paper_name(method: str) -> str:
