@@ -144,9 +144,9 @@ def _try_rates(config: DetectorComparisonConfig, log: Log) -> dict[str, tuple[Tr
         (name, lr, seed): partial(
             _with_threads, config.threads, try_out, config.run_config(name, lr=lr, seed=seed)
         )
+        for seed in config.trial_seeds
         for name, rates in config.rates_to_try.items()
         for lr in rates
-        for seed in config.trial_seeds
     }
     found = run_apart(
         jobs,
@@ -174,8 +174,8 @@ def _test(
             partial(train, mode=mode),
             config.run_config(name, lr=lr, seed=seed),
         )
-        for name, lr in chosen.items()
         for seed in config.seeds
+        for name, lr in chosen.items()
     }
     found = run_apart(
         jobs, processes=config.processes, done=lambda key, result: log(_line(*key, result))
