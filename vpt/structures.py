@@ -7,6 +7,7 @@ width of the patch grid (N = h * w).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -68,6 +69,8 @@ class Dimensions:
         num_prefix: tokens before the patches (class, registers).
         prompt_placement: where the family's papers insert prompts: before or after the pre-norm.
         prompt_init: how they start them.
+        heads: (heads, head_dim) of every block's attention; None where they differ or are of an
+            unknown kind.
     """
 
     embed_dim: int
@@ -78,6 +81,7 @@ class Dimensions:
     num_prefix: int
     prompt_placement: PromptPlacement = "post_norm"
     prompt_init: PromptInit = "uniform"
+    heads: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,23 @@ class Context:
 
     keys: Tensor
     values: Tensor
+
+    @staticmethod
+    def joined(one: Context | None, other: Context | None) -> Context | None:
+        """Both side by side, in the first one's type."""
+        if one is None or other is None:
+            return other if one is None else one
+        return Context(
+            cat_tokens([one.keys, other.keys.to(one.keys.dtype)], dim=2),
+            cat_tokens([one.values, other.values.to(one.values.dtype)], dim=2),
+        )
+
+
+def cat_tokens(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Tensors (1 | B, ...) side by side; those of one image are for all."""
+    batch = max(part.shape[0] for part in parts)
+    rest = [-1] * (parts[0].ndim - 1)
+    return torch.cat([part.expand(batch, *rest) for part in parts], dim=dim)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ CASES: dict[str, tuple[Any, Formula]] = {
     "none": ("none", lambda at: 0),
     "vpt_deep": ({"name": "vpt_deep", "num_tokens": 3}, lambda at: at.depth * 3 * at.embed_dim),
     "vpt_shallow": ({"name": "vpt_shallow", "num_tokens": 3}, lambda at: 3 * at.embed_dim),
+    "kv": ({"name": "kv", "num_tokens": 3}, lambda at: at.depth * 3 * at.heads[0] * at.heads[1]),
     "pixels": ({"name": "pixels", "width": 4}, frame),
 }
 """Each registered method: options, and the number of its parameters written out."""
@@ -68,6 +69,18 @@ VARIANTS: dict[str, tuple[Any, Formula]] = {
     "one_zero_token": (
         {"name": "vpt_deep", "num_tokens": 1, "init": "zeros"},
         lambda at: at.depth * at.embed_dim,
+    ),
+    "kv_untied": (
+        {"name": "kv", "num_tokens": 3, "tied": False, "dropout": 0.3, "layers": {"last": 2}},
+        lambda at: 2 * 2 * 3 * at.heads[0] * at.heads[1],
+    ),
+    "tokens_and_kv": (
+        [{"name": "vpt_deep", "num_tokens": 2}, {"name": "kv", "num_tokens": 3}],
+        lambda at: at.depth * (2 * at.embed_dim + 3 * at.heads[0] * at.heads[1]),
+    ),
+    "shallow_and_kv": (
+        [{"name": "vpt_shallow", "num_tokens": 2}, {"name": "kv", "num_tokens": 3}],
+        lambda at: 2 * at.embed_dim + at.depth * 3 * at.heads[0] * at.heads[1],
     ),
     "pixels_and_tokens": (
         [{"name": "pixels", "width": 4}, {"name": "vpt_deep", "num_tokens": 2}],
@@ -321,6 +334,63 @@ def test_shared_tokens__are_the_same_at_every_layer():
     prompt = build(make("test_vit"), "vpt_deep", num_tokens=2, shared=True).prompt
     rows = [prompt.rows(layer) for layer in range(6)]
     assert all(torch.equal(row, rows[0]) for row in rows)
+
+
+# ------------------------------------------------------------------------------- keys and values
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_keys_and_values__are_attended_to_beside_the_sequences_own(tied):
+    """Written out after the paper, on timm's own modules."""
+    native = make("test_vit")
+    options = {"name": "kv", "num_tokens": 3, "tied": tied, "layers": [1, 4]}
+    model, images = build(native, options).eval(), images_for(native, 3)
+    with torch.no_grad():
+        x = native.norm_pre(native._pos_embed(native.patch_embed(images)))
+        for layer, block in enumerate(native.blocks):
+            attention, y = block.attn, block.norm1(x)
+            qkv = attention.qkv(y).unflatten(2, (3, attention.num_heads, -1))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            if layer in (1, 4):
+                keys = model.prompt.keys[(1, 4).index(layer)]
+                values = keys if tied else model.prompt.values[(1, 4).index(layer)]
+                k = torch.cat([k, keys.expand(3, -1, -1, -1)], dim=2)
+                v = torch.cat([v, values.expand(3, -1, -1, -1)], dim=2)
+            weights = (q @ k.transpose(2, 3) * attention.scale).softmax(dim=-1)
+            x = x + block.ls1(attention.proj((weights @ v).transpose(1, 2).flatten(2)))
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        expected = native.forward_head(native.norm(x), pre_logits=True)
+        found = model.prompted(images).pooled
+        plain = build(native, "none").eval().prompted(images).pooled
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - plain).abs().max() > 1e-2
+
+
+def test_keys_and_values__go_in_beside_tokens__whichever_way_those_go():
+    native = make("eva02")
+    model = build(native, [{"name": "vpt_deep", "num_tokens": 2}, "kv"]).eval()
+    images = images_for(native)
+    with torch.no_grad():
+        as_context = model.prompted(images).pooled
+        model.prompted.insert = True
+        inserted = model.prompted(images).pooled
+    torch.testing.assert_close(as_context, inserted, atol=1e-5, rtol=1e-5)
+
+
+def test_keys_and_values__in_the_backbones_arithmetic():
+    native = make("test_vit")
+    model, images = build(native, "kv").eval(), images_for(native)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(images)
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["res_post", "eva_post_norm"])
+def test_keys_and_values__need_attention_of_a_known_kind(kind):
+    with pytest.raises(ConfigError, match="unknown kind"):
+        build(make(kind), "kv")
 
 
 # ----------------------------------------------------------------------------------------- pixels

@@ -73,10 +73,19 @@ def attend(
         k = _rotate(k, rotary, num_unrotated, half).type_as(v)
     k, v = _repeat_groups(attention, k), _repeat_groups(attention, v)
     if context is not None:
-        k = torch.cat([k, context.keys.expand(k.shape[0], -1, -1, -1)], dim=2)
-        v = torch.cat([v, context.values.expand(v.shape[0], -1, -1, -1)], dim=2)
+        joined = Context.joined(Context(k, v), context)
+        assert joined is not None
+        k, v = joined.keys, joined.values
     scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
     return kind.project_output(attention, _weigh(q, k, v, scale), queries)
+
+
+def head_shape(attention: Any) -> tuple[int, int]:
+    """(heads, head_dim) of a known attention module."""
+    heads: int = attention.num_heads
+    if hasattr(attention, "head_dim"):
+        return heads, attention.head_dim
+    return heads, attention.in_proj_weight.shape[1] // heads
 
 
 def project_context(attention: Any, rows: Tensor) -> Context:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from vpt.backbones.attention import head_shape
 from vpt.errors import BackboneError
 from vpt.structures import (
     Context,
@@ -91,6 +92,10 @@ class Backbone(nn.Module, ABC):
         return rows
 
     @abstractmethod
+    def attention(self, index: int) -> nn.Module:
+        """The attention module of block `index`."""
+
+    @abstractmethod
     def takes_context(self, index: int) -> bool:
         """Whether block `index` is of a known kind, which can see prompts as context."""
 
@@ -143,7 +148,16 @@ class Backbone(nn.Module, ABC):
             num_prefix=self.num_prefix,
             prompt_placement=self.prompt_placement,
             prompt_init=self.prompt_init,
+            heads=self.heads,
         )
+
+    @property
+    def heads(self) -> tuple[int, int] | None:
+        """(heads, head_dim) of the attention, if it is known and the same in every block."""
+        if not all(self.takes_context(index) for index in range(self.depth)):
+            return None
+        shapes = {head_shape(self.attention(index)) for index in range(self.depth)}
+        return shapes.pop() if len(shapes) == 1 else None
 
     @property
     def grid(self) -> tuple[int, int]:

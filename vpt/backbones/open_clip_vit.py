@@ -72,6 +72,10 @@ class OpenClipViT(Backbone):
         """See `Backbone.pre_norm`."""
         return self.body.ln_pre(rows)  # type: ignore[no-any-return]
 
+    def attention(self, index: int) -> nn.Module:
+        """See `Backbone.attention`."""
+        return self.body.transformer.resblocks[index].attn  # type: ignore[no-any-return]
+
     def takes_context(self, index: int) -> bool:
         """See `Backbone.takes_context`."""
         block = self.body.transformer.resblocks[index]

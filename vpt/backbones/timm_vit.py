@@ -72,6 +72,10 @@ class TimmViT(Backbone):
         """See `Backbone.pre_norm`."""
         return self.body.norm_pre(rows)  # type: ignore[no-any-return]
 
+    def attention(self, index: int) -> nn.Module:
+        """See `Backbone.attention`."""
+        return self.body.blocks[index].attn  # type: ignore[no-any-return]
+
     def takes_context(self, index: int) -> bool:
         """See `Backbone.takes_context`."""
         block = self.body.blocks[index]

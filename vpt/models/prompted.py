@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vpt.backbones import Backbone
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
-from vpt.structures import Features, Tokens
+from vpt.structures import Context, Features, Tokens
 
 
 class PromptedBackbone(nn.Module):
@@ -19,7 +19,7 @@ class PromptedBackbone(nn.Module):
 
     Where the prompt of a layer has no successor (the next layer is prompted afresh, or there is
     none), it goes in as keys and values only; elsewhere its tokens are inserted between prefix and
-    patches.
+    patches. Keys and values that the prompt itself gives go in as they are.
 
     Args:
         backbone: shared and frozen, or with tensors to train.
@@ -46,11 +46,12 @@ class PromptedBackbone(nn.Module):
         tokens = self.backbone.embed(self.prompt.on_images(images))
         tapped: dict[int, Tensor] = {}
         for layer in range(self.backbone.depth):
-            rows, context = self._rows(layer, tokens), None
+            rows, context = self._rows(layer, tokens), self.prompt.context(layer, len(images))
             if rows is not None:
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
-                    context = self.backbone.project_context(layer, rows)
+                    projected = self.backbone.project_context(layer, rows)
+                    context = Context.joined(projected, context)
                 else:
                     tokens = tokens.with_prompts(rows)
             keep = self._keep(layer, need, taps)
@@ -81,7 +82,8 @@ class PromptedBackbone(nn.Module):
         """
         backbone, wanted = self.backbone, set(need)
         last = layer == backbone.depth - 1
-        if not last or not self.prompt.layers or self.insert or layer in taps:
+        prompted = self.prompt.layers or self.prompt.context_layers
+        if not last or not prompted or self.insert or layer in taps:
             return None
         if wanted - {"pooled", "prefix"} or not backbone.takes_context(layer):
             return None

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vpt.errors import ConfigError
 from vpt.registry import PROMPTS
-from vpt.structures import Dimensions, PromptPlacement
+from vpt.structures import Context, Dimensions, PromptPlacement, cat_tokens
 
 
 class Prompt(nn.Module):
@@ -19,6 +18,7 @@ class Prompt(nn.Module):
     Attributes:
         layers: the layers at which rows are new, ascending; rows flow on where the next layer is
             not among them.
+        context_layers: the layers at which there are keys and values without rows, ascending.
         placement: whether rows of layer 0 pass the backbone's pre-norm ('pre_norm') or join the
             sequence after it; those of later layers never pass it.
         options: what `build_prompt` makes the same prompt from, as it goes into the prompt file;
@@ -26,6 +26,7 @@ class Prompt(nn.Module):
     """
 
     layers: tuple[int, ...] = ()
+    context_layers: tuple[int, ...] = ()
     placement: PromptPlacement = "post_norm"
     options: dict[str, Any] | list[dict[str, Any]] | None = None
 
@@ -38,6 +39,14 @@ class Prompt(nn.Module):
         """`rows` as one forward pass sees them, (1 | B, T, D): after dropout, in training."""
         del batch_size
         return self.rows(layer)
+
+    def context(self, layer: int, batch_size: int) -> Context | None:
+        """Keys and values at `layer` that no rows are behind, as one forward pass sees them.
+
+        (1 | B, heads, T, head_dim) each: after dropout, in training.
+        """
+        del layer, batch_size
+        return None
 
     def on_images(self, images: Tensor) -> Tensor:
         """The images (B, 3, H, W), normalised, as the method wants the backbone to see them."""
@@ -59,7 +68,7 @@ class Prompt(nn.Module):
 class PromptList(Prompt):
     """Several prompt methods at once, e.g. pixels and tokens.
 
-    Token rows at the same layer stand side by side.
+    Token rows at the same layer stand side by side, and so do keys and values.
 
     Raises:
         ConfigError: two of them insert tokens at different sets of layers, so that what flows on
@@ -80,6 +89,7 @@ class PromptList(Prompt):
             )
         self.prompts = nn.ModuleList(prompts)
         self.layers = layer_sets.pop() if layer_sets else ()
+        self.context_layers = tuple(sorted({n for each in prompts for n in each.context_layers}))
         self.placement = placements.pop() if placements else "post_norm"
         if all(isinstance(prompt.options, dict) for prompt in prompts):
             self.options = [prompt.options for prompt in prompts]  # type: ignore[misc]
@@ -91,6 +101,13 @@ class PromptList(Prompt):
     def sample(self, layer: int, batch_size: int) -> Tensor | None:
         """See `Prompt.sample`; every member drops its own share."""
         return _side_by_side([prompt.sample(layer, batch_size) for prompt in self._members])
+
+    def context(self, layer: int, batch_size: int) -> Context | None:
+        """See `Prompt.context`."""
+        joined: Context | None = None
+        for prompt in self._members:
+            joined = Context.joined(joined, prompt.context(layer, batch_size))
+        return joined
 
     def on_images(self, images: Tensor) -> Tensor:
         """See `Prompt.on_images`; in order."""
@@ -135,7 +152,4 @@ def build_prompt(
 
 def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
     present = [part for part in parts if part is not None]
-    if not present:
-        return None
-    batch = max(part.shape[0] for part in present)
-    return torch.cat([part.expand(batch, -1, -1) for part in present], dim=1)
+    return cat_tokens(present, dim=1) if present else None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from vpt.config import Schema
@@ -22,14 +22,25 @@ from vpt.registry import PROMPTS
 from vpt.structures import Dimensions, PromptPlacement
 
 Initializer = Literal["uniform", "normal", "patches", "zeros"]
-LayerChoice = str | dict[Literal["first", "last"], Annotated[int, Field(gt=0)]] | list[int]
+
+
+def _check_layers(value: Any) -> Any:
+    if isinstance(value, str) and value != "all":
+        raise ValueError("use all, first: k, last: k or a list of layer numbers")
+    if isinstance(value, dict) and len(value) != 1:
+        raise ValueError("use one of first: k and last: k")
+    return value
+
+
+LayerChoice = Annotated[
+    str | dict[Literal["first", "last"], Annotated[int, Field(gt=0)]] | list[int],
+    AfterValidator(_check_layers),
+]
+"""'all', {'first': k}, {'last': k} or layer numbers."""
 
 
 class DeepOptions(Schema):
-    """Options of `vpt_deep`: new tokens at every layer, or at those of `layers`.
-
-    `layers` is 'all', 'first: k', 'last: k' or a list of layer numbers.
-    """
+    """Options of `vpt_deep`: new tokens at every layer, or at those of `layers`."""
 
     num_tokens: int = Field(10, ge=0, description="prompt tokens T per prompted layer")
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
@@ -50,15 +61,6 @@ class DeepOptions(Schema):
         description="layer 0's tokens before or after the pre-norm; null: the family's, post_norm "
         "(timm) or pre_norm (open_clip)",
     )
-
-    @field_validator("layers")
-    @classmethod
-    def _known_word(cls, value: Any) -> Any:
-        if isinstance(value, str) and value != "all":
-            raise ValueError("use all, first: k, last: k or a list of layer numbers")
-        if isinstance(value, dict) and len(value) != 1:
-            raise ValueError("use one of first: k and last: k")
-        return value
 
 
 def _first_layer() -> LayerChoice:

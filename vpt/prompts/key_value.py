@@ -1,0 +1,99 @@
+"""Key-value prompts: learned keys and values inside the attention of chosen layers.
+
+Han et al., "E2VPT: An Effective and Efficient Approach for Visual Prompt Tuning", ICCV 2023,
+section 3.2: attention over [K, P_K] and [V, P_V]. With input tokens beside them, `[vpt_deep, kv]`,
+it is that paper's method without its pruning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from pydantic import Field
+from torch import nn
+
+from vpt.config import Schema
+from vpt.errors import ConfigError
+from vpt.prompts.base import Prompt
+from vpt.prompts.tokens import LayerChoice, resolve_layers
+from vpt.registry import PROMPTS
+from vpt.structures import Context, Dimensions
+
+
+class KeyValueOptions(Schema):
+    """Options of `kv`."""
+
+    num_tokens: int = Field(5, gt=0, description="learned keys and values T per prompted layer")
+    layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
+    tied: bool = Field(True, description="the same numbers as keys and as values, as in the paper")
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
+    )
+
+
+class KeyValuePrompt(Prompt):
+    """T learned keys and values in each head of some layers; the sequence stays as it is.
+
+    Parameters: `keys` and, unless tied, `values`, each (layers, heads, T, head_dim); from Kaiming's
+    uniform distribution with the attention's width as fan-in.
+
+    Args:
+        num_tokens: T.
+        layers: ascending layer numbers.
+        heads: (heads, head_dim) of the attention.
+        tied: keys are the values too.
+        dropout: of prompt values, with an own mask per image.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        layers: tuple[int, ...],
+        *,
+        heads: tuple[int, int],
+        tied: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.context_layers = layers
+        self.dropout = dropout
+        self.options = {
+            "name": "kv",
+            "num_tokens": num_tokens,
+            "layers": list(layers),
+            "tied": tied,
+            "dropout": dropout,
+        }
+        shape = (len(layers), heads[0], num_tokens, heads[1])
+        bound = (6.0 / (heads[0] * heads[1])) ** 0.5
+        self.keys = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.values = None if tied else nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+    def context(self, layer: int, batch_size: int) -> Context | None:
+        """See `Prompt.context`."""
+        if layer not in self.context_layers:
+            return None
+        place = self.context_layers.index(layer)
+        keys = self.keys[place : place + 1]
+        values = keys if self.values is None else self.values[place : place + 1]
+        if not self.training or self.dropout == 0.0:
+            return Context(keys, values)
+        shape = (batch_size, -1, -1, -1)
+        return Context(
+            F.dropout(keys.expand(shape), self.dropout),
+            F.dropout(values.expand(shape), self.dropout),
+        )
+
+
+def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> KeyValuePrompt:
+    if at.heads is None:
+        raise ConfigError(
+            "prompt kv: this backbone's attention is of an unknown kind, or differs from block to "
+            "block; use vpt_deep"
+        )
+    return KeyValuePrompt(layers=resolve_layers(layers, at.depth), heads=at.heads, **options)
+
+
+PROMPTS.register("kv", KeyValueOptions, _build)
