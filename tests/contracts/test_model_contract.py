@@ -36,6 +36,10 @@ CASES: dict[str, tuple[Any, Formula]] = {
     "none": ("none", lambda at: 0),
     "vpt_deep": ({"name": "vpt_deep", "num_tokens": 3}, lambda at: at.depth * 3 * at.embed_dim),
     "vpt_shallow": ({"name": "vpt_shallow", "num_tokens": 3}, lambda at: 3 * at.embed_dim),
+    "vpt_gated": (
+        {"name": "vpt_gated", "num_tokens": 3},
+        lambda at: 3 * at.embed_dim + at.depth - 1,
+    ),
     "kv": ({"name": "kv", "num_tokens": 3}, lambda at: at.depth * 3 * at.heads[0] * at.heads[1]),
     "pixels": ({"name": "pixels", "width": 4}, frame),
 }
@@ -81,6 +85,10 @@ VARIANTS: dict[str, tuple[Any, Formula]] = {
     "shallow_and_kv": (
         [{"name": "vpt_shallow", "num_tokens": 2}, {"name": "kv", "num_tokens": 3}],
         lambda at: 2 * at.embed_dim + at.depth * 3 * at.heads[0] * at.heads[1],
+    ),
+    "gated_and_shallow": (
+        [{"name": "vpt_gated", "num_tokens": 2}, {"name": "vpt_shallow", "num_tokens": 3}],
+        lambda at: 5 * at.embed_dim + at.depth - 1,
     ),
     "pixels_and_tokens": (
         [{"name": "pixels", "width": 4}, {"name": "vpt_deep", "num_tokens": 2}],
@@ -334,6 +342,37 @@ def test_shared_tokens__are_the_same_at_every_layer():
     prompt = build(make("test_vit"), "vpt_deep", num_tokens=2, shared=True).prompt
     rows = [prompt.rows(layer) for layer in range(6)]
     assert all(torch.equal(row, rows[0]) for row in rows)
+
+
+# ------------------------------------------------------------------------------------------ gates
+
+
+def test_gates__mix_what_leaves_a_block_with_what_entered_it():
+    """Written out after the paper, on timm's own modules."""
+    native = make("test_vit")
+    model, images = build(native, "vpt_gated", num_tokens=3).eval(), images_for(native, 2)
+    first = native.num_prefix_tokens
+    assert float(model.prompt.gate_of(0).detach()) == pytest.approx(1 / (1 + math.exp(5)))
+    with torch.no_grad():
+        model.prompt.tokens.normal_()
+        model.prompt.gamma.copy_(torch.linspace(-3, 3, 5))
+        x = native.norm_pre(native._pos_embed(native.patch_embed(images)))
+        prompts = model.prompt.tokens.expand(2, -1, -1)
+        for layer, block in enumerate(native.blocks):
+            left = block(torch.cat([x[:, :first], prompts, x[:, first:]], dim=1))
+            x = torch.cat([left[:, :first], left[:, first + 3 :]], dim=1)
+            if layer < 5:
+                share = 1 / (1 + math.exp(-(-3 + 1.5 * layer)))
+                prompts = share * left[:, first : first + 3] + (1 - share) * prompts
+        expected = native.forward_head(native.norm(x), pre_logits=True)
+        found = model.prompted(images).pooled
+        model.prompt.gamma.fill_(50.0)
+        open_gates = model.prompted(images).pooled
+        shallow = build(native, "vpt_shallow", num_tokens=3).eval()
+        shallow.prompt.tokens.copy_(model.prompt.tokens)
+        assert torch.equal(shallow.prompted(images).pooled, open_gates)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - open_gates).abs().max() > 1e-2
 
 
 # ------------------------------------------------------------------------------- keys and values

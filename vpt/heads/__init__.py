@@ -4,6 +4,7 @@ from vpt.heads.base import Head, TextParts, build_head
 from vpt.heads.detection import DetectionHead, build_detection_head
 from vpt.heads.fcos import FcosHead
 from vpt.heads.linear import LinearHead
+from vpt.heads.mlp import MlpHead
 from vpt.heads.pyramid import PyramidOptions, SimpleFeaturePyramid, build_pyramid, even_taps
 from vpt.heads.retinanet import RetinaNetHead
 from vpt.heads.zero_shot import LinearFromTextHead, TextHead, TextOptions, ZeroShotHead
@@ -14,6 +15,7 @@ __all__ = [
     "Head",
     "LinearFromTextHead",
     "LinearHead",
+    "MlpHead",
     "PyramidOptions",
     "RetinaNetHead",
     "SimpleFeaturePyramid",

@@ -55,10 +55,19 @@ class PromptedBackbone(nn.Module):
                 else:
                     tokens = tokens.with_prompts(rows)
             keep = self._keep(layer, need, taps)
-            tokens = self.backbone.run_block(layer, tokens, context, keep)
+            entered, tokens = tokens, self.backbone.run_block(layer, tokens, context, keep)
+            tokens = self._gated(layer, entered, tokens)
             if layer in taps:
                 tapped[layer] = tokens.patches
         return self._features(tokens, need, tapped)
+
+    def _gated(self, layer: int, entered: Tokens, left: Tokens) -> Tokens:
+        """The sequence after a block, its prompts mixed with those before it."""
+        gate = self.prompt.gate_of(layer) if left.num_prompts else None
+        if gate is None:
+            return left
+        gate = gate.to(left.values.dtype)
+        return left.with_prompts(torch.lerp(entered.prompts, left.prompts, gate))
 
     def _rows(self, layer: int, tokens: Tokens) -> Tensor | None:
         """The prompt's rows as the block takes them, (1 | B, T, D), in the sequence's type."""

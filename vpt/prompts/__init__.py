@@ -1,12 +1,14 @@
 """Prompt methods: each a file with its options, its module and its registration."""
 
 from vpt.prompts.base import Prompt, PromptList, build_prompt
+from vpt.prompts.gated import GatedPrompt
 from vpt.prompts.key_value import KeyValuePrompt
 from vpt.prompts.none import NoPrompt
 from vpt.prompts.pixels import PixelPrompt
 from vpt.prompts.tokens import TokenPrompt
 
 __all__ = [
+    "GatedPrompt",
     "KeyValuePrompt",
     "NoPrompt",
     "PixelPrompt",

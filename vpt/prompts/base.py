@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vpt.errors import ConfigError
@@ -46,6 +47,14 @@ class Prompt(nn.Module):
         (1 | B, heads, T, head_dim) each: after dropout, in training.
         """
         del layer, batch_size
+        return None
+
+    def gate_of(self, layer: int) -> Tensor | None:
+        """Which share of the rows that leave block `layer` flows on; the rest is what entered it.
+
+        (1 | T, 1) in [0, 1]; None lets all of it flow.
+        """
+        del layer
         return None
 
     def on_images(self, images: Tensor) -> Tensor:
@@ -108,6 +117,19 @@ class PromptList(Prompt):
         for prompt in self._members:
             joined = Context.joined(joined, prompt.context(layer, batch_size))
         return joined
+
+    def gate_of(self, layer: int) -> Tensor | None:
+        """See `Prompt.gate_of`; every member's rows have its own."""
+        gates = {prompt: prompt.gate_of(layer) for prompt in self._members}
+        if all(gate is None for gate in gates.values()):
+            return None
+        rows = {prompt: prompt.rows(self.layers[0]) for prompt in gates}
+        columns = []
+        for prompt, own in rows.items():
+            if own is not None:
+                gate, shape = gates[prompt], (own.shape[1], 1)
+                columns.append(own.new_ones(shape) if gate is None else gate.expand(shape))
+        return torch.cat(columns)
 
     def on_images(self, images: Tensor) -> Tensor:
         """See `Prompt.on_images`; in order."""

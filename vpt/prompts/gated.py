@@ -1,0 +1,78 @@
+"""Gated prompts, for self-supervised backbones: each block passes on what a gate lets through.
+
+Yoo et al., "Improving Visual Prompt Tuning for Self-supervised Vision Transformers", ICML 2023,
+section 4.1: P_l = g_l * B_l(P_(l-1)) + (1 - g_l) * P_(l-1) with g_l = sigmoid(gamma_l) per block.
+The paper's learned temperature of the attention is not here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vpt.config import Schema
+from vpt.prompts.tokens import Initializer, TokenPrompt
+from vpt.registry import PROMPTS
+from vpt.structures import Dimensions, PromptPlacement
+
+
+class GatedOptions(Schema):
+    """Options of `vpt_gated`."""
+
+    num_tokens: int = Field(10, gt=0, description="prompt tokens T, which flow through all blocks")
+    gate: float = Field(-5.0, description="start value of every gamma: sigmoid(-5) is 0.007")
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
+    )
+    init: Initializer | None = Field(None, description="start values; null: the family's")
+    std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
+    placement: PromptPlacement | None = Field(
+        None, description="before or after the pre-norm; null: the family's"
+    )
+
+
+class GatedPrompt(TokenPrompt):
+    """Tokens that enter before block 0; after each block a gate mixes its output with its input.
+
+    Parameters: `tokens` (1, T, D) and `gamma` (L - 1): what leaves the last block is read by none.
+
+    Args:
+        num_tokens: T.
+        depth: L.
+        gate: start value of gamma.
+        **options: of `TokenPrompt`.
+    """
+
+    def __init__(self, num_tokens: int, depth: int, *, gate: float = -5.0, **options: Any):
+        super().__init__(num_tokens, (0,), **options)
+        kept = ("num_tokens", "dropout", "init", "std", "placement")
+        given = {key: self.options[key] for key in kept}  # type: ignore[call-overload,index]
+        self.options = {"name": "vpt_gated", **given, "gate": gate}
+        self.gamma = nn.Parameter(torch.full((depth - 1,), gate))
+
+    def gate_of(self, layer: int) -> Tensor | None:
+        """See `Prompt.gate_of`."""
+        return self.gamma[layer].sigmoid().reshape(1, 1) if layer < len(self.gamma) else None
+
+
+def _build(
+    at: Dimensions,
+    *,
+    init: Initializer | None = None,
+    placement: PromptPlacement | None = None,
+    **options: Any,
+) -> GatedPrompt:
+    return GatedPrompt(
+        depth=at.depth,
+        embed_dim=at.embed_dim,
+        patch_size=at.patch_size,
+        init=init or at.prompt_init,
+        placement=placement or at.prompt_placement,
+        **options,
+    )
+
+
+PROMPTS.register("vpt_gated", GatedOptions, _build)
