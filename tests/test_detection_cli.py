@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,34 @@ def test_evaluate__gives_the_runs_own_test_numbers_and_detections(place, prompt,
 def test_evaluate__of_a_results_file__scores_it_anew(place, capsys):
     assert measured(place, place / "run/test_results.json") == expected(place)
     assert "AP/red " in capsys.readouterr().out
+
+
+def test_outputs__never_replace_what_is_read(place, prompt, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(prompt.read_bytes())
+    image, data = place / "data/images/test/000.png", place / "data/boxes.yaml"
+    fails_in_one_line("predict", copy, image, "--output", copy, saying="is read here")
+    words = ("evaluate", copy, "--data", data)
+    fails_in_one_line(*words, "--results", copy, saying="is read here")
+    fails_in_one_line(*words, "--output", data, saying="is read here")
+    assert copy.read_bytes() == prompt.read_bytes()
+
+
+def test_evaluate__of_results__needs_no_images(place, tmp_path):
+    make_coco(tmp_path / "data", splits=SPLITS, images=5)
+    shutil.rmtree(tmp_path / "data/images")
+    out = tmp_path / "m.json"
+    words = ("--data", describe(tmp_path / "data"), "--output", out)
+    assert run("evaluate", place / "run/test_results.json", *words) == (0, "")
+    assert json.loads(out.read_text())["metrics"] == expected(place)
+
+
+def test_predict__any_file_name__has_its_row(place, prompt, tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff.png")
+    odd.write_bytes((place / "data/images/test/000.png").read_bytes())
+    out = tmp_path / "rows.csv"
+    assert run("predict", prompt, tmp_path, "--output", out, "--min-score", 0.01) == (0, "")
+    assert b"\xff.png" in out.read_bytes()
 
 
 def test_evaluate__of_perfect_results__gives_1(place, tmp_path):
@@ -185,7 +215,7 @@ def test_pictures__never_replace_a_file(prompt, place, tmp_path):
     words = ("predict", prompt, *both, "--output", tmp_path / "rows.csv")
     fails_in_one_line(*words, "--pictures", tmp_path / "a", saying="is not replaced")
     assert not (tmp_path / "rows.csv").exists()
-    fails_in_one_line(*words, "--coco", both[0], saying="is one of the images")
+    fails_in_one_line(*words, "--coco", both[0], saying="is read here")
     fails_in_one_line(*words, "--coco", tmp_path / "rows.csv", saying="cannot hold both")
     assert run(*words, "--pictures", tmp_path / "c") == (0, "")
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"x.jpg", "x_2.jpg"}

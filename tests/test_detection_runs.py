@@ -14,6 +14,7 @@ from tests.test_runs import assert_same_run, attempts_until_done, signal_in_trai
 from vpt import load_detector
 from vpt.config import DetectionRunConfig, load_config, validate
 from vpt.data import load_descriptor, read_detection, to_coco_dict
+from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import score_results
@@ -177,6 +178,34 @@ def test_the_shipped_configs__are_valid_and_tell_their_command(name):
     path = ROOT / "configs" / f"{name}.yaml"
     assert isinstance(load_config(path), DetectionRunConfig)
     assert f"configs/{name}.yaml" in path.read_text().split("\ntask:")[0]
+
+
+def test_validation_without_a_box__is_refused_before_training(tmp_path):
+    root = make_coco(tmp_path, change={"val": lambda content: content.update(annotations=[])})
+    path = tmp_path / "boxes.yaml"
+    fields = {"name": "s", "format": "coco", "root": str(root), "images": "images"}
+    path.write_text(yaml.safe_dump(fields))
+    with pytest.raises(DataError, match="no box in split 'val'.*AP cannot choose"):
+        train(make_config(tmp_path / "run", path))
+    schedule = {"epochs": 1, "device": "cpu", "select": "last"}
+    assert train(make_config(tmp_path / "run", path, train=schedule)).val == {}
+
+
+def test_a_run__goes_on_with_its_own_boxes_only(tmp_path, monkeypatch):
+    root = make_coco(tmp_path / "data")
+    path = tmp_path / "boxes.yaml"
+    fields = {"name": "s", "format": "coco", "root": str(root), "images": "images"}
+    path.write_text(yaml.safe_dump(fields))
+    signal_in_training(monkeypatch, lambda step: step == 1)
+    with pytest.raises(Interrupted):
+        train(make_config(tmp_path / "run", path))
+    monkeypatch.undo()
+    file = root / "annotations/train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="began with other boxes or categories in 'train'"):
+        train(make_config(tmp_path / "run", path), mode="resume")
 
 
 def test_what_is_left_out_or_mended__is_told(tmp_path):

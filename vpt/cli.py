@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import json
 import logging
@@ -10,10 +9,8 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -35,7 +32,6 @@ EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 75
 ClickException: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 ConfigPath = Annotated[Path, typer.Argument(help="a YAML file, e.g. configs/vpt_deep_cub.yaml")]
 Overrides = Annotated[
@@ -143,13 +139,22 @@ def evaluate(
     from vpt.engine.prompt_file import read_prompt_header
     from vpt.engine.run_dir import write_json_atomic
 
+    runs.refuse_replacing({"the metrics": output, "the results": results}, [prompt, data, weights])
     if prompt.suffix.lower() == ".json":
         of_models = (
             *("device", "batch_size", "num_workers", "weights"),
-            *("names", "results", "on_bad_image"),
+            *("names", "results"),
         )
         _refuse_options(context, of_models, f"{prompt} holds results, no model")
-        boxes = runs.rescore(prompt, data, root=root, split=split, coco_eval=coco_eval)
+        boxes = runs.rescore(
+            prompt,
+            data,
+            root=root,
+            split=split,
+            coco_eval=coco_eval,
+            on_bad_image=on_bad_image,
+            log=log,
+        )
         metrics, details = _of_boxes(boxes)
     elif read_prompt_header(prompt).task == "detection":
         _refuse_options(context, ("names",), f"{prompt} holds a detector")
@@ -279,7 +284,8 @@ def predict(
         raise PromptFileError(f"{prompt} holds no head: nothing to predict")
     model.check_probabilities(probabilities)
     unreadable = 0
-    with _writer(output) as stream:
+    runs.refuse_replacing({"the rows": output}, [prompt, weights, *paths])
+    with runs.opened(output) as stream:
         rows = runs.predict_images(
             model,
             paths,
@@ -288,7 +294,7 @@ def predict(
             top_k=top_k,
             probabilities=probabilities,
         )
-        for row in _written(rows, stream, output_format):
+        for row in runs.write_classes(rows, stream, output_format):
             unreadable += row.error is not None
     _tell_unreadable(unreadable, len(paths))
 
@@ -305,6 +311,7 @@ def find_images(arguments: Sequence[str]) -> Iterator[Path]:
 
     Files as they are, folders and globs searched in order.
     """
+    from vpt.data.images import SUFFIXES
     from vpt.errors import DataError
 
     for argument in arguments:
@@ -313,7 +320,7 @@ def find_images(arguments: Sequence[str]) -> Iterator[Path]:
             found = [Path(line.strip()) for line in sys.stdin if line.strip()]
         elif path.is_dir():
             found = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
             )
         elif path.exists() or not any(sign in argument for sign in "*?["):
             found = [path]
@@ -322,35 +329,6 @@ def find_images(arguments: Sequence[str]) -> Iterator[Path]:
         if not found:
             raise DataError(f"no image found by '{argument}'")
         yield from found
-
-
-@contextmanager
-def _writer(output: Path | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    with output.open("w", encoding="utf-8", newline="") as stream:
-        yield stream
-
-
-def _written(rows: Iterable[Any], stream: TextIO, output_format: str) -> Iterator[Any]:
-    """Write each prediction as it comes, and hand it on."""
-    table = csv.writer(stream, lineterminator="\n")
-    if output_format == "csv":
-        table.writerow(["image", "class", "probability", "error"])
-    for row in rows:
-        if output_format == "csv":
-            probability = "" if row.probability is None else f"{row.probability:.6f}"
-            table.writerow([row.image, row.label or "", probability, row.error or ""])
-        else:
-            values = {k: v for k, v in asdict(row).items() if v is not None}
-            stream.write(
-                json.dumps(
-                    {"image": values.pop("image"), "class": values.pop("label", None), **values}
-                )
-            )
-            stream.write("\n")
-        yield row
 
 
 OverwriteComparison = Annotated[

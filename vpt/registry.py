@@ -51,8 +51,8 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """The registered names, in order of registration."""
-        return list(self._entries)
+        """The registered names, sorted."""
+        return sorted(self._entries)
 
 
 PROMPTS: Registry[Any] = Registry("prompt")

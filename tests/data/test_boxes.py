@@ -197,6 +197,17 @@ def test_training__object_mostly_cut_off__is_no_target():
     assert 0 < sum(kept) < sum(visible)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99, 1.0])
+def test_training__whole_objects__are_targets__whatever_share_must_be_visible(share):
+    stream = np.random.default_rng(0)
+    corners = stream.uniform(0, 180, (50, 2))
+    boxes = np.concatenate([corners, corners + stream.uniform(0.5, 20, (50, 2))], axis=1)
+    options = BoxTransformConfig(scale=(0.5, 1.0), min_visibility=share, min_side=0.0)
+    transform = box_training_transform(UNIT, options)
+    for seed in range(5):
+        assert len(transform(Image.new("RGB", (300, 200)), boxes, seed).rows) == 50
+
+
 def test_training__boxes_shorter_than_min_side__are_no_targets():
     image, _ = rectangle((0, 0, 1, 1), (400, 400))
     boxes = np.array([[10.0, 10.0, 12.0, 200.0], [50.0, 50.0, 90.0, 90.0]])
@@ -392,7 +403,7 @@ def test_collate__items__are_a_batch(split):
 def test_loader__changed_or_damaged_file__is_one_line_naming_it(split, workers):
     path = split.samples[4].source
     make_image(0, (30, 40)).save(path)
-    with pytest.raises(DataError, match=r"004\.png: 30 x 40 pixels, but 98 x 60 when") as caught:
+    with pytest.raises(DataError, match=r"004\.png: 30 x 40 pixels once decoded, but") as caught:
         epoch_of(split, workers=workers)
     path.write_bytes(b"<html>")
     with pytest.raises(DataError, match=r"004\.png: not an image") as caught:

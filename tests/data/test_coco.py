@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,8 @@ def test_area_and_iscrowd__missing__are_filled_in_and_told_once(tmp_path):
     [
         ("area", "big", "area_invalid"),
         ("area", -1, "area_invalid"),
+        ("area", 0, "area_invalid"),
+        ("area", 2e10, "area_invalid"),
         ("area", float("nan"), "area_invalid"),
         ("iscrowd", 2, "crowd_invalid"),
         ("iscrowd", "yes", "crowd_invalid"),
@@ -169,7 +172,7 @@ def test_area_and_iscrowd__missing__are_filled_in_and_told_once(tmp_path):
     ],
 )
 def test_annotation__odd_value__is_one_finding_with_its_id(tmp_path, field, value, kind):
-    splits = spoiled(tmp_path, lambda c: c["annotations"][1].update({field: value}))
+    splits = spoiled(tmp_path, lambda c: c["annotations"][1].update({"area": 9, field: value}))
     (finding,) = (f for f in splits.findings if f.severity != "note")
     assert (finding.kind, finding.annotation) == (kind, 2)
     assert finding.file == tmp_path / "annotations" / "train.json"
@@ -318,7 +321,59 @@ def test_classes_of_the_descriptor__rename_or_are_refused(tmp_path):
     assert "has 3 categories, the descriptor 2 classes" in refusal(root, classes=["a", "b"])
 
 
+def test_category_names__are_told_apart__once_and_entirely(tmp_path):
+    root = make_coco(tmp_path, categories={3: "cat", 7: "cat", 20: "cat (3)"})
+    splits = read(root)
+    assert len(set(splits.class_names)) == 3
+    assert kinds(splits) == ["category_name_twice"]
+    rewrite(root, "val", lambda c: c["categories"].pop(1))
+    kept = {3, 20}
+    rewrite(
+        root,
+        "val",
+        lambda c: c.update(annotations=[a for a in c["annotations"] if a["category_id"] in kept]),
+    )
+    assert kinds(read(root)) == ["category_name_twice"]
+
+
 # Images
+
+
+def test_images__of_splits_that_are_not_needed__may_be_missing(tmp_path):
+    root = make_coco(tmp_path)
+    before = read(root)
+    shutil.rmtree(root / "images/train")
+    assert "image_missing" in refusal(root) or "no such file" in refusal(root)
+    splits = read_detection(coco_descriptor(root), needed=["val"])
+    assert to_coco_dict(splits.require("train")) == to_coco_dict(before.require("train"))
+    (root / "images/val/001.png").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        read_detection(coco_descriptor(root), needed=["val"])
+    shutil.rmtree(root / "images")
+    everything = read_detection(coco_descriptor(root), needed=[])
+    assert to_coco_dict(everything.require("val")) == to_coco_dict(before.require("val"))
+    cut = {"splits": {"train": "annotations/train.json", "val": {"fraction": 0.4, "seed": 0}}}
+    with pytest.raises(DataError, match="no folder of images"):
+        read_detection(coco_descriptor(root, **cut), needed=["val"])
+
+
+def test_a_file_that_is_an_image_of_two_splits__is_found__however_it_is_written(tmp_path):
+    root = make_coco(tmp_path)
+    rewrite(root, "val", lambda c: c["images"][0].update(file_name="val/../train/000.png"))
+    assert "image_in_two_splits" in kinds(read(root))
+
+
+def test_train__without_a_box_after_the_cut__is_refused(tmp_path):
+    root = make_coco(tmp_path, splits=("train",))
+    cut = {"splits": {"train": "annotations/train.json", "val": {"fraction": 0.5, "seed": 0}}}
+    held = {sample.image_id for sample in read(root, **cut).require("val").samples}
+
+    def keep_the_held(content):
+        boxes = [each for each in content["annotations"] if each["image_id"] in held]
+        content["annotations"] = boxes
+
+    rewrite(root, "train", keep_the_held)
+    assert "no box in split 'train'" in refusal(root, **cut)
 
 
 @pytest.mark.parametrize(
@@ -333,6 +388,7 @@ def test_classes_of_the_descriptor__rename_or_are_refused(tmp_path):
         ("file_name", "/etc/passwd", "file_name_invalid"),
         ("file_name", "C:\\images\\a.png", "file_name_invalid"),
         ("file_name", "train/000.png", "image_twice"),
+        ("file_name", "train/../train/000.png", "image_twice"),
         ("file_name", "train/nothing.png", "image_missing"),
         ("file_name", "a" * 5000, "image_unreadable"),
         ("width", 91, "size_differs"),
@@ -342,11 +398,12 @@ def test_image__odd_value__is_an_error_and_can_be_skipped(tmp_path, field, value
     splits = spoiled(tmp_path, lambda c: c["images"][1].update({field: value}))
     found = [k for k in kinds(splits) if k not in ("unknown_image", "file_name_backslash")]
     assert found == [kind]
-    assert len(splits.require("train")) == 5
+    left = 4 if kind == "image_twice" else 5  # neither entry may have all the boxes
+    assert len(splits.require("train")) == left
     assert KINDS[kind][0] == "error"
     assert "train.json" in refusal(tmp_path)
     if kind in SKIPPABLE:
-        assert len(read(tmp_path, problems="skip").require("train")) == 5
+        assert len(read(tmp_path, problems="skip").require("train")) == left
 
 
 @pytest.mark.parametrize("change", [{"width": None}, {"height": 0}, {"width": "wide"}])

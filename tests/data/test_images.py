@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.fixtures import make_image
-from vpt.data.images import read_image
+from vpt.data.images import read_header, read_image
 from vpt.errors import DataError
 
 
@@ -75,6 +75,18 @@ def test_read_image__exif_orientation__stands_upright(tmp_path):
     assert upright.size == (20, 40)
     assert upright.getpixel((10, 5))[0] > 200
     assert upright.getpixel((10, 35))[0] < 50
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_read_header__size__is_that_of_the_upright_image(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(Image.new("RGB", (40, 20)), tmp_path / f"a.{suffix}", exif=exif)
+    header, image = read_header(path), read_image(path)
+    assert header.size == (image.height, image.width)
+    assert header.stored_size == (20, 40)
+    assert header.orientation == orientation
 
 
 def test_read_image__one_pixel__is_an_image(tmp_path):

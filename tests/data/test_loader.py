@@ -1,10 +1,15 @@
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder, make_image
 from vpt.config import TransformConfig
+from vpt.data.coco import read_detection
 from vpt.data.descriptor import load_descriptor
 from vpt.data.formats import read_splits
 from vpt.data.loader import ImageDataset, drop_bad, make_loader, scan_images
@@ -114,6 +119,23 @@ def test_scan_images__bad_files__are_all_listed_and_dropped_with_their_labels(sp
     rest = drop_bad(split, bad)
     assert rest.samples == tuple(s for s in split.samples if s.source not in (cut, empty))
     assert scan_images(rest, workers) == []
+
+
+def test_scan_images__another_size_than_the_head_says__is_bad(tmp_path):
+    """A PNG whose orientation comes after its pixels: the head knows nothing of it."""
+    root = make_coco(tmp_path)
+    path = root / "images/train/001.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = path.read_bytes()
+    data = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = b"eXIf" + data
+    late = struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(content[:-12] + late + content[-12:])
+    split = read_detection(coco_descriptor(root)).require("train")
+    (bad,) = scan_images(split)
+    assert bad.path == path
+    assert "60 x 92 pixels once decoded, but its head says 92 x 60" in bad.reason
 
 
 def test_drop_bad__class_left_empty__is_refused(split):

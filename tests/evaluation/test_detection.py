@@ -361,6 +361,29 @@ def test_results__written_and_scored__give_the_same_numbers(tmp_path):
     assert score_results([], TRUTH).compute()["AP"] == 0.0
 
 
+def test_ids_as_texts__are_read_as_numbers():
+    records = [
+        {**each, "image_id": str(each["image_id"])} for each in evaluate_perfect(TRUTH).results()
+    ]
+    assert score_results(records, TRUTH).compute()["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf[]", b"[" * 100_000])
+def test_a_results_file__is_read_as_carefully_as_annotations(tmp_path, content):
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    if content.endswith(b"]"):
+        assert score_results(path, TRUTH).compute()["AP"] == 0.0
+    else:
+        with pytest.raises(DataError, match="cannot be read as JSON"):
+            score_results(path, TRUTH)
+
+
+def test_a_sliver__matches_itself():
+    truth = truth_of((100, 3, [5.127, 5, 0.024, 20]))
+    assert evaluate_perfect(truth).compute()["AP"] == pytest.approx(1.0)
+
+
 def test_boxes_as_xyxy__would_be_noticed():
     """In a results file the corners score visibly less than the exact hit that they are."""
     records = evaluate_perfect(TRUTH).results()
@@ -374,7 +397,14 @@ def test_boxes_as_xyxy__would_be_noticed():
     ("change", "message"),
     [
         ({"image_id": 9}, "result 1: image id 9 is not in the ground truth; known are 100, 101"),
-        ({"image_id": "100"}, "result 1: image id '100' is not in the ground truth"),
+        ({"image_id": [100]}, r"result 1: no image_id, but \[100\]"),
+        ({"image_id": None}, "result 1: no image_id, but null"),
+        ({"category_id": {}}, "result 1: category id {} is not in"),
+        ({"bbox": [1, 2, 3, 10**400]}, "result 1: needs bbox .* all finite"),
+        ({"bbox": [1, 2, -3, 4]}, "result 1: needs bbox"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "result 1: needs bbox .* all finite"),
+        ({"score": float("nan")}, "result 1: needs bbox .* all finite"),
+        ({"score": True}, "result 1: needs bbox"),
         ({"category_id": 1}, "result 1: category id 1 is not in the ground truth; known are 3, 7"),
         ({"bbox": [1, 2, 3]}, r"result 1: needs bbox \[x, y, width, height\] and a score"),
         ({"score": None}, r"result 1: needs bbox \[x, y, width, height\] and a score"),

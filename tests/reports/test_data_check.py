@@ -148,7 +148,7 @@ def test_write_check__boxes__is_one_page_without_scripts_or_network(tmp_path):
     root = make_coco(
         tmp_path / "data",
         categories={1: "<b>bold", 2: "a & b", 3: '"quoted"'},
-        change={"train": lambda c: c["annotations"][0].update(bbox=[-9, 0, 20, 20])},
+        change={"train": lambda c: c["annotations"][0].update(bbox=[-9, 0, 20, 20], area=400)},
     )
     check = check_data(descriptor_file(root))
     write_check(check, tmp_path / "out" / "check")

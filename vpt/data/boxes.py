@@ -123,13 +123,10 @@ class JitterTransform:
                     brightness=factors, contrast=factors, saturation=factors, hue=0, p=1.0
                 )
             )
-        # Clipping alone lets a box of no size through, which a later check refuses.
+        # Clipping alone lets a box of no size through, which a later check refuses. What is left
+        # of a box is measured here: by theirs an uncropped one has a share of a little below 1.
         boxes = A.BboxParams(
-            format="pascal_voc",
-            label_fields=["rows"],
-            min_visibility=options.min_visibility,
-            clip=True,
-            filter_invalid_bboxes=True,
+            format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True
         )
         self.pipeline = A.Compose(steps, bbox_params=boxes)
 
@@ -141,20 +138,30 @@ class JitterTransform:
         zoom = math.exp(stream.uniform(*(math.log(limit) for limit in self.options.scale)))
         # One stream for the whole pipeline, as in `vpt.data.transforms`.
         self.pipeline.set_random_state(np.random.default_rng(seed), stream)
+        given = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         result = self.pipeline(
-            image=np.array(to_rgb(image)),
-            bboxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            rows=np.arange(len(boxes)),
-            zoom=zoom,
+            image=np.array(to_rgb(image)), bboxes=given, rows=np.arange(len(given)), zoom=zoom
         )
+        seen = np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 4)
+        # Labels come back as floats.
+        rows = np.rint(np.asarray(result["rows"], dtype=np.float64)).astype(np.int64)
+        kept = _area(seen) >= (self.options.min_visibility - _ROUNDING) * _area(given[rows])
         return self.letterbox.place(
             Image.fromarray(result["image"]),
-            np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 4),
-            # Labels come back as floats.
-            np.rint(np.asarray(result["rows"], dtype=np.float64)).astype(np.int64),
+            seen[kept],
+            rows[kept],
             shrink=min(zoom, 1.0),
             min_side=self.options.min_side,
         )
+
+
+_ROUNDING = 1e-3
+"""Of shares of areas: albumentations keeps boxes in float32, as shares of the side."""
+
+
+def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return sides[:, 0] * sides[:, 1]
 
 
 class _WindowCrop(A.DualTransform):  # type: ignore[misc]

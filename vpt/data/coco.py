@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -31,11 +33,16 @@ Problems = Literal["raise", "skip", "report"]
 
 _SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 _OVER_EDGE = 1.0  # pixels: rounding, not worth a word
+_AREA_OVER_BOX = 1.1  # an outline lies in its box, but for rounding
 _SMALLEST_SIDE = 0.01  # pixels: less is no box
 
 
 def read_detection(
-    descriptor: Descriptor, root: Path | None = None, *, problems: Problems = "raise"
+    descriptor: Descriptor,
+    root: Path | None = None,
+    *,
+    problems: Problems = "raise",
+    needed: Collection[SplitName] = _SPLIT_NAMES,
 ) -> DetectionSplits:
     """The splits of a data set with boxes; of the images only the headers are read.
 
@@ -46,6 +53,8 @@ def read_detection(
         root: its folder; the descriptor's own if None.
         problems: 'raise' on the first error; 'skip' images, boxes and entries with errors where
             that mends them; 'report' skips likewise and never raises for a finding.
+        needed: the splits whose images must be there; missing ones of the others are taken as the
+            annotation file describes them.
 
     Raises:
         DataError: a file is missing or no COCO ground truth, or there are errors; one line.
@@ -54,7 +63,7 @@ def read_detection(
         raise DataError(f"'{descriptor.name}' has format {descriptor.format}; boxes need coco")
     root = find_root(descriptor, root)
     files = {split: read_coco_file(path) for split, path in _paths(descriptor, root).items()}
-    builder = _Builder(descriptor, root, next(iter(files.values())))
+    builder = _Builder(descriptor, root, next(iter(files.values())), _sources(descriptor, needed))
     found = {split: builder.split(split, file) for split, file in files.items()}
     if problems != "report":
         check_findings(builder.findings, skip=problems == "skip")
@@ -64,13 +73,19 @@ def read_detection(
             raise DataError(
                 f"no usable image in split '{split.name}' of '{descriptor.name}'{first}"
             )
-    if "train" in found and not any(found["train"].class_counts()):
-        raise DataError(f"no box in split 'train' of '{descriptor.name}'")
     splits = _cut(descriptor, found, tuple(builder.findings))
+    if splits.train is not None and not any(splits.train.class_counts()):
+        raise DataError(f"no box in split 'train' of '{descriptor.name}'")
     if problems == "raise":
         counts: dict[str, int] = {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES}
         check_counts(descriptor, counts)
     return splits
+
+
+def _sources(descriptor: Descriptor, needed: Collection[SplitName]) -> frozenset[SplitName]:
+    """The splits whose files hold the needed ones."""
+    cut = {name for name in needed if isinstance(getattr(descriptor.splits, name), Cut)}
+    return frozenset(needed) - cut | ({"train"} if cut else set())
 
 
 def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
@@ -129,18 +144,35 @@ class _Builder:
     descriptor: Descriptor
     root: Path
     reference: CocoFile
+    needed: frozenset[SplitName]
     findings: list[Finding] = field(default_factory=list)
     split_of: dict[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.category_ids = tuple(self.reference.categories)
-        self.class_names = tuple(self.descriptor.classes or self.reference.categories.values())
+        self.class_names = tuple(self.descriptor.classes or self._names_told_apart())
         if len(self.class_names) != len(self.category_ids):
             raise DataError(
                 f"{self.reference.path} has {len(self.category_ids)} categories, the descriptor "
                 f"{len(self.class_names)} classes"
             )
         self.labels = {number: label for label, number in enumerate(self.category_ids)}
+
+    def _names_told_apart(self) -> list[str]:
+        """The categories' names, with the ids added to those that are not alone."""
+        names = dict(self.reference.categories)
+        for name, count in Counter(names.values()).items():
+            if count > 1:
+                ids = ", ".join(str(number) for number, other in names.items() if other == name)
+                message = f"categories {ids} are all called '{name}'; their ids are added to it"
+                self.findings.append(Finding("category_name_twice", self.reference.path, message))
+        while len(set(names.values())) < len(names):
+            counts = Counter(names.values())
+            names = {
+                number: name if counts[name] == 1 else f"{name} ({number})"
+                for number, name in names.items()
+            }
+        return list(names.values())
 
     def split(self, name: SplitName, file: CocoFile) -> DetectionSplit:
         self.findings += file.findings
@@ -183,17 +215,18 @@ class _Builder:
     def _samples(self, name: SplitName, file: CocoFile) -> Iterator[DetectionSample]:
         below = self._images_below(name)
         folder = self.root / below
-        if not folder.is_dir():
+        if name in self.needed and not folder.is_dir():
             raise DataError(f"no folder of images '{folder}'{hint(self.descriptor)}")
         # A folder elsewhere is another one on each machine: it is no part of an image's name.
         prefix = Path() if below.is_absolute() else below
         for image in file.images:
             source = folder / image.file_name
-            size = self._size(file, image, source)
+            size = self._size(file, image, source, needed=name in self.needed)
             if size is None:
                 continue
-            if self.split_of.setdefault(source, name) != name:
-                message = f"also an image of '{self.split_of[source]}'"
+            place = Path(os.path.normpath(source))
+            if self.split_of.setdefault(place, name) != name:
+                message = f"also an image of '{self.split_of[place]}'"
                 self._add("image_in_two_splits", file, message, image)
             key = (prefix / image.file_name).as_posix()
             yield self._sample(file, image, source=source, key=key, size=size)
@@ -202,13 +235,17 @@ class _Builder:
         images = self.descriptor.images
         return Path((getattr(images, name) if isinstance(images, ImageFolders) else images) or "")
 
-    def _size(self, file: CocoFile, image: CocoImage, source: Path) -> tuple[int, int] | None:
+    def _size(
+        self, file: CocoFile, image: CocoImage, source: Path, *, needed: bool
+    ) -> tuple[int, int] | None:
         """(H, W) of the upright image; None where it is of no use."""
         try:
             header = read_header(source)
         except DataError as error:
             reason = str(error).removeprefix(f"{source}: ")
             kind = "image_missing" if reason == "no such file" else "image_unreadable"
+            if kind == "image_missing" and not needed and image.size is not None:
+                return image.size
             self._add(kind, file, f"{source}: {reason}", image)
             return None
         written, turned = image.size, header.size != header.stored_size
@@ -274,7 +311,7 @@ class _Builder:
         boxes = np.array([corners for _, corners in kept], dtype=np.float64).reshape(-1, 4)
         sides = boxes[:, 2:] - boxes[:, :2]
         areas = [
-            float(width * height) if box.area is None else box.area
+            self._area(file, image, box, float(width * height))
             for (box, _), (width, height) in zip(kept, sides, strict=True)
         ]
         return DetectionSample(
@@ -288,6 +325,16 @@ class _Builder:
             np.array(areas, dtype=np.float64),
             np.array([box.id for box, _ in kept], dtype=np.int64),
         )
+
+    def _area(self, file: CocoFile, image: CocoImage, box: CocoBox, inside: float) -> float:
+        """The object's; of its box inside the image where the file has none that can be."""
+        if box.area is None:
+            return inside
+        if box.area > _AREA_OVER_BOX * box.box[2] * box.box[3] + 1:
+            message = f"area {box.area:.6g} is larger than the bbox {_xywh(box)}"
+            self._add("area_invalid", file, message, image, box.written_id)
+            return inside
+        return box.area
 
     def _corners(
         self, file: CocoFile, image: CocoImage, box: CocoBox, size: tuple[int, int]

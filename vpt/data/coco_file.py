@@ -6,6 +6,7 @@ Only boxes are read: segmentations of any kind are passed over.
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ class CocoFile:
 
     Attributes:
         path: of the file.
-        categories: id -> name, sorted by id, each name another one.
+        categories: id -> name, sorted by id; two may have the same.
         images: as listed, each id and file once.
         boxes: of each image by its id.
         findings: what was odd.
@@ -108,7 +109,7 @@ def as_integer(value: Any) -> int | None:
     return value
 
 
-def _as_number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """A float, NaN and infinities included; None for what is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -178,7 +179,7 @@ class _Reader:
                 names[number] = self._category_name(entry, number)
         if not names:
             raise DataError(f"{self.path}: no category has a usable id")
-        return self._told_apart(dict(sorted(names.items())))
+        return dict(sorted(names.items()))
 
     def _category_name(self, entry: dict[str, Any], number: int) -> str:
         name = entry.get("name")
@@ -187,20 +188,6 @@ class _Reader:
         if not text:
             self._add("category_unnamed", f"category {number} has no name; it is called so")
         return text or str(number)
-
-    def _told_apart(self, names: dict[int, str]) -> dict[int, str]:
-        counts = Counter(names.values())
-        for name, count in counts.items():
-            if count > 1:
-                ids = ", ".join(str(number) for number, other in names.items() if other == name)
-                self._add(
-                    "category_name_twice",
-                    f"categories {ids} are all called '{name}'; their ids are added to the name",
-                )
-        return {
-            number: name if counts[name] == 1 else f"{name} ({number})"
-            for number, name in names.items()
-        }
 
     # Images
 
@@ -220,8 +207,9 @@ class _Reader:
             if name is None:
                 self.left_out.add(number)
                 continue
-            if name in files:
-                self.left_out.add(number)
+            if name in files:  # which of the two has all boxes is unknown
+                self.left_out |= {number, files[name]}
+                images.pop(files[name], None)
                 self._add("image_twice", f"listed as image {files[name]} and {number}", name)
                 continue
             files[name] = number
@@ -237,7 +225,7 @@ class _Reader:
         if "\\" in name:
             self.counts["file_name_backslash"] += 1
             name = name.replace("\\", "/")
-        path = PurePosixPath(name)
+        path = PurePosixPath(posixpath.normpath(name))
         if path.is_absolute() or re.match(r"[A-Za-z]:/", name):
             self._add(
                 "file_name_invalid", f"{where}: not relative to the folder of the images", name
@@ -314,7 +302,7 @@ class _Reader:
         self, entry: dict[str, Any], image: str, written: int | None, place: str
     ) -> tuple[float, float, float, float] | None:
         given = entry.get("bbox")
-        values = [_as_number(value) for value in given] if isinstance(given, list) else []
+        values = [as_number(value) for value in given] if isinstance(given, list) else []
         numbers = [value for value in values if value is not None]
         if len(values) != 4 or len(numbers) != 4:
             kind, rule = "box_malformed", "is not [x, y, width, height]"
@@ -332,8 +320,8 @@ class _Reader:
         if entry.get("area") is None:
             self.counts["area_missing"] += 1
             return None
-        area = _as_number(entry["area"])
-        if area is None or not math.isfinite(area) or area < 0:
+        area = as_number(entry["area"])
+        if area is None or not 0 < area < math.inf:
             self._add("area_invalid", f"area {shown(entry['area'])}", image, written)
             return None
         return area

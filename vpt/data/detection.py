@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -46,7 +47,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "annotation_id_invalid": ("warning", "annotations have no usable id; renumbered in memory"),
     "annotation_id_twice": ("warning", "annotations share an id; renumbered in memory"),
     "annotation_id_zero": ("warning", "id 0 counts as a miss in pycocotools; renumbered in memory"),
-    "area_invalid": ("warning", "an area is no number >= 0; width x height is taken"),
+    "area_invalid": (
+        "warning",
+        "an area is not above 0, or above its box's; that is taken",
+    ),
     "area_missing": ("warning", "annotations have no area; width x height is taken"),
     "box_clipped": ("warning", "a box reaches over the edge by more than a pixel; clipped"),
     "box_empty": ("warning", "a box has no width or no height; dropped"),
@@ -264,6 +268,12 @@ def told(findings: Sequence[Finding]) -> list[str]:
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         lines.append(f"mended in the data: {counts}; 'vpt data check' lists them")
     return lines
+
+
+def boxes_hash(split: DetectionSplit) -> str:
+    """SHA-256 of the ground truth, by which a run knows its data again."""
+    text = json.dumps(to_coco_dict(split), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_coco_dict(split: DetectionSplit) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from torch.utils.data import Dataset
 from vpt.data.boxes import BoxTransform
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
-from vpt.data.loader import BatchLoader
+from vpt.data.loader import BatchLoader, check_size
 from vpt.data.sampling import EpochBatches
-from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
 
@@ -48,11 +47,7 @@ class DetectionDataset(Dataset[DetectionItem]):
         epoch, index = item
         sample = self.split.samples[index]
         image = read_image(sample.source)
-        if (image.height, image.width) != sample.size:
-            raise DataError(
-                f"{sample.source}: {image.width} x {image.height} pixels, but "
-                f"{sample.size[1]} x {sample.size[0]} when the data were read"
-            )
+        check_size(sample.source, image, sample.size)
         seed = derive_seed("augment", self.seed, epoch, index)
         seen = self.transform(image, sample.target_boxes, seed)
         labels = torch.tensor(sample.target_labels, dtype=torch.int64)[seen.rows]

@@ -82,8 +82,12 @@ def read_header(path: Path) -> ImageHeader:
     with _opened(path) as image:
         # Not image.getexif(): for a PNG that decodes the pixels, in search of a late chunk.
         orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
-        known = isinstance(orientation, int) and 1 <= orientation <= 8
-        return ImageHeader((image.height, image.width), orientation if known else 1)
+        if not isinstance(orientation, int) or not 1 <= orientation <= 8:
+            orientation = 1
+        size = (image.height, image.width)
+        if image.format == "TIFF" and orientation >= 5:  # turned by Pillow itself
+            size = (image.width, image.height)
+        return ImageHeader(size, orientation)
 
 
 @contextmanager

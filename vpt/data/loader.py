@@ -208,20 +208,38 @@ class _Scan(Dataset["BadImage | None"]):
     """For each image None, or what is wrong with it."""
 
     def __init__(self, split: Split | DetectionSplit):
-        self.sources: list[Path | int] = [sample.source for sample in split.samples]
+        self.images = [
+            (sample.source, getattr(sample, "size", None))  # boxes are of a size
+            for sample in split.samples
+        ]
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> BadImage | None:
-        path = self.sources[index]
+        path, size = self.images[index]
         if not isinstance(path, Path):
             return None
         try:
-            read_image(path)
+            image = read_image(path)
+            if size is not None:
+                check_size(path, image, size)
         except DataError as error:
             return BadImage(path, str(error).removeprefix(f"{path}: "))
         return None
+
+
+def check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> None:
+    """Refuse an image of another size (H, W) than its boxes are of.
+
+    Raises:
+        DataError: naming both.
+    """
+    if (image.height, image.width) != size:
+        raise DataError(
+            f"{path}: {image.width} x {image.height} pixels once decoded, but its head says "
+            f"{size[1]} x {size[0]}, or said so when the data were read; save it anew, upright"
+        )
 
 
 def _collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:

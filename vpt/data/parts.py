@@ -89,6 +89,8 @@ def shown(value: Any) -> str:
         text = json.dumps(value)
     except RecursionError:
         return "nested too deep"
+    except TypeError:
+        text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

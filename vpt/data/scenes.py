@@ -16,6 +16,7 @@ from PIL import Image
 
 from vpt.data.loader import load_sample
 from vpt.data.splits import Split, SplitName, Splits
+from vpt.errors import DataError
 
 _INK = 0.3  # of the stroke's strength: what counts as inside the box
 _COVERED = 0.3  # of a digit's box that another may cover, at most
@@ -138,6 +139,8 @@ def _stroke(
     large = scan.convert("L").resize(size, Image.Resampling.BICUBIC)
     ink = np.asarray(large).astype(np.float64) / 255
     rows, columns = np.nonzero((ink > _INK).any(1))[0], np.nonzero((ink > _INK).any(0))[0]
+    if len(rows) == 0:
+        raise DataError(f"a scan has no ink brighter than {_INK:.0%} of white: nothing to be found")
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 

@@ -380,6 +380,11 @@ class _Loop:
     def _note(self, metrics: dict[str, float], epoch: int) -> bool:
         """Whether this epoch is the best so far; on ties the earlier one stays."""
         state, select = self.state, self.settings.select
+        if select != "last" and select not in metrics:
+            raise RunError(
+                f"validation has no {select} to choose the best epoch by (it has "
+                f"{', '.join(metrics) or 'none'}); set train.select: last, or change the data"
+            )
         if select == "last":
             better = True
         elif select == "loss":

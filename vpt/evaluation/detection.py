@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
+from vpt.data.coco_file import as_integer, as_number
+from vpt.data.parts import read_json, shown
 from vpt.errors import ConfigError, DataError
 from vpt.structures import Detections
 
@@ -124,21 +126,32 @@ class DetectionEvaluator:
         Raises:
             DataError: a record lacks a field, or its image or category is unknown.
         """
+        taken = []
         for place, record in enumerate(records):
-            self._check_image(record.get("image_id"), f"result {place}: ")
-            if record.get("category_id") not in self._labels:
+            image_id = as_integer(record.get("image_id"))
+            if image_id is None:
                 raise DataError(
-                    f"result {place}: category id {record.get('category_id')!r} is not in the "
+                    f"result {place}: no image_id, but {shown(record.get('image_id'))}; results "
+                    "name images by the ids of the annotation file"
+                )
+            self._check_image(image_id, f"result {place}: ")
+            category_id = as_integer(record.get("category_id"))
+            if category_id not in self._labels:
+                raise DataError(
+                    f"result {place}: category id {shown(record.get('category_id'))} is not in the "
                     f"ground truth; known are {_some(self._labels)}"
                 )
             box, score = record.get("bbox"), record.get("score")
-            numbers = [*box, score] if isinstance(box, list | tuple) else []
-            if len(numbers) != 5 or not all(isinstance(each, int | float) for each in numbers):
+            numbers = [as_number(each) for each in _box_and_score(box, score)]
+            finite = [each for each in numbers if each is not None and math.isfinite(each)]
+            if len(finite) != 5 or min(finite[2:4]) < 0:
                 raise DataError(
-                    f"result {place}: needs bbox [x, y, width, height] and a score, "
-                    f"not bbox {box!r} and score {score!r}"
+                    f"result {place}: needs bbox [x, y, width, height] and a score, all finite, "
+                    f"not bbox {shown(box)} and score {shown(score)}"
                 )
-            self._records.append(dict(record))
+            ids = {"image_id": image_id, "category_id": category_id}
+            taken.append({**record, **ids, "bbox": finite[:4], "score": finite[4]})
+        self._records += taken
         self._curves = None
 
     def compute(self) -> dict[str, float]:
@@ -286,14 +299,17 @@ def score_results(
 def to_records(
     image_id: int, detections: Detections, category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """One image's detections as COCO results: xywh in hundredths of a pixel, category ids."""
+    """One image's detections as COCO results: xywh in hundredths of a pixel, category ids.
+
+    Boxes of less than a pixel in a side are written exactly: hundredths would change their overlap.
+    """
     boxes = box_convert(detections.boxes.detach().cpu().double(), "xyxy", "xywh").tolist()
     scores, labels = detections.scores.tolist(), detections.labels.tolist()
     return [
         {
             "image_id": image_id,
             "category_id": category_ids[label],
-            "bbox": [round(side, 2) for side in box],
+            "bbox": box if min(box[2:]) < 1 else [round(side, 2) for side in box],
             "score": score,
         }
         for box, score, label in zip(boxes, scores, labels, strict=True)
@@ -428,6 +444,11 @@ def _covered(boxes: Tensor, crowds: Tensor) -> Tensor:
     return (sides.prod(dim=2) / areas.clamp(min=1e-9)).max(dim=1).values
 
 
+def _box_and_score(box: Any, score: Any) -> list[Any]:
+    """The box's four values and the score; nothing where the box has not four."""
+    return [*box, score] if isinstance(box, list | tuple) and len(box) == 4 else []
+
+
 def _check_categories(
     ground_truth: Mapping[str, Any], labels: Mapping[int, int], names: Mapping[int, Any]
 ) -> None:
@@ -445,10 +466,7 @@ def _check_categories(
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+    values = read_json(path)
     if not isinstance(values, list) or not all(isinstance(each, dict) for each in values):
         raise DataError(f"{path}: must hold a list of results {{image_id, category_id, ...}}")
     return values

@@ -20,7 +20,7 @@ from vpt.data import (
 )
 from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
-from vpt.errors import ConfigError, PromptFileError
+from vpt.errors import ConfigError, DataError, PromptFileError
 from vpt.evaluation import check_coco_eval
 from vpt.experiment.settings import backbone_of, fit_settings
 from vpt.models import Detector
@@ -56,6 +56,7 @@ class DetectionExperiment:
 
     def with_splits(self, splits: DetectionSplits) -> DetectionExperiment:
         """The same with other images, and what follows from their numbers."""
+        _check_measurable(self.config, splits)
         settings = fit_settings(self.config, len(splits.require("train")))
         return replace(self, splits=splits, settings=settings)
 
@@ -78,6 +79,7 @@ def build_detection(
     splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
     for name in ("train", "val"):
         splits.require(name)
+    _check_measurable(config, splits)
     body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))
     model = create_detector(
@@ -101,6 +103,15 @@ def build_detection(
         eval_transform=box_evaluation_transform(model.preprocess),
         settings=fit_settings(config, len(splits.require("train"))),
     )
+
+
+def _check_measurable(config: DetectionRunConfig, splits: DetectionSplits) -> None:
+    """Refuse validation images without any box: there would be nothing to choose an epoch by."""
+    if config.train.select != "last" and not any(splits.require("val").class_counts()):
+        raise DataError(
+            f"no box in split 'val' of {config.data.dataset}: {config.train.select} cannot choose "
+            "the best epoch; add some, or set train.select: last"
+        )
 
 
 def _check_square(model: Detector) -> None:

@@ -135,7 +135,7 @@ def check_data(
     found: dict[str, Split] = {
         name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
     }
-    findings = _unreadable(found.values(), path, num_workers)
+    findings = _unreadable(found.values(), num_workers)
     if splits.train is not None:
         findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
     return DataCheck(
@@ -159,7 +159,7 @@ def _check_detection(
     found: dict[str, DetectionSplit] = {
         name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
     }
-    findings = [*splits.findings, *_unreadable(found.values(), path, num_workers)]
+    findings = [*splits.findings, *_unreadable(found.values(), num_workers)]
     findings += _wrong_counts(descriptor, path, found)
     scores: dict[str, float | None] = {}
     for name, split in found.items():
@@ -292,9 +292,7 @@ def _extremes(names: Sequence[str], counts: Sequence[int]) -> tuple[str, str]:
 # What is found beside what the reader finds
 
 
-def _unreadable(
-    splits: Iterable[Split | DetectionSplit], file: Path, num_workers: int
-) -> list[Finding]:
+def _unreadable(splits: Iterable[Split | DetectionSplit], num_workers: int) -> list[Finding]:
     findings = []
     for split in splits:
         keys = {sample.source: sample.key for sample in split.samples}

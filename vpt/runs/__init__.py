@@ -15,6 +15,7 @@ from vpt.runs.inference import (
     precision_of,
     predict_images,
 )
+from vpt.runs.outputs import opened, refuse_replacing, write_classes
 from vpt.runs.plan import Plan, make_plan
 from vpt.runs.training import RunResult, train, try_out
 
@@ -27,12 +28,15 @@ __all__ = [
     "evaluate_prompt",
     "evaluate_split",
     "make_plan",
+    "opened",
     "precision_of",
     "predict_boxes",
     "predict_images",
+    "refuse_replacing",
     "rescore",
     "train",
     "truth_and_found",
     "try_out",
+    "write_classes",
     "write_predictions",
 ]

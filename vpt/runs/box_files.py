@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from vpt.api import load_detector
 from vpt.data import read_image
@@ -19,6 +17,7 @@ from vpt.evaluation.detection import to_records
 from vpt.models import Detector
 from vpt.runs.detection import MIN_SCORE, BoxPrediction, caption, predict_boxes
 from vpt.runs.drawing import draw_boxes
+from vpt.runs.outputs import RowFormat, opened, refuse_replacing
 
 CSV_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "error")
 
@@ -28,7 +27,7 @@ def write_predictions(
     images: Sequence[Path],
     *,
     output: Path | None = None,
-    output_format: Literal["csv", "jsonl"] = "csv",
+    output_format: RowFormat = "csv",
     coco: Path | None = None,
     pictures: Path | None = None,
     min_score: float = MIN_SCORE,
@@ -52,9 +51,10 @@ def write_predictions(
 
     Raises:
         PromptFileError: the file holds no detector, or is damaged.
-        DataError: a file would replace an image, or a picture any file.
+        DataError: a file would replace what is read, or a picture any file.
     """
-    _refuse_replacing(images, output, coco)
+    outputs = {"the rows": output, "the COCO results": coco}
+    refuse_replacing(outputs, [path, weights, *images])
     where = choose_device(device)
     model = load_detector(path, weights=weights).to(where)
     names = names_of(model)
@@ -62,7 +62,7 @@ def write_predictions(
     records: list[dict[str, Any]] = []
     unreadable = 0
     found = predict_boxes(model, images, device=where, batch_size=batch_size, min_score=min_score)
-    with _opened(output) as stream:
+    with opened(output) as stream:
         for prediction in write_rows(found, names, stream, output_format):
             unreadable += prediction.error is not None
             if copies is not None:
@@ -74,24 +74,6 @@ def write_predictions(
     return unreadable
 
 
-def _refuse_replacing(images: Sequence[Path], output: Path | None, coco: Path | None) -> None:
-    originals = {image.resolve() for image in images}
-    for file in (output, coco):
-        if file is not None and file.resolve() in originals:
-            raise DataError(f"{file} is one of the images and is not replaced; name another file")
-    if output is not None and coco is not None and output.resolve() == coco.resolve():
-        raise DataError(f"{output} cannot hold both the rows and the COCO results")
-
-
-@contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    with output.open("w", encoding="utf-8", newline="") as stream:
-        yield stream
-
-
 def names_of(model: Detector) -> list[str]:
     """The classes' names, or their numbers where the file has none."""
     return model.class_names or [str(number) for number in range(model.head.num_classes)]
@@ -101,7 +83,7 @@ def write_rows(
     predictions: Iterable[BoxPrediction],
     names: Sequence[str],
     stream: TextIO,
-    output_format: Literal["csv", "jsonl"],
+    output_format: RowFormat,
 ) -> Iterator[BoxPrediction]:
     """Write each prediction as it comes, and hand it on.
 

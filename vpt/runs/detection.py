@@ -120,8 +120,12 @@ def rescore(
     root: Path | None = None,
     split: SplitName = "test",
     coco_eval: CocoEval = "pycocotools",
+    on_bad_image: Literal["error", "skip"] = "error",
+    log: Log = lambda line: None,
 ) -> DetectionEvaluator:
     """Detections in a COCO results file, measured on a split.
+
+    Images need not be there, unless those that were left out in a run are to be left out again.
 
     Args:
         results: JSON, a list of {image_id, category_id, bbox (xywh), score}.
@@ -129,12 +133,18 @@ def rescore(
         root: where the images are; None takes the descriptor's.
         split: that the results are of.
         coco_eval: see `DetectionEvaluator`.
+        on_bad_image: see `evaluate_detector`.
+        log: takes plain lines.
 
     Raises:
         ConfigError: see `check_coco_eval`.
         DataError: the data are missing or damaged, or the results do not fit them.
     """
-    truth = to_coco_dict(_split_of(dataset, root, split))
+    skip = on_bad_image == "skip"
+    chosen = _split_of(dataset, root, split, skip=skip, with_images=skip, log=log)
+    if skip:
+        chosen = readable(chosen, log=log)
+    truth = to_coco_dict(chosen)
     try:
         return score_results(results, truth, coco_eval=coco_eval)
     except DataError as error:
@@ -149,9 +159,15 @@ def _split_of(
     split: SplitName,
     *,
     skip: bool = False,
+    with_images: bool = True,
     log: Log = lambda line: None,
 ) -> DetectionSplit:
-    splits = read_detection(load_descriptor(dataset), root, problems="skip" if skip else "raise")
+    splits = read_detection(
+        load_descriptor(dataset),
+        root,
+        problems="skip" if skip else "raise",
+        needed=[split] if with_images else [],
+    )
     for line in told(splits.findings):
         log(line)
     return splits.require(split)

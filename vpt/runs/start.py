@@ -15,6 +15,7 @@ from vpt.data import (
     DetectionSplits,
     EpochBatches,
     Splits,
+    boxes_hash,
     drop_bad,
     scan_images,
 )
@@ -148,8 +149,15 @@ def _identity(experiment: AnyExperiment) -> dict[str, Any]:
 
 
 def refuse_other_data(run: RunDirectory, experiment: AnyExperiment) -> None:
-    """A run goes on with the images that it began with."""
+    """A run goes on with the images, and the boxes, that it began with."""
     before, now = json.loads(run.split.read_text()), _split_keys(experiment.splits)
+    boxes, new_boxes = before.pop(_BOXES, {}), now.pop(_BOXES, {})
+    for name in boxes.keys() & new_boxes.keys():
+        if boxes[name] != new_boxes[name]:
+            raise DataError(
+                f"{run.path} began with other boxes or categories in '{name}'; restore the "
+                "annotation file, or start a new run_dir"
+            )
     for name in before.keys() | now.keys():
         old, new = before.get(name, []), now.get(name, [])
         if old != new:
@@ -169,9 +177,16 @@ def write_start(run: RunDirectory, experiment: AnyExperiment) -> None:
     write_json_atomic(run.identity, _identity(experiment))
 
 
-def _split_keys(splits: Splits | DetectionSplits) -> dict[str, list[str]]:
-    """Class names, and each split's images by their keys."""
-    keys = {"class_names": list(splits.class_names)}
+_BOXES = "boxes_sha256"
+
+
+def _split_keys(splits: Splits | DetectionSplits) -> dict[str, Any]:
+    """Class names, each split's images by their keys, and a hash of its boxes."""
+    keys: dict[str, Any] = {"class_names": list(splits.class_names)}
+    if isinstance(splits, DetectionSplits):
+        keys[_BOXES] = {
+            name: boxes_hash(each) for name in SPLIT_NAMES if (each := splits.get(name)) is not None
+        }
     for name in SPLIT_NAMES:
         split = splits.get(name)
         if split is not None:

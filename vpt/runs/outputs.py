@@ -1,0 +1,70 @@
+"""Files that commands write about images: opened, written row by row, never over what they read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, TextIO
+
+from vpt.errors import DataError
+from vpt.runs.inference import Prediction
+
+RowFormat = Literal["csv", "jsonl"]
+
+CLASS_COLUMNS = ("image", "class", "probability", "error")
+
+
+def refuse_replacing(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
+    """Refuse to write over what is read, or two outputs into one file.
+
+    Args:
+        outputs: by what they hold; None: not wanted.
+        inputs: files that are read.
+
+    Raises:
+        DataError: naming the file.
+    """
+    read = {path.resolve() for path in inputs if path is not None}
+    written: dict[Path, str] = {}
+    for what, path in outputs.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in read:
+            raise DataError(f"{path} is read here and is not replaced; name another file")
+        if place in written:
+            raise DataError(f"{path} cannot hold both {written[place]} and {what}")
+        written[place] = what
+
+
+@contextmanager
+def opened(output: Path | None) -> Iterator[TextIO]:
+    """The file, or stdout; names of images go through byte by byte, whatever they are."""
+    if output is None:
+        yield sys.stdout
+        return
+    with output.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        yield stream
+
+
+def write_classes(
+    predictions: Iterable[Prediction], stream: TextIO, output_format: RowFormat
+) -> Iterator[Prediction]:
+    """Write each prediction as it comes, a row or an object per image, and hand it on."""
+    table = csv.writer(stream, lineterminator="\n")
+    if output_format == "csv":
+        table.writerow(CLASS_COLUMNS)
+    for each in predictions:
+        if output_format == "csv":
+            probability = "" if each.probability is None else f"{each.probability:.6f}"
+            table.writerow([each.image, each.label or "", probability, each.error or ""])
+        else:
+            values = {key: value for key, value in asdict(each).items() if value is not None}
+            first = {"image": values.pop("image"), "class": values.pop("label", None)}
+            stream.write(json.dumps({**first, **values}) + "\n")
+        yield each
