@@ -185,7 +185,7 @@ def test_validation_without_a_box__is_refused_before_training(tmp_path):
     path = tmp_path / "boxes.yaml"
     fields = {"name": "s", "format": "coco", "root": str(root), "images": "images"}
     path.write_text(yaml.safe_dump(fields))
-    with pytest.raises(DataError, match="no box in split 'val'.*AP cannot choose"):
+    with pytest.raises(DataError, match=r"no box in split 'val'.*AP cannot choose"):
         train(make_config(tmp_path / "run", path))
     schedule = {"epochs": 1, "device": "cpu", "select": "last"}
     assert train(make_config(tmp_path / "run", path, train=schedule)).val == {}

@@ -243,22 +243,31 @@ def to_look_at(samples: Iterable[AnySample]) -> list[AnySample]:
 # What is printed
 
 
-def summary_table(check: DataCheck) -> Table:
-    """One row per split."""
+def overview(check: DataCheck) -> list[list[str]]:
+    """Columns, then one row per split."""
     boxes = any(summary.boxes is not None for summary in check.splits.values())
-    table = Table(title=f"{check.descriptor.name}: {len(check.class_names)} classes")
     columns = ["split", "images"]
     columns += ["boxes", "crowds", "negatives", "AP of itself"] if boxes else []
-    for column in [*columns, "smallest class", "largest class"]:
-        word = max(len(part) for part in column.split())
-        table.add_column(column, justify="left" if column == "split" else "right", min_width=word)
+    rows = [[*columns, "smallest class", "largest class"]]
     for name, summary in check.splits.items():
         cells = [name, f"{summary.images:,}"]
         if boxes:
             score = check.scores.get(name)
             cells += [f"{summary.boxes:,}", f"{summary.crowds:,}", f"{summary.negatives:,}"]
             cells.append("n/a" if score is None else f"{score:.4f}")
-        table.add_row(*cells, *_extremes(check.class_names, summary.class_counts))
+        rows.append([*cells, *_extremes(check.class_names, summary.class_counts)])
+    return rows
+
+
+def summary_table(check: DataCheck) -> Table:
+    """One row per split."""
+    columns, *rows = overview(check)
+    table = Table(title=f"{check.descriptor.name}: {len(check.class_names)} classes")
+    for column in columns:
+        word = max(len(part) for part in column.split())
+        table.add_column(column, justify="left" if column == "split" else "right", min_width=word)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

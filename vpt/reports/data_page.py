@@ -25,6 +25,7 @@ from vpt.reports.data_check import (
     Bins,
     DataCheck,
     SplitSummary,
+    overview,
     to_json,
     to_look_at,
     verdict,
@@ -121,26 +122,15 @@ def _facts(check: DataCheck) -> str:
 
 
 def _overview(check: DataCheck) -> str:
+    columns, *rows = overview(check)
+    table = _row(columns, "th") + "".join(map(_row, rows))
     boxes = any(summary.boxes is not None for summary in check.splits.values())
-    heads = [
-        "split",
-        "images",
-        *(["boxes", "crowds", "negatives", "AP of itself"] if boxes else []),
-    ]
-    rows = [_row(heads, "th")]
-    for name, summary in check.splits.items():
-        cells = [name, f"{summary.images:,}"]
-        if boxes:
-            score = check.scores.get(name)
-            cells += [f"{summary.boxes:,}", f"{summary.crowds:,}", f"{summary.negatives:,}"]
-            cells.append("n/a" if score is None else f"{score:.4f}")
-        rows.append(_row(cells))
     note = (
         "<p>AP of itself: the boxes (of 2,000 images at most) as predictions of themselves, "
         f"through the square of {check.size} pixels and back; it has to be 1. Negatives have "
         "nothing to be found.</p>"
     )
-    return f"<h2>Splits</h2><table>{''.join(rows)}</table>{note if boxes else ''}"
+    return f"<h2>Splits</h2><table>{table}</table>{note if boxes else ''}"
 
 
 def _row(cells: Iterable[str], tag: str = "td") -> str:
