@@ -40,6 +40,10 @@ CASES: dict[str, tuple[Any, Formula]] = {
         {"name": "vpt_gated", "num_tokens": 3},
         lambda at: 3 * at.embed_dim + at.depth - 1,
     ),
+    "adapter": (
+        {"name": "adapter", "width": 16},  # of three units all may be dead for four images
+        lambda at: at.depth * (2 * at.embed_dim * 16 + 16 + at.embed_dim),
+    ),
     "kv": ({"name": "kv", "num_tokens": 3}, lambda at: at.depth * 3 * at.heads[0] * at.heads[1]),
     "pixels": ({"name": "pixels", "width": 4}, frame),
 }
@@ -73,6 +77,13 @@ VARIANTS: dict[str, tuple[Any, Formula]] = {
     "one_zero_token": (
         {"name": "vpt_deep", "num_tokens": 1, "init": "zeros"},
         lambda at: at.depth * at.embed_dim,
+    ),
+    "adapter_beside_with_tokens": (
+        [
+            {"name": "adapter", "width": 16, "form": "beside", "layers": {"last": 1}},
+            {"name": "vpt_deep", "num_tokens": 2},
+        ],
+        lambda at: at.depth * 2 * at.embed_dim + 2 * at.embed_dim * 16 + 16 + at.embed_dim,
     ),
     "kv_untied": (
         {"name": "kv", "num_tokens": 3, "tied": False, "dropout": 0.3, "layers": {"last": 2}},
@@ -430,6 +441,43 @@ def test_keys_and_values__in_the_backbones_arithmetic():
 def test_keys_and_values__need_attention_of_a_known_kind(kind):
     with pytest.raises(ConfigError, match="unknown kind"):
         build(make(kind), "kv")
+
+
+# --------------------------------------------------------------------------------------- adapters
+
+
+@pytest.mark.parametrize("form", ["behind", "beside"])
+def test_an_adapter__starts_as_nothing__and_is_what_the_paper_says(form):
+    """Written out after the papers, on timm's own modules."""
+    native = make("test_vit")
+    options = {"name": "adapter", "width": 3, "form": form, "scale": 0.5, "layers": [1, 4]}
+    model, images = build(native, options).eval(), images_for(native, 3)
+    plain = build(native, "none").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.prompted(images).pooled, plain.prompted(images).pooled, atol=1e-5, rtol=1e-5
+        )
+        for bottleneck in model.prompt.bottlenecks:
+            bottleneck.up.weight.normal_()
+        x = native.norm_pre(native._pos_embed(native.patch_embed(images)))
+        for layer, block in enumerate(native.blocks):
+            x = x + block.ls1(block.attn(block.norm1(x)))
+            given = block.norm2(x)
+            made = block.mlp(given)
+            if layer in (1, 4):
+                own = model.prompt.bottlenecks[(1, 4).index(layer)]
+                inside = (made if form == "behind" else given) @ own.down.weight.T + own.down.bias
+                made = made + 0.5 * (inside.clamp(min=0) @ own.up.weight.T + own.up.bias)
+            x = x + block.ls2(made)
+        expected = native.forward_head(native.norm(x), pre_logits=True)
+        found = model.prompted(images).pooled
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - plain.prompted(images).pooled).abs().max() > 1e-2
+
+
+def test_an_adapter__needs_a_block_of_a_known_kind():
+    with pytest.raises(ConfigError, match="unknown kind"):
+        build(make("parallel"), "adapter")
 
 
 # ----------------------------------------------------------------------------------------- pixels

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -24,6 +24,9 @@ from vpt.structures import (
     PromptPlacement,
     Tokens,
 )
+
+Adapt = Callable[[Tensor, Tensor], Tensor]
+"""(B, S, D) that an MLP is given, (B, S, D) that it makes -> (B, S, D) that goes on."""
 
 
 class Backbone(nn.Module, ABC):
@@ -105,7 +108,12 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def run_block(
-        self, index: int, tokens: Tokens, context: Context | None = None, keep: int | None = None
+        self,
+        index: int,
+        tokens: Tokens,
+        context: Context | None = None,
+        keep: int | None = None,
+        adapt: Adapt | None = None,
     ) -> Tokens:
         """One transformer block.
 
@@ -115,6 +123,8 @@ class Backbone(nn.Module, ABC):
             context: keys and values of prompts that are not in the sequence.
             keep: compute only the first `keep` tokens (they still attend to all); needs a known
                 block.
+            adapt: from what the MLP is given (normed) and what it makes to what goes on; needs a
+                known block.
         """
 
     @abstractmethod
@@ -262,6 +272,12 @@ _BIASES = frozenset({"bias", "q_bias", "v_bias", "in_proj_bias"})
 
 def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and any(True for _ in module.parameters(False))
+
+
+def run_mlp(mlp: nn.Module, x: Tensor, adapt: Adapt | None) -> Tensor:
+    """A block's MLP of normed tokens, adapted if it is to be."""
+    made: Tensor = mlp(x)
+    return made if adapt is None else adapt(x, made)
 
 
 def weights_hash(tensors: dict[str, Tensor]) -> str | None:

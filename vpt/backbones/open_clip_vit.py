@@ -11,7 +11,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attend, is_known_attention, project_context
-from vpt.backbones.base import Backbone, activation_of, weights_hash
+from vpt.backbones.base import Adapt, Backbone, activation_of, run_mlp, weights_hash
 from vpt.errors import BackboneError
 from vpt.structures import Context, Preprocess, Tokens
 
@@ -87,18 +87,23 @@ class OpenClipViT(Backbone):
         return project_context(block.attn, block.ln_1(rows))
 
     def run_block(
-        self, index: int, tokens: Tokens, context: Context | None = None, keep: int | None = None
+        self,
+        index: int,
+        tokens: Tokens,
+        context: Context | None = None,
+        keep: int | None = None,
+        adapt: Adapt | None = None,
     ) -> Tokens:
         """See `Backbone.run_block`."""
         block = self.body.transformer.resblocks[index]
-        if context is None and keep is None:
+        if context is None and keep is None and adapt is None:
             return replace(tokens, values=block(tokens.values))
         x = tokens.values
         attended = attend(block.attn, block.ln_1(x), context=context, keep=keep)
         if type(block) is CustomResidualAttentionBlock:
             attended = block.ln_attn(attended)
         x = (x if keep is None else x[:, :keep]) + block.ls_1(attended)
-        return replace(tokens, values=x + block.ls_2(block.mlp(block.ln_2(x))))
+        return replace(tokens, values=x + block.ls_2(run_mlp(block.mlp, block.ln_2(x), adapt)))
 
     def pool(self, tokens: Tokens) -> Tensor:
         """See `Backbone.pool`; open_clip's own pooling, of one feature per image."""

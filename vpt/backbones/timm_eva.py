@@ -9,6 +9,7 @@ from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from torch import Tensor
 
 from vpt.backbones.attention import attend, is_known_attention
+from vpt.backbones.base import Adapt, run_mlp
 from vpt.backbones.timm_vit import TimmViT
 from vpt.errors import BackboneError
 from vpt.structures import Context, Tokens
@@ -27,12 +28,18 @@ class TimmEva(TimmViT):
         return type(block) is EvaBlock and is_known_attention(block.attn)
 
     def run_block(
-        self, index: int, tokens: Tokens, context: Context | None = None, keep: int | None = None
+        self,
+        index: int,
+        tokens: Tokens,
+        context: Context | None = None,
+        keep: int | None = None,
+        adapt: Adapt | None = None,
     ) -> Tokens:
         """See `Backbone.run_block`."""
         block = self.body.blocks[index]
         x, rotary = tokens.values, self._rotary_of(index, tokens)
-        if context is None and keep is None and (tokens.num_prompts == 0 or rotary is None):
+        native = tokens.num_prompts == 0 or rotary is None
+        if native and context is None and keep is None and adapt is None:
             return replace(tokens, values=block(x, rope=rotary))
         num_unrotated = tokens.num_prefix + tokens.num_prompts
         options: dict[str, Any] = {"rotary": rotary, "num_unrotated": num_unrotated}
@@ -46,7 +53,8 @@ class TimmEva(TimmViT):
             )
         attended = attend(block.attn, block.norm1(x), context=context, keep=keep, **options)
         x = (x if keep is None else x[:, :keep]) + _scale(block.gamma_1, attended)
-        return replace(tokens, values=x + _scale(block.gamma_2, block.mlp(block.norm2(x))))
+        made = run_mlp(block.mlp, block.norm2(x), adapt)
+        return replace(tokens, values=x + _scale(block.gamma_2, made))
 
     def _positions(self, patches: Tensor) -> tuple[Tensor, Any]:
         return self.body._pos_embed(patches)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attend, is_known_attention, project_context
-from vpt.backbones.base import Backbone, activation_of, weights_hash
+from vpt.backbones.base import Adapt, Backbone, activation_of, run_mlp, weights_hash
 from vpt.errors import BackboneError
 from vpt.structures import Context, Preprocess, Tokens
 
@@ -87,16 +87,21 @@ class TimmViT(Backbone):
         return project_context(block.attn, block.norm1(rows))
 
     def run_block(
-        self, index: int, tokens: Tokens, context: Context | None = None, keep: int | None = None
+        self,
+        index: int,
+        tokens: Tokens,
+        context: Context | None = None,
+        keep: int | None = None,
+        adapt: Adapt | None = None,
     ) -> Tokens:
         """See `Backbone.run_block`."""
         block = self.body.blocks[index]
-        if context is None and keep is None:
+        if context is None and keep is None and adapt is None:
             return replace(tokens, values=block(tokens.values))
         x = tokens.values
         attended = attend(block.attn, block.norm1(x), context=context, keep=keep)
         x = (x if keep is None else x[:, :keep]) + block.ls1(attended)
-        return replace(tokens, values=x + block.ls2(block.mlp(block.norm2(x))))
+        return replace(tokens, values=x + block.ls2(run_mlp(block.mlp, block.norm2(x), adapt)))
 
     def pool(self, tokens: Tokens) -> Tensor:
         """See `Backbone.pool`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,11 @@ class PromptedBackbone(nn.Module):
                 else:
                     tokens = tokens.with_prompts(rows)
             keep = self._keep(layer, need, taps)
-            entered, tokens = tokens, self.backbone.run_block(layer, tokens, context, keep)
+            adapt = (
+                partial(self.prompt.adapt, layer) if layer in self.prompt.adapted_layers else None
+            )
+            entered = tokens
+            tokens = self.backbone.run_block(layer, tokens, context, keep, adapt)
             tokens = self._gated(layer, entered, tokens)
             if layer in taps:
                 tapped[layer] = tokens.patches
@@ -91,7 +96,7 @@ class PromptedBackbone(nn.Module):
         """
         backbone, wanted = self.backbone, set(need)
         last = layer == backbone.depth - 1
-        prompted = self.prompt.layers or self.prompt.context_layers
+        prompted = self.prompt.layers or self.prompt.context_layers or self.prompt.adapted_layers
         if not last or not prompted or self.insert or layer in taps:
             return None
         if wanted - {"pooled", "prefix"} or not backbone.takes_context(layer):

@@ -1,5 +1,6 @@
 """Prompt methods: each a file with its options, its module and its registration."""
 
+from vpt.prompts.adapter import AdapterPrompt
 from vpt.prompts.base import Prompt, PromptList, build_prompt
 from vpt.prompts.gated import GatedPrompt
 from vpt.prompts.key_value import KeyValuePrompt
@@ -8,6 +9,7 @@ from vpt.prompts.pixels import PixelPrompt
 from vpt.prompts.tokens import TokenPrompt
 
 __all__ = [
+    "AdapterPrompt",
     "GatedPrompt",
     "KeyValuePrompt",
     "NoPrompt",

@@ -20,6 +20,7 @@ class Prompt(nn.Module):
         layers: the layers at which rows are new, ascending; rows flow on where the next layer is
             not among them.
         context_layers: the layers at which there are keys and values without rows, ascending.
+        adapted_layers: the layers whose MLP's output changes, ascending.
         placement: whether rows of layer 0 pass the backbone's pre-norm ('pre_norm') or join the
             sequence after it; those of later layers never pass it.
         options: what `build_prompt` makes the same prompt from, as it goes into the prompt file;
@@ -28,6 +29,7 @@ class Prompt(nn.Module):
 
     layers: tuple[int, ...] = ()
     context_layers: tuple[int, ...] = ()
+    adapted_layers: tuple[int, ...] = ()
     placement: PromptPlacement = "post_norm"
     options: dict[str, Any] | list[dict[str, Any]] | None = None
 
@@ -48,6 +50,17 @@ class Prompt(nn.Module):
         """
         del layer, batch_size
         return None
+
+    def adapt(self, layer: int, given: Tensor, made: Tensor) -> Tensor:
+        """What the MLP of block `layer` is taken to have made.
+
+        Args:
+            layer: one of `adapted_layers`.
+            given: (B, S, D), normed, that the MLP got.
+            made: (B, S, D) that it made of it.
+        """
+        del layer, given
+        return made
 
     def gate_of(self, layer: int) -> Tensor | None:
         """Which share of the rows that leave block `layer` flows on; the rest is what entered it.
@@ -99,6 +112,7 @@ class PromptList(Prompt):
         self.prompts = nn.ModuleList(prompts)
         self.layers = layer_sets.pop() if layer_sets else ()
         self.context_layers = tuple(sorted({n for each in prompts for n in each.context_layers}))
+        self.adapted_layers = tuple(sorted({n for each in prompts for n in each.adapted_layers}))
         self.placement = placements.pop() if placements else "post_norm"
         if all(isinstance(prompt.options, dict) for prompt in prompts):
             self.options = [prompt.options for prompt in prompts]  # type: ignore[misc]
@@ -117,6 +131,12 @@ class PromptList(Prompt):
         for prompt in self._members:
             joined = Context.joined(joined, prompt.context(layer, batch_size))
         return joined
+
+    def adapt(self, layer: int, given: Tensor, made: Tensor) -> Tensor:
+        """See `Prompt.adapt`; in order."""
+        for prompt in self._members:
+            made = prompt.adapt(layer, given, made)
+        return made
 
     def gate_of(self, layer: int) -> Tensor | None:
         """See `Prompt.gate_of`; every member's rows have its own."""
