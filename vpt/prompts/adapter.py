@@ -1,8 +1,8 @@
 """Adapters: a bottleneck beside or behind the MLP of each block, for comparison with prompts.
 
-Behind it, Pfeiffer et al., "AdapterFusion", EACL 2021 (the Adapter rows of prompt papers): the MLP's
-output h becomes h + U relu(D h). Beside it, Chen et al., "AdaptFormer", NeurIPS 2022, equation 3:
-the MLP's output for y becomes MLP(y) + s U relu(D y).
+Behind it, Pfeiffer et al., "AdapterFusion", EACL 2021 (the Adapter rows of prompt papers): the
+MLP's output h becomes h + U relu(D h). Beside it, Chen et al., "AdaptFormer", NeurIPS 2022,
+equation 3: the MLP's output for y becomes MLP(y) + s U relu(D y).
 """
 
 from __future__ import annotations
