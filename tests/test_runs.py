@@ -44,6 +44,7 @@ from vpt.evaluation import ClassificationEvaluator
 from vpt.experiment import build
 from vpt.models import Classifier
 from vpt.runs import evaluate_prompt, make_plan, predict_images, train
+from vpt.runs.feeding import fit_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -713,6 +714,19 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
     experiment = vpt.runs.start.scanned(build(config), said.append)
     assert experiment.settings.class_weights == (6 / (2 * 2), 6 / (2 * 4))
     assert experiment.settings.optim.warmup_steps == 3
+
+
+def test_balance__draws_rare_classes_as_often__and_needs_no_weights(tmp_path):
+    images = make_folder(tmp_path / "data", images=4)
+    for number in (1, 2, 3):
+        (images / f"train/class_0/{number}.png").unlink()
+    values = {"data__balance": True, "data__batch_size": 5, "loss__class_weights": None}
+    config = make_config(tmp_path / "run", images, **values)
+    batches = fit_data(build(config), torch.device("cpu")).train(0, 0)
+    labels = [label for batch in batches for label in batch.labels.tolist()]
+    assert sorted(labels) in ([0, 0, 1, 1, 1], [0, 0, 0, 1, 1])
+    with pytest.raises(ConfigError, match="both even out the classes"):
+        make_config(tmp_path / "run", images, data__balance=True, loss__class_weights="balanced")
 
 
 def test_shots__train_on_so_many_images_of_each_class(data, tmp_path):

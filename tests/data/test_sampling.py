@@ -111,6 +111,30 @@ def test_epoch_batches__start_batch__gives_the_tail(
     assert not drop_last or all(len(batch) == batch_size for batch in whole)
 
 
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_epoch_batches__balanced__draw_classes_equally__and_images_of_a_class_in_turn(
+    counts, seed, epoch
+):
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    batches = EpochBatches(len(labels), 4, seed=seed, epoch=epoch, balance=labels)
+    drawn = [index for batch in batches for _, index in batch]
+    assert len(drawn) == len(labels)
+    of_classes = Counter(labels[index] for index in drawn)
+    assert max(of_classes.values()) - min(of_classes[c] for c in range(len(counts))) <= 1
+    times = Counter(drawn)
+    for label, count in enumerate(counts):
+        own = [times[index] for index in range(len(labels)) if labels[index] == label]
+        assert max(own) - min(own) <= 1
+        assert sum(own) == of_classes[label]
+        assert len(own) == count
+    again = EpochBatches(len(labels), 4, seed=seed, epoch=epoch, balance=labels, start_batch=1)
+    assert list(again) == list(batches)[1:]
+
+
 def test_epoch_batches__epochs_and_seeds__have_distinct_orders():
     orders = {
         tuple(index for batch in EpochBatches(40, 8, seed=s, epoch=e) for _, index in batch)

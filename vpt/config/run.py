@@ -162,6 +162,12 @@ class DataConfig(Schema):
         "after shots are drawn",
     )
 
+    balance: bool = Field(
+        False,
+        description="draw every class equally often: images of rare classes several times an "
+        "epoch, those of frequent ones in other epochs",
+    )
+
     @model_validator(mode="after")
     def _check_choice(self) -> DataConfig:
         if self.selection is not None and self.shots is not None:
@@ -304,6 +310,14 @@ class RunConfig(Schema):
     optim: OptimConfig = Field(description="the optimiser and its schedule")
     loss: LossConfig = Field(default_factory=LossConfig, description="the training loss")
     train: TrainConfig = Field(description="how long, where and how carefully to train")
+
+    @model_validator(mode="after")
+    def _check_balance(self) -> RunConfig:
+        if self.data.balance and self.loss.class_weights == "balanced":
+            raise ValueError(
+                "data.balance and loss.class_weights balanced both even out the classes; give one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_warmup(self) -> RunConfig:

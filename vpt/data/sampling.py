@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -152,6 +152,7 @@ class EpochBatches:
         start_batch: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
+        balance: Sequence[int] | None = None,
     ):
         """Plan an epoch.
 
@@ -163,6 +164,8 @@ class EpochBatches:
             start_batch: batches of this epoch that are done already.
             shuffle: False keeps the split's order.
             drop_last: leave out an incomplete last batch.
+            balance: the label of each image, to draw every class equally often: images of rare
+                classes come several times, those of frequent ones in other epochs.
 
         Raises:
             DataError: there is not one batch in the epoch.
@@ -173,6 +176,7 @@ class EpochBatches:
         self.epoch = epoch
         self.start_batch = start_batch
         self.shuffle = shuffle
+        self.balance = balance
         self.total = length // batch_size if drop_last else math.ceil(length / batch_size)
         if self.total == 0:
             raise DataError(
@@ -195,8 +199,32 @@ class EpochBatches:
         if not self.shuffle:
             return list(range(self.length))
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self.epoch))
+        if self.balance is not None:
+            return _balanced(self.balance, generator)
         order: list[int] = torch.randperm(self.length, generator=generator).tolist()
         return order
+
+
+def _balanced(labels: Sequence[int], generator: torch.Generator) -> list[int]:
+    """As many positions as there are labels, in random order, each class equally often (to 1).
+
+    No image of a class comes twice before all of them came once.
+    """
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    known = sorted(places)
+    least, more = divmod(len(labels), len(known))
+    order = []
+    for rank, turn in enumerate(torch.randperm(len(known), generator=generator).tolist()):
+        own = places[known[turn]]
+        count = least + (rank < more)
+        while count > 0:
+            drawn = torch.randperm(len(own), generator=generator)[:count].tolist()
+            order += [own[each] for each in drawn]
+            count -= len(drawn)
+    mixed = torch.randperm(len(order), generator=generator).tolist()
+    return [order[place] for place in mixed]
 
 
 def _by_label(samples: Iterable[Sample]) -> dict[int, list[Sample]]:

@@ -20,7 +20,7 @@ from vpt.data import (
 )
 from vpt.engine.fit import FitData
 from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
-from vpt.experiment import AnyExperiment
+from vpt.experiment import AnyExperiment, Experiment
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
 from vpt.seeding import derive_seed
@@ -50,6 +50,7 @@ def fit_data(
             seed=config.seed,
             epoch=epoch,
             start_batch=start_batch,
+            balance=_labels_to_balance(experiment),
         )
         return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
 
@@ -64,6 +65,13 @@ def fit_data(
 
     evaluator = evaluator_of(val_split, results=results, coco_eval=coco_eval_of(config))
     return FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
+
+
+def _labels_to_balance(experiment: AnyExperiment) -> tuple[int, ...] | None:
+    """The labels of the training images, where their classes are to come equally often."""
+    if isinstance(experiment, Experiment) and experiment.config.data.balance:
+        return experiment.splits.require("train").labels
+    return None
 
 
 def coco_eval_of(config: AnyRunConfig) -> CocoEval:
