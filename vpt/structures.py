@@ -7,15 +7,16 @@ width of the patch grid (N = h * w).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 CropMode = Literal["center", "squash", "border"]
 PromptPlacement = Literal["pre_norm", "post_norm"]
+Projection = Literal["query", "key", "value"]
 PromptInit = Literal["uniform", "normal"]
 
 
@@ -56,6 +57,14 @@ class Preprocess:
         return cls(**given)
 
 
+class AttentionShape(NamedTuple):
+    """The heads of an attention: of queries, how wide each is, and of keys and values."""
+
+    heads: int
+    head_dim: int
+    kv_heads: int
+
+
 @dataclass(frozen=True)
 class Dimensions:
     """The plain numbers of a backbone that prompts and heads are built from.
@@ -69,8 +78,7 @@ class Dimensions:
         num_prefix: tokens before the patches (class, registers).
         prompt_placement: where the family's papers insert prompts: before or after the pre-norm.
         prompt_init: how they start them.
-        heads: (heads, head_dim) of every block's attention; None where they differ or are of an
-            unknown kind.
+        attention: of every block; None where they differ or are of an unknown kind.
     """
 
     embed_dim: int
@@ -81,7 +89,7 @@ class Dimensions:
     num_prefix: int
     prompt_placement: PromptPlacement = "post_norm"
     prompt_init: PromptInit = "uniform"
-    heads: tuple[int, int] | None = None
+    attention: AttentionShape | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,55 @@ class Context:
             cat_tokens([one.keys, other.keys.to(one.keys.dtype)], dim=2),
             cat_tokens([one.values, other.values.to(one.values.dtype)], dim=2),
         )
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a prompt method adds inside one block.
+
+    Attributes:
+        context: keys and values that no token is behind.
+        deltas: what is added to a projection: normed tokens (B, S, D) -> (B, S, its width).
+        adapt: what the MLP is taken to make, from what it is given (normed) and what it makes,
+            (B, S, D) each.
+    """
+
+    context: Context | None = None
+    deltas: Mapping[Projection, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    adapt: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @staticmethod
+    def joined(one: Inside | None, other: Inside | None) -> Inside | None:
+        """Both: contexts side by side, deltas summed, the second adapts what the first made."""
+        if one is None or other is None:
+            return other if one is None else one
+        return Inside(
+            Context.joined(one.context, other.context),
+            {
+                name: _summed(one.deltas.get(name), other.deltas.get(name))
+                for name in {**one.deltas, **other.deltas}
+            },
+            _chained(one.adapt, other.adapt),
+        )
+
+
+def _summed(
+    one: Callable[[Tensor], Tensor] | None, other: Callable[[Tensor], Tensor] | None
+) -> Callable[[Tensor], Tensor]:
+    if one is None or other is None:
+        found = other if one is None else one
+        assert found is not None
+        return found
+    return lambda x: one(x) + other(x)
+
+
+def _chained(
+    one: Callable[[Tensor, Tensor], Tensor] | None,
+    other: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return lambda given, made: other(given, one(given, made))
 
 
 def cat_tokens(parts: Sequence[Tensor], dim: int) -> Tensor:

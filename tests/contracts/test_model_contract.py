@@ -32,6 +32,12 @@ def frame(at, width=4):
     return 3 * (2 * width * total_width + 2 * width * (height - 2 * width))
 
 
+def width_of(at, projection):
+    """Of a projection's output: with grouped queries there are fewer keys and values."""
+    count = at.attention.heads if projection == "query" else at.attention.kv_heads
+    return count * at.attention.head_dim
+
+
 CASES: dict[str, tuple[Any, Formula]] = {
     "none": ("none", lambda at: 0),
     "vpt_deep": ({"name": "vpt_deep", "num_tokens": 3}, lambda at: at.depth * 3 * at.embed_dim),
@@ -44,7 +50,16 @@ CASES: dict[str, tuple[Any, Formula]] = {
         {"name": "adapter", "width": 16},  # of three units all may be dead for four images
         lambda at: at.depth * (2 * at.embed_dim * 16 + 16 + at.embed_dim),
     ),
-    "kv": ({"name": "kv", "num_tokens": 3}, lambda at: at.depth * 3 * at.heads[0] * at.heads[1]),
+    "kv": (
+        {"name": "kv", "num_tokens": 3},
+        lambda at: at.depth * 3 * width_of(at, "query"),
+    ),
+    "lora": (
+        {"name": "lora", "rank": 2},
+        lambda at: sum(
+            at.depth * 2 * (at.embed_dim + width_of(at, name)) for name in ("query", "value")
+        ),
+    ),
     "pixels": ({"name": "pixels", "width": 4}, frame),
 }
 """Each registered method: options, and the number of its parameters written out."""
@@ -85,17 +100,21 @@ VARIANTS: dict[str, tuple[Any, Formula]] = {
         ],
         lambda at: at.depth * 2 * at.embed_dim + 2 * at.embed_dim * 16 + 16 + at.embed_dim,
     ),
+    "lora_of_keys_with_tokens": (
+        [{"name": "lora", "rank": 2, "targets": ["key"], "dropout": 0.3}, {"name": "vpt_deep"}],
+        lambda at: at.depth * (2 * (at.embed_dim + width_of(at, "key")) + 10 * at.embed_dim),
+    ),
     "kv_untied": (
         {"name": "kv", "num_tokens": 3, "tied": False, "dropout": 0.3, "layers": {"last": 2}},
-        lambda at: 2 * 2 * 3 * at.heads[0] * at.heads[1],
+        lambda at: 2 * 2 * 3 * width_of(at, "query"),
     ),
     "tokens_and_kv": (
         [{"name": "vpt_deep", "num_tokens": 2}, {"name": "kv", "num_tokens": 3}],
-        lambda at: at.depth * (2 * at.embed_dim + 3 * at.heads[0] * at.heads[1]),
+        lambda at: at.depth * (2 * at.embed_dim + 3 * width_of(at, "query")),
     ),
     "shallow_and_kv": (
         [{"name": "vpt_shallow", "num_tokens": 2}, {"name": "kv", "num_tokens": 3}],
-        lambda at: 2 * at.embed_dim + at.depth * 3 * at.heads[0] * at.heads[1],
+        lambda at: 2 * at.embed_dim + at.depth * 3 * width_of(at, "query"),
     ),
     "gated_and_shallow": (
         [{"name": "vpt_gated", "num_tokens": 2}, {"name": "vpt_shallow", "num_tokens": 3}],
@@ -108,7 +127,7 @@ VARIANTS: dict[str, tuple[Any, Formula]] = {
 }
 
 has_glyph = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the bundled weights are not built")
-KINDS = ["test_vit", "siglip", "dinov3", "clip_tok", "clip_custom"]
+KINDS = ["test_vit", "siglip", "dinov3", "clip_tok", "clip_custom", "rope_grouped"]
 KINDS += [pytest.param("glyph_vit", marks=has_glyph)]
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -478,6 +497,47 @@ def test_an_adapter__starts_as_nothing__and_is_what_the_paper_says(form):
 def test_an_adapter__needs_a_block_of_a_known_kind():
     with pytest.raises(ConfigError, match="unknown kind"):
         build(make("parallel"), "adapter")
+
+
+# ------------------------------------------------------------------------------------------- lora
+
+
+@pytest.mark.parametrize("kind", ["test_vit", "qk_norm", "eva02", "rope_grouped", "clip_tok"])
+def test_lora__is_what_other_weights_would_be(kind):
+    """Of prompts' keys and values too: W + s B A in place of W, in the native module."""
+    native = make(kind)
+    options = {"name": "lora", "rank": 2, "alpha": 3, "targets": ["query", "key", "value"]}
+    tokens = {"name": "vpt_deep", "num_tokens": 2}
+    model, images = build(native, [options, tokens]).eval(), images_for(native, 2)
+    plain = build(native, [tokens]).eval()
+    lora = model.prompt.prompts[0]
+    with torch.no_grad():
+        plain.prompt.prompts[0].tokens.copy_(model.prompt.prompts[1].tokens)
+        before = plain.prompted(images).pooled
+        torch.testing.assert_close(model.prompted(images).pooled, before, atol=1e-5, rtol=1e-5)
+        for layer, changes in enumerate(lora.changes):
+            for name, change in changes.items():
+                change.up.weight.normal_(std=0.3)
+                changed = 1.5 * change.up.weight @ change.down.weight
+                weight_of(plain.backbone.attention(layer), name).add_(changed)
+        expected, found = plain.prompted(images).pooled, model.prompted(images).pooled
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (found - before).abs().max() > 1e-2
+
+
+def weight_of(attention, projection):
+    """The part of a native module's weights that makes queries, keys or values."""
+    packed = getattr(attention, "in_proj_weight", None)
+    if packed is None and getattr(attention, "qkv", None) is not None:
+        packed = attention.qkv.weight
+    if packed is None:
+        return getattr(attention, f"{projection[0]}_proj").weight
+    return packed.chunk(3)[("query", "key", "value").index(projection)]
+
+
+def test_lora__needs_attention_of_a_known_kind():
+    with pytest.raises(ConfigError, match="unknown kind"):
+        build(make("parallel"), "lora")
 
 
 # ----------------------------------------------------------------------------------------- pixels

@@ -11,7 +11,7 @@ has its own three functions for queries, for keys and values, and for the output
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from vpt.structures import Context
+from vpt.structures import AttentionShape, Context, Inside, Projection
 
 
 def is_known_attention(module: Any) -> bool:
@@ -43,7 +43,7 @@ def attend(
     attention: Any,
     x: Tensor,
     *,
-    context: Context | None = None,
+    inside: Inside | None = None,
     keep: int | None = None,
     rotary: Tensor | None = None,
     num_unrotated: int = 0,
@@ -55,7 +55,7 @@ def attend(
     Args:
         attention: a module for which `is_known_attention` holds.
         x: (B, S, D), normed.
-        context: keys and values (1 | B, heads, T, head_dim), without rotation.
+        inside: keys and values (without rotation), and what is added to the projections.
         keep: compute the first `keep` queries only.
         rotary: timm's concatenated sin and cos of the tokens after the first `num_unrotated`.
         num_unrotated: P, or P + T where prompts are in the sequence.
@@ -63,35 +63,45 @@ def attend(
     Returns:
         (B, keep or S, D).
     """
-    kind = _KINDS[type(attention)]
+    kind, inside = _KINDS[type(attention)], inside or _NOTHING
     queries = x if keep is None else x[:, :keep]
-    q = kind.project_queries(attention, queries)
-    k, v = kind.project_keys_values(attention, x)
+    q = kind.project_queries(attention, queries, inside.deltas)
+    k, v = kind.project_keys_values(attention, x, inside.deltas)
     if rotary is not None:
         half = getattr(attention, "rotate_half", False)
         q = _rotate(q, rotary, num_unrotated, half).type_as(v)
         k = _rotate(k, rotary, num_unrotated, half).type_as(v)
     k, v = _repeat_groups(attention, k), _repeat_groups(attention, v)
-    if context is not None:
-        joined = Context.joined(Context(k, v), context)
+    if inside.context is not None:
+        joined = Context.joined(Context(k, v), inside.context)
         assert joined is not None
         k, v = joined.keys, joined.values
     scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
     return kind.project_output(attention, _weigh(q, k, v, scale), queries)
 
 
-def head_shape(attention: Any) -> tuple[int, int]:
-    """(heads, head_dim) of a known attention module."""
+def attention_shape(attention: Any) -> AttentionShape:
+    """The heads of a known attention module."""
     heads: int = attention.num_heads
-    if hasattr(attention, "head_dim"):
-        return heads, attention.head_dim
-    return heads, attention.in_proj_weight.shape[1] // heads
+    packed = getattr(attention, "in_proj_weight", None)
+    head_dim = attention.head_dim if packed is None else packed.shape[1] // heads
+    return AttentionShape(heads, head_dim, getattr(attention, "num_kv_heads", heads))
 
 
-def project_context(attention: Any, rows: Tensor) -> Context:
+def project_context(attention: Any, rows: Tensor, inside: Inside | None = None) -> Context:
     """Keys and values of normed prompt rows (1 | B, T, D) in a known attention module."""
-    k, v = _KINDS[type(attention)].project_keys_values(attention, rows)
+    deltas = (inside or _NOTHING).deltas
+    k, v = _KINDS[type(attention)].project_keys_values(attention, rows, deltas)
     return Context(_repeat_groups(attention, k), _repeat_groups(attention, v))
+
+
+_NOTHING = Inside()
+_Deltas = Mapping[Projection, Callable[[Tensor], Tensor]]
+
+
+def _plus(out: Tensor, deltas: _Deltas, name: Projection, x: Tensor) -> Tensor:
+    """A projection's output with what is added to it."""
+    return out + deltas[name](x) if name in deltas else out
 
 
 _MOST_WEIGHTS = 2**26
@@ -136,20 +146,22 @@ def _rotate(x: Tensor, rotary: Tensor, num_unrotated: int, half: bool) -> Tensor
 # timm: Linear layers, fused or apart, norms per head, an optional gate.
 
 
-def _timm_queries(attention: Any, x: Tensor) -> Tensor:
+def _timm_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
     if attention.qkv is None:
         q = attention.q_proj(x)
     else:
         q = _fused(attention, x, 0, attention.num_heads * attention.head_dim)
+    q = _plus(q, deltas, "query", x)
     return attention.q_norm(_split_heads(q, attention.num_heads))  # type: ignore[no-any-return]
 
 
-def _timm_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def _timm_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
     if attention.qkv is None:
         k, v = attention.k_proj(x), attention.v_proj(x)
     else:
         width = attention.num_heads * attention.head_dim
         k, v = _fused(attention, x, width, 3 * width).chunk(2, dim=-1)
+    k, v = _plus(k, deltas, "key", x), _plus(v, deltas, "value", x)
     heads = getattr(attention, "num_kv_heads", attention.num_heads)
     return attention.k_norm(_split_heads(k, heads)), _split_heads(v, heads)
 
@@ -191,12 +203,14 @@ def _packed(attention: Any, x: Tensor, start: int, stop: int) -> Tensor:
     return F.linear(x, attention.in_proj_weight[rows], None if bias is None else bias[rows])
 
 
-def _packed_queries(attention: Any, x: Tensor) -> Tensor:
-    return _split_heads(_packed(attention, x, 0, 1), attention.num_heads)
+def _packed_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
+    q = _plus(_packed(attention, x, 0, 1), deltas, "query", x)
+    return _split_heads(q, attention.num_heads)
 
 
-def _packed_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def _packed_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
     k, v = _packed(attention, x, 1, 3).chunk(2, dim=-1)
+    k, v = _plus(k, deltas, "key", x), _plus(v, deltas, "value", x)
     return _split_heads(k, attention.num_heads), _split_heads(v, attention.num_heads)
 
 
@@ -205,12 +219,12 @@ def _packed_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
     return attention.out_proj(_join_heads(weighed))  # type: ignore[no-any-return]
 
 
-def _open_clip_queries(attention: Any, x: Tensor) -> Tensor:
-    return attention.ln_q(_packed_queries(attention, x))  # type: ignore[no-any-return]
+def _open_clip_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
+    return attention.ln_q(_packed_queries(attention, x, deltas))  # type: ignore[no-any-return]
 
 
-def _open_clip_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    k, v = _packed_keys_values(attention, x)
+def _open_clip_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
+    k, v = _packed_keys_values(attention, x, deltas)
     return attention.ln_k(k), v
 
 
@@ -232,8 +246,8 @@ class _Kind:
             to (B, S, D).
     """
 
-    project_queries: Callable[[Any, Tensor], Tensor]
-    project_keys_values: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+    project_queries: Callable[[Any, Tensor, _Deltas], Tensor]
+    project_keys_values: Callable[[Any, Tensor, _Deltas], tuple[Tensor, Tensor]]
     project_output: Callable[[Any, Tensor, Tensor], Tensor]
 
 

@@ -8,25 +8,24 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from vpt.backbones.attention import head_shape
+from vpt.backbones.attention import attention_shape
 from vpt.errors import BackboneError
 from vpt.structures import (
+    AttentionShape,
     Context,
     Dimensions,
+    Inside,
     Preprocess,
     PromptInit,
     PromptPlacement,
     Tokens,
 )
-
-Adapt = Callable[[Tensor, Tensor], Tensor]
-"""(B, S, D) that an MLP is given, (B, S, D) that it makes -> (B, S, D) that goes on."""
 
 
 class Backbone(nn.Module, ABC):
@@ -103,28 +102,31 @@ class Backbone(nn.Module, ABC):
         """Whether block `index` is of a known kind, which can see prompts as context."""
 
     @abstractmethod
-    def project_context(self, index: int, rows: Tensor) -> Context:
-        """The keys and values of prompt rows (1 | B, T, D) in block `index`."""
+    def project_context(self, index: int, rows: Tensor, inside: Inside | None = None) -> Context:
+        """The keys and values of prompt rows (1 | B, T, D) in block `index`.
+
+        Args:
+            index: 0..L-1.
+            rows: not normed.
+            inside: what else is inside the block, for its deltas.
+        """
 
     @abstractmethod
     def run_block(
         self,
         index: int,
         tokens: Tokens,
-        context: Context | None = None,
+        inside: Inside | None = None,
         keep: int | None = None,
-        adapt: Adapt | None = None,
     ) -> Tokens:
         """One transformer block.
 
         Args:
             index: 0..L-1.
             tokens: the sequence.
-            context: keys and values of prompts that are not in the sequence.
+            inside: what a prompt adds inside the block; needs a known one.
             keep: compute only the first `keep` tokens (they still attend to all); needs a known
                 block.
-            adapt: from what the MLP is given (normed) and what it makes to what goes on; needs a
-                known block.
         """
 
     @abstractmethod
@@ -158,15 +160,15 @@ class Backbone(nn.Module, ABC):
             num_prefix=self.num_prefix,
             prompt_placement=self.prompt_placement,
             prompt_init=self.prompt_init,
-            heads=self.heads,
+            attention=self.attention_shape,
         )
 
     @property
-    def heads(self) -> tuple[int, int] | None:
-        """(heads, head_dim) of the attention, if it is known and the same in every block."""
+    def attention_shape(self) -> AttentionShape | None:
+        """The heads of the attention, if it is known and the same in every block."""
         if not all(self.takes_context(index) for index in range(self.depth)):
             return None
-        shapes = {head_shape(self.attention(index)) for index in range(self.depth)}
+        shapes = {attention_shape(self.attention(index)) for index in range(self.depth)}
         return shapes.pop() if len(shapes) == 1 else None
 
     @property
@@ -274,10 +276,10 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and any(True for _ in module.parameters(False))
 
 
-def run_mlp(mlp: nn.Module, x: Tensor, adapt: Adapt | None) -> Tensor:
+def run_mlp(mlp: nn.Module, x: Tensor, inside: Inside | None) -> Tensor:
     """A block's MLP of normed tokens, adapted if it is to be."""
     made: Tensor = mlp(x)
-    return made if adapt is None else adapt(x, made)
+    return made if inside is None or inside.adapt is None else inside.adapt(x, made)
 
 
 def weights_hash(tensors: dict[str, Tensor]) -> str | None:

@@ -11,9 +11,9 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attend, is_known_attention, project_context
-from vpt.backbones.base import Adapt, Backbone, activation_of, run_mlp, weights_hash
+from vpt.backbones.base import Backbone, activation_of, run_mlp, weights_hash
 from vpt.errors import BackboneError
-from vpt.structures import Context, Preprocess, Tokens
+from vpt.structures import Context, Inside, Preprocess, Tokens
 
 _BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock)
 
@@ -81,29 +81,28 @@ class OpenClipViT(Backbone):
         block = self.body.transformer.resblocks[index]
         return type(block) in _BLOCKS and is_known_attention(block.attn)
 
-    def project_context(self, index: int, rows: Tensor) -> Context:
+    def project_context(self, index: int, rows: Tensor, inside: Inside | None = None) -> Context:
         """See `Backbone.project_context`."""
         block = self.body.transformer.resblocks[index]
-        return project_context(block.attn, block.ln_1(rows))
+        return project_context(block.attn, block.ln_1(rows), inside)
 
     def run_block(
         self,
         index: int,
         tokens: Tokens,
-        context: Context | None = None,
+        inside: Inside | None = None,
         keep: int | None = None,
-        adapt: Adapt | None = None,
     ) -> Tokens:
         """See `Backbone.run_block`."""
         block = self.body.transformer.resblocks[index]
-        if context is None and keep is None and adapt is None:
+        if inside is None and keep is None:
             return replace(tokens, values=block(tokens.values))
         x = tokens.values
-        attended = attend(block.attn, block.ln_1(x), context=context, keep=keep)
+        attended = attend(block.attn, block.ln_1(x), inside=inside, keep=keep)
         if type(block) is CustomResidualAttentionBlock:
             attended = block.ln_attn(attended)
         x = (x if keep is None else x[:, :keep]) + block.ls_1(attended)
-        return replace(tokens, values=x + block.ls_2(run_mlp(block.mlp, block.ln_2(x), adapt)))
+        return replace(tokens, values=x + block.ls_2(run_mlp(block.mlp, block.ln_2(x), inside)))
 
     def pool(self, tokens: Tokens) -> Tensor:
         """See `Backbone.pool`; open_clip's own pooling, of one feature per image."""

@@ -9,10 +9,10 @@ from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from torch import Tensor
 
 from vpt.backbones.attention import attend, is_known_attention
-from vpt.backbones.base import Adapt, run_mlp
+from vpt.backbones.base import run_mlp
 from vpt.backbones.timm_vit import TimmViT
 from vpt.errors import BackboneError
-from vpt.structures import Context, Tokens
+from vpt.structures import Inside, Tokens
 
 
 class TimmEva(TimmViT):
@@ -31,15 +31,14 @@ class TimmEva(TimmViT):
         self,
         index: int,
         tokens: Tokens,
-        context: Context | None = None,
+        inside: Inside | None = None,
         keep: int | None = None,
-        adapt: Adapt | None = None,
     ) -> Tokens:
         """See `Backbone.run_block`."""
         block = self.body.blocks[index]
         x, rotary = tokens.values, self._rotary_of(index, tokens)
         native = tokens.num_prompts == 0 or rotary is None
-        if native and context is None and keep is None and adapt is None:
+        if native and inside is None and keep is None:
             return replace(tokens, values=block(x, rope=rotary))
         num_unrotated = tokens.num_prefix + tokens.num_prompts
         options: dict[str, Any] = {"rotary": rotary, "num_unrotated": num_unrotated}
@@ -51,9 +50,9 @@ class TimmEva(TimmViT):
                 f"block {index} of '{self.name}' ({type(block).__name__}) is unknown: "
                 "prompts cannot pass its rotary attention"
             )
-        attended = attend(block.attn, block.norm1(x), context=context, keep=keep, **options)
+        attended = attend(block.attn, block.norm1(x), inside=inside, keep=keep, **options)
         x = (x if keep is None else x[:, :keep]) + _scale(block.gamma_1, attended)
-        made = run_mlp(block.mlp, block.norm2(x), adapt)
+        made = run_mlp(block.mlp, block.norm2(x), inside)
         return replace(tokens, values=x + _scale(block.gamma_2, made))
 
     def _positions(self, patches: Tensor) -> tuple[Tensor, Any]:

@@ -12,9 +12,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attend, is_known_attention, project_context
-from vpt.backbones.base import Adapt, Backbone, activation_of, run_mlp, weights_hash
+from vpt.backbones.base import Backbone, activation_of, run_mlp, weights_hash
 from vpt.errors import BackboneError
-from vpt.structures import Context, Preprocess, Tokens
+from vpt.structures import Context, Inside, Preprocess, Tokens
 
 
 class TimmViT(Backbone):
@@ -81,27 +81,26 @@ class TimmViT(Backbone):
         block = self.body.blocks[index]
         return type(block) is Block and is_known_attention(block.attn)
 
-    def project_context(self, index: int, rows: Tensor) -> Context:
+    def project_context(self, index: int, rows: Tensor, inside: Inside | None = None) -> Context:
         """See `Backbone.project_context`."""
         block = self.body.blocks[index]
-        return project_context(block.attn, block.norm1(rows))
+        return project_context(block.attn, block.norm1(rows), inside)
 
     def run_block(
         self,
         index: int,
         tokens: Tokens,
-        context: Context | None = None,
+        inside: Inside | None = None,
         keep: int | None = None,
-        adapt: Adapt | None = None,
     ) -> Tokens:
         """See `Backbone.run_block`."""
         block = self.body.blocks[index]
-        if context is None and keep is None and adapt is None:
+        if inside is None and keep is None:
             return replace(tokens, values=block(tokens.values))
         x = tokens.values
-        attended = attend(block.attn, block.norm1(x), context=context, keep=keep)
+        attended = attend(block.attn, block.norm1(x), inside=inside, keep=keep)
         x = (x if keep is None else x[:, :keep]) + block.ls1(attended)
-        return replace(tokens, values=x + block.ls2(run_mlp(block.mlp, block.norm2(x), adapt)))
+        return replace(tokens, values=x + block.ls2(run_mlp(block.mlp, block.norm2(x), inside)))
 
     def pool(self, tokens: Tokens) -> Tensor:
         """See `Backbone.pool`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from vpt.backbones import Backbone
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
-from vpt.structures import Context, Features, Tokens
+from vpt.structures import Features, Inside, Tokens
 
 
 class PromptedBackbone(nn.Module):
@@ -47,20 +46,17 @@ class PromptedBackbone(nn.Module):
         tokens = self.backbone.embed(self.prompt.on_images(images))
         tapped: dict[int, Tensor] = {}
         for layer in range(self.backbone.depth):
-            rows, context = self._rows(layer, tokens), self.prompt.context(layer, len(images))
+            rows, inside = self._rows(layer, tokens), self.prompt.inside(layer, len(images))
             if rows is not None:
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
-                    projected = self.backbone.project_context(layer, rows)
-                    context = Context.joined(projected, context)
+                    context = self.backbone.project_context(layer, rows, inside)
+                    inside = Inside.joined(Inside(context), inside)
                 else:
                     tokens = tokens.with_prompts(rows)
             keep = self._keep(layer, need, taps)
-            adapt = (
-                partial(self.prompt.adapt, layer) if layer in self.prompt.adapted_layers else None
-            )
             entered = tokens
-            tokens = self.backbone.run_block(layer, tokens, context, keep, adapt)
+            tokens = self.backbone.run_block(layer, tokens, inside, keep)
             tokens = self._gated(layer, entered, tokens)
             if layer in taps:
                 tapped[layer] = tokens.patches
@@ -96,7 +92,7 @@ class PromptedBackbone(nn.Module):
         """
         backbone, wanted = self.backbone, set(need)
         last = layer == backbone.depth - 1
-        prompted = self.prompt.layers or self.prompt.context_layers or self.prompt.adapted_layers
+        prompted = self.prompt.layers or self.prompt.inside_layers
         if not last or not prompted or self.insert or layer in taps:
             return None
         if wanted - {"pooled", "prefix"} or not backbone.takes_context(layer):

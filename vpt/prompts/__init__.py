@@ -4,6 +4,7 @@ from vpt.prompts.adapter import AdapterPrompt
 from vpt.prompts.base import Prompt, PromptList, build_prompt
 from vpt.prompts.gated import GatedPrompt
 from vpt.prompts.key_value import KeyValuePrompt
+from vpt.prompts.lora import LoraPrompt
 from vpt.prompts.none import NoPrompt
 from vpt.prompts.pixels import PixelPrompt
 from vpt.prompts.tokens import TokenPrompt
@@ -12,6 +13,7 @@ __all__ = [
     "AdapterPrompt",
     "GatedPrompt",
     "KeyValuePrompt",
+    "LoraPrompt",
     "NoPrompt",
     "PixelPrompt",
     "Prompt",

@@ -18,7 +18,7 @@ from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
 from vpt.prompts.tokens import LayerChoice, resolve_layers
 from vpt.registry import PROMPTS
-from vpt.structures import Dimensions
+from vpt.structures import Dimensions, Inside
 
 
 class AdapterOptions(Schema):
@@ -87,7 +87,7 @@ class AdapterPrompt(Prompt):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.adapted_layers = layers
+        self.inside_layers = layers
         self.form = form
         self.options = {
             "name": "adapter",
@@ -101,17 +101,19 @@ class AdapterPrompt(Prompt):
             Bottleneck(embed_dim, width, scale=scale, dropout=dropout) for _ in layers
         )
 
-    def adapt(self, layer: int, given: Tensor, made: Tensor) -> Tensor:
-        """See `Prompt.adapt`."""
-        if layer not in self.adapted_layers:
-            return made
-        bottleneck = self.bottlenecks[self.adapted_layers.index(layer)]
-        added: Tensor = bottleneck(made if self.form == "behind" else given)
-        return made + added
+    def inside(self, layer: int, batch_size: int) -> Inside | None:
+        """See `Prompt.inside`."""
+        del batch_size
+        if layer not in self.inside_layers:
+            return None
+        bottleneck = self.bottlenecks[self.inside_layers.index(layer)]
+        if self.form == "behind":
+            return Inside(adapt=lambda given, made: made + bottleneck(made))
+        return Inside(adapt=lambda given, made: made + bottleneck(given))
 
 
 def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> AdapterPrompt:
-    if at.heads is None:
+    if at.attention is None:
         raise ConfigError(
             "prompt adapter: this backbone's blocks are of an unknown kind; use vpt_deep, or tuning"
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vpt.errors import ConfigError
 from vpt.registry import PROMPTS
-from vpt.structures import Context, Dimensions, PromptPlacement, cat_tokens
+from vpt.structures import Dimensions, Inside, PromptPlacement, cat_tokens
 
 
 class Prompt(nn.Module):
@@ -19,8 +19,7 @@ class Prompt(nn.Module):
     Attributes:
         layers: the layers at which rows are new, ascending; rows flow on where the next layer is
             not among them.
-        context_layers: the layers at which there are keys and values without rows, ascending.
-        adapted_layers: the layers whose MLP's output changes, ascending.
+        inside_layers: the layers inside of whose blocks something is added, ascending.
         placement: whether rows of layer 0 pass the backbone's pre-norm ('pre_norm') or join the
             sequence after it; those of later layers never pass it.
         options: what `build_prompt` makes the same prompt from, as it goes into the prompt file;
@@ -28,8 +27,7 @@ class Prompt(nn.Module):
     """
 
     layers: tuple[int, ...] = ()
-    context_layers: tuple[int, ...] = ()
-    adapted_layers: tuple[int, ...] = ()
+    inside_layers: tuple[int, ...] = ()
     placement: PromptPlacement = "post_norm"
     options: dict[str, Any] | list[dict[str, Any]] | None = None
 
@@ -43,24 +41,14 @@ class Prompt(nn.Module):
         del batch_size
         return self.rows(layer)
 
-    def context(self, layer: int, batch_size: int) -> Context | None:
-        """Keys and values at `layer` that no rows are behind, as one forward pass sees them.
+    def inside(self, layer: int, batch_size: int) -> Inside | None:
+        """What is added inside block `layer`, as one forward pass sees it; None: nothing.
 
-        (1 | B, heads, T, head_dim) each: after dropout, in training.
+        Keys and values (after dropout, in training), a change of the projections or of the MLP's
+        output.
         """
         del layer, batch_size
         return None
-
-    def adapt(self, layer: int, given: Tensor, made: Tensor) -> Tensor:
-        """What the MLP of block `layer` is taken to have made.
-
-        Args:
-            layer: one of `adapted_layers`.
-            given: (B, S, D), normed, that the MLP got.
-            made: (B, S, D) that it made of it.
-        """
-        del layer, given
-        return made
 
     def gate_of(self, layer: int) -> Tensor | None:
         """Which share of the rows that leave block `layer` flows on; the rest is what entered it.
@@ -90,7 +78,7 @@ class Prompt(nn.Module):
 class PromptList(Prompt):
     """Several prompt methods at once, e.g. pixels and tokens.
 
-    Token rows at the same layer stand side by side, and so do keys and values.
+    Token rows at the same layer stand side by side, and what is inside blocks adds up.
 
     Raises:
         ConfigError: two of them insert tokens at different sets of layers, so that what flows on
@@ -111,8 +99,7 @@ class PromptList(Prompt):
             )
         self.prompts = nn.ModuleList(prompts)
         self.layers = layer_sets.pop() if layer_sets else ()
-        self.context_layers = tuple(sorted({n for each in prompts for n in each.context_layers}))
-        self.adapted_layers = tuple(sorted({n for each in prompts for n in each.adapted_layers}))
+        self.inside_layers = tuple(sorted({n for each in prompts for n in each.inside_layers}))
         self.placement = placements.pop() if placements else "post_norm"
         if all(isinstance(prompt.options, dict) for prompt in prompts):
             self.options = [prompt.options for prompt in prompts]  # type: ignore[misc]
@@ -125,18 +112,12 @@ class PromptList(Prompt):
         """See `Prompt.sample`; every member drops its own share."""
         return _side_by_side([prompt.sample(layer, batch_size) for prompt in self._members])
 
-    def context(self, layer: int, batch_size: int) -> Context | None:
-        """See `Prompt.context`."""
-        joined: Context | None = None
+    def inside(self, layer: int, batch_size: int) -> Inside | None:
+        """See `Prompt.inside`; in order."""
+        joined: Inside | None = None
         for prompt in self._members:
-            joined = Context.joined(joined, prompt.context(layer, batch_size))
+            joined = Inside.joined(joined, prompt.inside(layer, batch_size))
         return joined
-
-    def adapt(self, layer: int, given: Tensor, made: Tensor) -> Tensor:
-        """See `Prompt.adapt`; in order."""
-        for prompt in self._members:
-            made = prompt.adapt(layer, given, made)
-        return made
 
     def gate_of(self, layer: int) -> Tensor | None:
         """See `Prompt.gate_of`; every member's rows have its own."""

@@ -19,7 +19,7 @@ from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
 from vpt.prompts.tokens import LayerChoice, resolve_layers
 from vpt.registry import PROMPTS
-from vpt.structures import Context, Dimensions
+from vpt.structures import Context, Dimensions, Inside
 
 
 class KeyValueOptions(Schema):
@@ -57,7 +57,7 @@ class KeyValuePrompt(Prompt):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.context_layers = layers
+        self.inside_layers = layers
         self.dropout = dropout
         self.options = {
             "name": "kv",
@@ -71,29 +71,29 @@ class KeyValuePrompt(Prompt):
         self.keys = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.values = None if tied else nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
-    def context(self, layer: int, batch_size: int) -> Context | None:
-        """See `Prompt.context`."""
-        if layer not in self.context_layers:
+    def inside(self, layer: int, batch_size: int) -> Inside | None:
+        """See `Prompt.inside`."""
+        if layer not in self.inside_layers:
             return None
-        place = self.context_layers.index(layer)
+        place = self.inside_layers.index(layer)
         keys = self.keys[place : place + 1]
         values = keys if self.values is None else self.values[place : place + 1]
-        if not self.training or self.dropout == 0.0:
-            return Context(keys, values)
-        shape = (batch_size, -1, -1, -1)
-        return Context(
-            F.dropout(keys.expand(shape), self.dropout),
-            F.dropout(values.expand(shape), self.dropout),
-        )
+        if self.training and self.dropout > 0.0:
+            shape = (batch_size, -1, -1, -1)
+            keys = F.dropout(keys.expand(shape), self.dropout)
+            values = F.dropout(values.expand(shape), self.dropout)
+        return Inside(Context(keys, values))
 
 
 def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> KeyValuePrompt:
-    if at.heads is None:
+    if at.attention is None:
         raise ConfigError(
             "prompt kv: this backbone's attention is of an unknown kind, or differs from block to "
             "block; use vpt_deep"
         )
-    return KeyValuePrompt(layers=resolve_layers(layers, at.depth), heads=at.heads, **options)
+    return KeyValuePrompt(
+        layers=resolve_layers(layers, at.depth), heads=at.attention[:2], **options
+    )
 
 
 PROMPTS.register("kv", KeyValueOptions, _build)
