@@ -21,7 +21,7 @@ from vpt.experiment import build
 from vpt.runs import train
 
 ROOT = Path(__file__).parents[1]
-EVALUATIONS = {"quickstart", "clip_quickstart", "detection_quickstart"} | {
+EVALUATIONS = {"quickstart", "methods_digits", "clip_quickstart", "detection_quickstart"} | {
     f"clip_vpt_{name}" for name in ("oxford_pets", "eurosat", "dtd")
 }
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem not in EVALUATIONS)
