@@ -62,19 +62,22 @@ def train(
     """Train as a config says, into its run directory."""
     from vpt import runs
     from vpt.config import load_config
-    from vpt.engine.run_dir import OpenMode
     from vpt.experiment import build
 
-    if resume and overwrite:
-        raise typer.BadParameter("use --resume or --overwrite, not both")
+    mode = _open_mode(resume=resume, overwrite=overwrite)
     settings = load_config(config, overrides or ())
     if dry_run:
         out.print(plan_table(runs.make_plan(build(settings)), settings.run_dir))
         return
-    mode: OpenMode = "resume" if resume else "overwrite" if overwrite else "new"
     result = runs.train(settings, mode=mode, log=log, console=out)
     if result.finished != "done":
         log(f"stopped early: {result.finished}")
+
+
+def _open_mode(*, resume: bool, overwrite: bool) -> Literal["new", "resume", "overwrite"]:
+    if resume and overwrite:
+        raise typer.BadParameter("use --resume or --overwrite, not both")
+    return "resume" if resume else "overwrite" if overwrite else "new"
 
 
 def plan_table(plan: Any, run_dir: Path) -> Table:
@@ -331,6 +334,9 @@ def find_images(arguments: Sequence[str]) -> Iterator[Path]:
         yield from found
 
 
+ComparisonOverrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="e.g. base.optim.head_lr=5e-4")
+]
 OverwriteComparison = Annotated[
     bool, typer.Option("--overwrite", help="remove an earlier comparison in run_dir first")
 ]
@@ -341,7 +347,7 @@ def quickstart(
     config: Annotated[Path, typer.Argument(help="a comparison config")] = Path(
         "configs/quickstart.yaml"
     ),
-    overrides: Overrides = None,
+    overrides: ComparisonOverrides = None,
     overwrite: OverwriteComparison = False,
 ) -> None:
     """Compare linear probe, prompts and full fine-tuning on real images, offline."""
@@ -360,15 +366,19 @@ def detection_quickstart(
     config: Annotated[Path, typer.Argument(help="a comparison of tunings of a detector")] = Path(
         "configs/detection_quickstart.yaml"
     ),
-    overrides: Overrides = None,
+    overrides: ComparisonOverrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the comparison in run_dir")
+    ] = False,
     overwrite: OverwriteComparison = False,
 ) -> None:
     """Compare head alone, prompts and last blocks of a detector on composed pictures, offline."""
     from vpt.protocols.detector_comparison import compare_detectors, load_detector_comparison
     from vpt.reports.detection_tables import detection_table, write_detection
 
+    mode = _open_mode(resume=resume, overwrite=overwrite)
     settings = load_detector_comparison(config, overrides or ())
-    result = compare_detectors(settings, overwrite=overwrite, log=log)
+    result = compare_detectors(settings, mode=mode, log=log)
     write_detection(result, settings.run_dir)
     out.print(detection_table(result))
     log(f"written to {settings.run_dir}/, test pictures to {settings.run_dir / 'pictures'}/")
@@ -435,20 +445,23 @@ def show(prompt: PromptPath) -> None:
 
 @app.command("list")
 def list_names(
-    kind: Annotated[Literal["backbones", "prompts"], typer.Argument()],
+    kind: Annotated[Literal["backbones", "prompts", "heads"], typer.Argument()],
     pattern: Annotated[str, typer.Argument(help="e.g. '*dinov3*'")] = "*",
 ) -> None:
-    """List the names of backbones or prompt methods."""
+    """List the names of backbones, prompt methods or heads."""
     from fnmatch import fnmatch
 
     from vpt.api import list_prompts
     from vpt.backbones import list_backbones
     from vpt.errors import ConfigError
-    from vpt.registry import nearest
+    from vpt.registry import DETECTION_HEADS, HEADS, nearest
 
-    known = list_prompts() if kind == "prompts" else list_backbones()
-    found = [name for name in known if fnmatch(name, pattern)]
-    found = list_backbones(pattern) if kind == "backbones" else found
+    if kind == "backbones":
+        known, found = list_backbones(), list_backbones(pattern)
+    else:
+        heads = [*HEADS.names(), *DETECTION_HEADS.names()]
+        known = list_prompts() if kind == "prompts" else heads
+        found = [name for name in known if fnmatch(name, pattern)]
     if not found:
         raise ConfigError(f"no name matches '{pattern}'{nearest(pattern, known)}")
     for name in found:
@@ -458,14 +471,20 @@ def list_names(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["run", "clip-eval"], typer.Argument(help="a run's config, or clip-eval's")
+        Literal["run", "detection", "clip-eval"],
+        typer.Argument(help="a run's config, a detector's, or clip-eval's"),
     ] = "run",
 ) -> None:
     """Print the JSON Schema of a config, for editors."""
-    from vpt.config import RunConfig, json_schema
+    from vpt.config import DetectionRunConfig, RunConfig, json_schema
     from vpt.protocols.clip_setup import ClipEvalConfig
 
-    log(json.dumps(json_schema(RunConfig if kind == "run" else ClipEvalConfig), indent=2))
+    configs: dict[str, Any] = {
+        "run": RunConfig,
+        "detection": DetectionRunConfig,
+        "clip-eval": ClipEvalConfig,
+    }
+    log(json.dumps(json_schema(configs[kind]), indent=2))
 
 
 @app.command(hidden=True)

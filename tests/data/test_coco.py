@@ -317,7 +317,10 @@ def test_categories__without_a_name__are_called_by_their_id(tmp_path):
 
 def test_classes_of_the_descriptor__rename_or_are_refused(tmp_path):
     root = make_coco(tmp_path)
-    assert read(root, classes=["a", "b", "c"]).class_names == ("a", "b", "c")
+    renamed = read(root, classes=["a", "b", "c"])
+    assert renamed.class_names == ("a", "b", "c")
+    assert kinds(renamed) == ["classes_renamed"]
+    assert "another order" in refusal(root, classes=["green", "red", "blue"])
     assert "has 3 categories, the descriptor 2 classes" in refusal(root, classes=["a", "b"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def test_a_single_rate__is_taken_untried__as_the_table_says(tmp_path, monkeypatc
     assert not any(method.trials for method in result.methods.values())
     write_detection(result, config.run_dir)
     assert "Rates: the config's." in (config.run_dir / "table.md").read_text()
+    # Stopped before the last run, it goes on with that alone.
+    shutil.rmtree(config.run_dir / "last_2")
+    done = config.run_dir / "vpt_deep/seed_0/checkpoints"
+    before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
+    again = compare_detectors(config, mode="resume")
+    assert {path: path.stat().st_mtime_ns for path in done.iterdir()} == before
+    assert {name: method.test_ap for name, method in again.methods.items()} == {
+        name: method.test_ap for name, method in result.methods.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,28 @@ def test_score_ground_truth__no_box__is_not_a_number(tmp_path):
     root = make_coco(tmp_path, change={"val": lambda c: c["annotations"].clear()})
     check = check_data(descriptor_file(root))
     assert check.scores["val"] is None
-    assert check.healthy
+    assert [finding.kind for finding in check.findings if finding.severity == "error"] == [
+        "no_boxes"
+    ]
+
+
+def test_check_data__nothing_of_use__is_listed_all_the_same(tmp_path):
+    def shift(content):
+        for box in content["annotations"]:
+            box["category_id"] += 1
+
+    check = check_data(descriptor_file(make_coco(tmp_path / "a", change={"train": shift})))
+    kinds = {finding.kind for finding in check.findings}
+    assert {"unknown_category", "no_boxes"} <= kinds
+
+    def absolute(content):
+        for image in content["images"]:
+            image["file_name"] = f"/data/{image['file_name']}"
+
+    check = check_data(descriptor_file(make_coco(tmp_path / "b", change={"train": absolute})))
+    assert {"file_name_invalid", "split_empty"} <= {finding.kind for finding in check.findings}
+    alone = check_data(descriptor_file(make_coco(tmp_path / "c", splits=("train",))))
+    assert [f.kind for f in alone.findings if f.severity == "error"] == ["split_missing"]
 
 
 def test_check_data__many_boxes_of_a_class__are_no_error(tmp_path):

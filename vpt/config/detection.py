@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from vpt.config.registered import Registered
 from vpt.config.run import (
@@ -17,6 +17,7 @@ from vpt.config.run import (
     PromptConfig,
     RunConfig,
     TrainConfig,
+    check_scan,
     check_tuning,
 )
 from vpt.config.schema import Schema, validate
@@ -44,6 +45,11 @@ class DetectionDataConfig(Schema):
         description="an image or entry with an error stops the run, or is left out and counted",
     )
     scan: bool = Field(True, description="decode every image once before training starts")
+
+    @model_validator(mode="after")
+    def _check_scan(self) -> DetectionDataConfig:
+        check_scan(self.on_bad_image, scan=self.scan)
+        return self
 
 
 class DetectionTrainConfig(TrainConfig):

@@ -39,6 +39,12 @@ def check_tuning(value: str) -> str:
     return value
 
 
+def check_scan(on_bad_image: str, *, scan: bool) -> None:
+    """ValueError where bad images are to be left out, but would not be found."""
+    if on_bad_image == "skip" and not scan:
+        raise ValueError("on_bad_image skip needs scan: true, which finds the bad images")
+
+
 def _check_device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
         raise ValueError("must be auto, cpu, cuda, cuda:<n> or mps")
@@ -176,8 +182,7 @@ class DataConfig(Schema):
 
     @model_validator(mode="after")
     def _check_scan(self) -> DataConfig:
-        if self.on_bad_image == "skip" and not self.scan:
-            raise ValueError("on_bad_image skip needs scan: true, which finds the bad images")
+        check_scan(self.on_bad_image, scan=self.scan)
         return self
 
 

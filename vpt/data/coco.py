@@ -67,14 +67,15 @@ def read_detection(
     found = {split: builder.split(split, file) for split, file in files.items()}
     if problems != "report":
         check_findings(builder.findings, skip=problems == "skip")
-    for split in found.values():
-        if not split.samples:
-            first = next((f": {each}" for each in builder.findings if each.severity == "error"), "")
-            raise DataError(
-                f"no usable image in split '{split.name}' of '{descriptor.name}'{first}"
-            )
-    splits = _cut(descriptor, found, tuple(builder.findings))
-    if splits.train is not None and not any(splits.train.class_counts()):
+    empty = [name for name, split in found.items() if not split.samples]
+    if empty and problems != "report":
+        first = next((f": {each}" for each in builder.findings if each.severity == "error"), "")
+        raise DataError(f"no usable image in split '{empty[0]}' of '{descriptor.name}'{first}")
+    for name in empty:
+        text = f"no usable image in split '{name}'"
+        builder.findings.append(Finding("split_empty", files[name].path, text))
+    splits = _cut(descriptor, found, builder.findings, report=problems == "report")
+    if splits.train and not any(splits.train.class_counts()) and problems != "report":
         raise DataError(f"no box in split 'train' of '{descriptor.name}'")
     if problems == "raise":
         counts: dict[str, int] = {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES}
@@ -113,12 +114,16 @@ def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
 def _cut(
     descriptor: Descriptor,
     found: dict[SplitName, DetectionSplit],
-    findings: tuple[Finding, ...],
+    findings: list[Finding],
+    *,
+    report: bool,
 ) -> DetectionSplits:
     """Test is cut out of train where the descriptor says so, then val."""
     for name in ("test", "val"):
         cut = descriptor.splits.test if name == "test" else descriptor.splits.val
         if isinstance(cut, Cut):
+            if report and not found.get("train", ()):
+                continue
             if "train" not in found:
                 raise DataError(
                     f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no "
@@ -133,7 +138,7 @@ def _cut(
         found.get("test"),
         first.class_names,
         first.category_ids,
-        findings,
+        tuple(findings),
     )
 
 
@@ -157,6 +162,21 @@ class _Builder:
                 f"{len(self.class_names)} classes"
             )
         self.labels = {number: label for label, number in enumerate(self.category_ids)}
+        self._compare_names()
+
+    def _compare_names(self) -> None:
+        """Class names of the descriptor against the file's: another order is a mistake."""
+        written = list(self.reference.categories.values())
+        given = list(self.class_names)
+        if self.descriptor.classes is None or given == written:
+            return
+        if sorted(given) == sorted(written):
+            raise DataError(
+                f"classes {given} of '{self.descriptor.name}' are in another order than the "
+                f"categories of {self.reference.path}, sorted by id: {written}"
+            )
+        message = f"{written} of the file are called {given}"
+        self.findings.append(Finding("classes_renamed", self.reference.path, message))
 
     def _names_told_apart(self) -> list[str]:
         """The categories' names, with the ids added to those that are not alone."""

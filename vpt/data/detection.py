@@ -40,7 +40,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "image_twice": ("error", "one file is listed as two images"),
     "image_unreadable": ("error", "an image does not decode"),
     "malformed": ("error", "an entry is not an object"),
+    "no_boxes": ("error", "a split to learn from, or to choose by, has no box"),
     "size_differs": ("error", "width and height are not those of the file"),
+    "split_empty": ("error", "no image of a split can be used"),
+    "split_missing": ("error", "training needs train and val"),
     "size_turned": ("error", "width and height are of the file before its EXIF orientation"),
     "unknown_category": ("error", "an annotation has a category that is not listed"),
     "unknown_image": ("error", "an annotation is of an image that is not listed"),
@@ -55,6 +58,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "box_clipped": ("warning", "a box reaches over the edge by more than a pixel; clipped"),
     "box_empty": ("warning", "a box has no width or no height; dropped"),
     "box_outside": ("warning", "a box lies outside of its image; dropped"),
+    "classes_renamed": ("warning", "the descriptor calls the categories otherwise"),
     "box_twice": ("warning", "an image has the same box and category twice; kept"),
     "category_name_twice": ("warning", "categories share a name; their ids are added to it"),
     "category_unnamed": ("warning", "a category has no name; its id is taken"),
@@ -258,7 +262,7 @@ def check_findings(findings: Sequence[Finding], *, skip: bool = False) -> None:
 
 
 def told(findings: Sequence[Finding]) -> list[str]:
-    """What a run says of the data that it takes: each thing left out, and a count of the mended."""
+    """What a run says of its data: each thing left out, and how much was mended or is odd."""
     lines = [f"left out: {finding}" for finding in findings if finding.severity == "error"]
     kinds: Counter[str] = Counter()
     for finding in findings:
@@ -266,7 +270,7 @@ def told(findings: Sequence[Finding]) -> list[str]:
             kinds[finding.kind] += finding.count
     if kinds:
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        lines.append(f"mended in the data: {counts}; 'vpt data check' lists them")
+        lines.append(f"mended or odd in the data: {counts}; 'vpt data check' lists them")
     return lines
 
 

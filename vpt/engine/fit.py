@@ -216,6 +216,7 @@ class _Loop:
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
         self.state = FitState()
         self.parts: dict[str, float] = {}
+        self.mean_loss: float | None = None  # since the last line of the log
         self.last_checkpoint = time.monotonic()
 
     def progress(self, state: FitState) -> TrainingProgress:
@@ -238,7 +239,7 @@ class _Loop:
             state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
             meter.count(sum(len(batch.images) for batch in group), state)
             speed, wait = meter.speed(), meter.data_wait()
-            mean_loss = state.loss_sum / state.loss_count
+            self.mean_loss = mean_loss = state.loss_sum / state.loss_count
             progress.show(
                 state.step, epoch=epoch, loss=mean_loss, images_per_second=speed, data_wait=wait
             )
@@ -365,8 +366,11 @@ class _Loop:
         state.evaluated = epoch + 1
         is_best = self._note(metrics, epoch)
         mark = " (best)" if is_best else ""
+        headline = self.data.evaluator.headline or tuple(metrics)
+        shown = {name: metrics[name] for name in headline if name in metrics}
+        loss = "" if self.mean_loss is None else f"train loss {self.mean_loss:.4f}, "
         self.outputs.log(
-            f"epoch {epoch + 1}/{self.settings.epochs} {format_metrics(metrics)}{mark}"
+            f"epoch {epoch + 1}/{self.settings.epochs} {loss}{format_metrics(shown)}{mark}"
         )
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})

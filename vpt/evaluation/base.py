@@ -8,7 +8,13 @@ from torch import Tensor
 
 
 class Evaluator(Protocol):
-    """Gathers outputs and labels batch by batch, and computes metrics once at the end."""
+    """Gathers outputs and labels batch by batch, and computes metrics once at the end.
+
+    Attributes:
+        headline: names of the metrics for one line; empty: all of them.
+    """
+
+    headline: tuple[str, ...]
 
     def reset(self) -> None:
         """Forget everything."""

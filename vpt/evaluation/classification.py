@@ -19,6 +19,8 @@ class ClassificationEvaluator:
         num_classes: C.
     """
 
+    headline: tuple[str, ...] = ()
+
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
         self.reset()

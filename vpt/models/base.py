@@ -108,6 +108,14 @@ class PromptedModel(nn.Module):
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
 
+    def trained_counts(self) -> dict[str, int]:
+        """Numbers of parameters that training may change, by part."""
+        counts = dict.fromkeys(self.part_names, 0)
+        for name, tensor in self.trained_tensors():
+            if tensor.requires_grad:
+                counts[name.partition(".")[0]] += tensor.numel()
+        return counts
+
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters by part; 'backbone' counts all of it, trained or not."""
         modules = {part: getattr(self, part) for part in self.part_names}

@@ -20,7 +20,7 @@ from pydantic import Field
 from vpt.config import DetectionRunConfig, Schema, load_yaml, validate
 from vpt.config.run import PositiveInt
 from vpt.data import SceneSettings, load_descriptor, read_detection, read_splits, write_scenes
-from vpt.engine.run_dir import environment
+from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import ConfigError
 from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, chosen_rate
 from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
@@ -100,7 +100,7 @@ def load_detector_comparison(path: Path, overrides: Sequence[str] = ()) -> Detec
 
 
 def compare_detectors(
-    config: DetectorComparisonConfig, *, overwrite: bool = False, log: Log = lambda line: None
+    config: DetectorComparisonConfig, *, mode: OpenMode = "new", log: Log = lambda line: None
 ) -> Comparison[DetectorResult]:
     """Compose the pictures, try the learning rates of every method, train and test the chosen ones.
 
@@ -109,7 +109,8 @@ def compare_detectors(
 
     Args:
         config: of `load_detector_comparison`.
-        overwrite: replace the runs of an earlier comparison in the same run_dir.
+        mode: 'new' wants an empty run_dir; 'resume' goes on with the tested runs that are there,
+            exactly, and tries rates anew; 'overwrite' starts anew.
         log: takes plain lines.
 
     Raises:
@@ -117,7 +118,7 @@ def compare_detectors(
         Interrupted: a signal.
     """
     began = time.monotonic()
-    prepare_run_dir(config.run_dir, overwrite=overwrite)
+    prepare_run_dir(config.run_dir, overwrite=mode == "overwrite", resume=mode == "resume")
     digits = read_splits(load_descriptor(config.scenes.digits))
     write_scenes(digits, config.scenes.settings(), config.run_dir / "scenes")
     log(f"{sum(config.scenes.counts.values())} pictures in {config.run_dir / 'scenes'}")
@@ -125,7 +126,7 @@ def compare_detectors(
     chosen = {
         name: chosen_rate(trials[name], rates) for name, rates in config.learning_rates.items()
     }
-    runs = _test(config, chosen, overwrite, log)
+    runs = _test(config, chosen, mode, log)
     for name in config.methods:
         _draw(config, name)
     return Comparison(
@@ -163,10 +164,9 @@ def _try_rates(config: DetectorComparisonConfig, log: Log) -> dict[str, tuple[Tr
 
 
 def _test(
-    config: DetectorComparisonConfig, chosen: dict[str, float], overwrite: bool, log: Log
+    config: DetectorComparisonConfig, chosen: dict[str, float], mode: OpenMode, log: Log
 ) -> dict[str, list[RunResult]]:
     """Every method's runs at its chosen learning rate, one per seed."""
-    mode: Literal["new", "overwrite"] = "overwrite" if overwrite else "new"
     jobs = {
         (name, seed): partial(
             _with_threads,

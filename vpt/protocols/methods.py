@@ -92,15 +92,20 @@ class MethodsConfig(Schema):
         return max((len(rates) for rates in self.rates_to_try.values()), default=0)
 
 
-def prepare_run_dir(run_dir: Path, *, overwrite: bool) -> None:
+def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Refuse before the trials what the first run would refuse after them.
+
+    Args:
+        run_dir: of the comparison.
+        overwrite: what is there may be replaced.
+        resume: what is there is gone on with.
 
     Raises:
         RunError: the folder is not empty.
     """
     if overwrite:  # an interrupted comparison should not stand beside the result of another
         (run_dir / "result.json").unlink(missing_ok=True)
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+    elif not resume and run_dir.is_dir() and any(run_dir.iterdir()):
         raise RunError(
             f"{run_dir} is not empty; remove it, use --overwrite, or set another run_dir"
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
@@ -73,16 +74,18 @@ class _Running:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(job, there))
-        process.start()
+        with _ignoring_interrupts():
+            process.start()
         there.close()
         self._by_pipe[here] = (key, process)
 
     def next_result(self, stop: StopRequest) -> tuple[Any, Any]:
         """Key and result of the job that ends first."""
         while not stop:
-            for pipe in wait(self._by_pipe, timeout=_LOOK_SECONDS):
-                assert isinstance(pipe, Connection)
-                return self._take(pipe)
+            ready = wait(self._by_pipe, timeout=_LOOK_SECONDS)
+            if ready and not stop:
+                assert isinstance(ready[0], Connection)
+                return self._take(ready[0])
         raise Interrupted(f"stopped by {stop.signal_name}")
 
     def _take(self, pipe: Connection) -> tuple[Any, Any]:
@@ -93,6 +96,8 @@ class _Running:
                 "a run's process ended without a word, perhaps for want of memory; try fewer "
                 "processes at once"
             ) from None
+        if isinstance(error, Interrupted):  # its own words are about its run alone
+            raise Interrupted("stopped by a signal")
         if error is not None:
             raise error
         key, process = self._by_pipe.pop(pipe)
@@ -111,8 +116,20 @@ class _Running:
             process.kill()
 
 
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """A process that starts here never sees Ctrl-C: its owner gets it too, and ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(job: Callable[[], Any], pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner gets it too, and ends this process
     outcome: tuple[Exception | None, Any]
     try:
         outcome = (None, job())

@@ -135,7 +135,7 @@ def check_data(
     found: dict[str, Split] = {
         name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
     }
-    findings = _unreadable(found.values(), num_workers)
+    findings = [*_unreadable(found.values(), num_workers), *_missing(path, found)]
     if splits.train is not None:
         findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
     return DataCheck(
@@ -160,7 +160,12 @@ def _check_detection(
         name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
     }
     findings = [*splits.findings, *_unreadable(found.values(), num_workers)]
-    findings += _wrong_counts(descriptor, path, found)
+    findings += [*_wrong_counts(descriptor, path, found), *_missing(path, found)]
+    findings += [
+        Finding("no_boxes", path, f"split '{name}' has no box")
+        for name, split in found.items()
+        if name != "test" and not any(split.class_counts())
+    ]
     scores: dict[str, float | None] = {}
     for name, split in found.items():
         scores[name] = score_ground_truth(split, size)
@@ -310,6 +315,15 @@ def _unreadable(splits: Iterable[Split | DetectionSplit], num_workers: int) -> l
             for image in scan_images(split, num_workers)
         ]
     return findings
+
+
+def _missing(file: Path, found: Mapping[str, Any]) -> list[Finding]:
+    """Splits that training cannot do without."""
+    return [
+        Finding("split_missing", file, f"there is no split '{name}'")
+        for name in ("train", "val")
+        if name not in found
+    ]
 
 
 def _wrong_counts(

@@ -26,6 +26,8 @@ class BoxEvaluator:
         split: as given.
     """
 
+    headline: tuple[str, ...] = ("AP", "AP50", "AP75")
+
     def __init__(
         self,
         split: DetectionSplit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from vpt.engine.run_dir import (
 )
 from vpt.evaluation import NOTHING
 from vpt.experiment import AnyExperiment, DetectionExperiment, build
+from vpt.models import PromptedModel
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.detection import show_validation
 from vpt.runs.feeding import coco_eval_of, fit_data, start_prompts
@@ -60,6 +61,7 @@ class RunResult:
         images_per_second: in training.
         peak_memory_bytes: of the GPU, or of the process on the CPU.
         seed: of the run.
+        trained_parameters: `trained_counts`.
         test_per_class: share of each class's test images that is right, None where it has none.
     """
 
@@ -74,6 +76,7 @@ class RunResult:
     images_per_second: float
     peak_memory_bytes: int
     seed: int
+    trained_parameters: dict[str, int] = field(default_factory=dict)
     test_per_class: dict[str, float | None] | None = None
 
 
@@ -106,6 +109,8 @@ def train(
     experiment = build(config, backbone=backbone, text=text)
     with open_run_directory(config.run_dir, mode=mode) as run:
         resume = newest_checkpoint(run, config, log) if mode == "resume" else None
+        if mode == "resume" and resume is None and not run.result.exists():
+            log(f"{run.path} holds no checkpoint to go on from: starts anew")
         if mode == "resume":
             refuse_other_model(run, experiment)
         if mode == "resume" and run.result.exists():
@@ -114,6 +119,7 @@ def train(
             log(f"{run.path} is finished; its result stands")
             return _read_result(run.result)
         check_space(run, experiment)
+        log(_trained_line(experiment.model))
         if isinstance(experiment, DetectionExperiment):
             for line in told(experiment.splits.findings):
                 log(line)
@@ -126,6 +132,13 @@ def train(
             if resume is None:
                 show_start(events, experiment)
             return _train_in(run, experiment, events, resume, device, log, console)
+
+
+def _trained_line(model: PromptedModel) -> str:
+    counts = model.trained_counts()
+    parts = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
+    frozen = sum(model.parameter_counts().values()) - sum(counts.values())
+    return f"trains {sum(counts.values()):,} parameters ({parts}); {frozen:,} stay as they are"
 
 
 def try_out(config: AnyRunConfig, *, backbone: Backbone | None = None) -> dict[str, float]:
@@ -266,6 +279,7 @@ def _result(
         images_per_second=state.images / max(1e-9, state.train_seconds),
         peak_memory_bytes=peak_memory_bytes(device),
         seed=experiment.config.seed,
+        trained_parameters=experiment.model.trained_counts(),
         test_per_class=per_class,
     )
 
