@@ -155,6 +155,10 @@ def test_evaluate__leaves_bad_images_out__if_asked_to(prompt, tmp_path, capsys):
     assert run(*words, "--on-bad-image", "skip", "--results", found) == (0, "")
     told = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
     assert len(told) == 2
+    out = tmp_path / "new/metrics.json"
+    again = ("evaluate", found, "--data", words[3], "--on-bad-image", "skip", "--output", out)
+    assert run(*again) == (0, "")
+    assert len(json.loads(out.read_text())["left_out"]) == 2
     assert "002.png" in told[0]
     assert f"{broken}: " in told[1]
     ids = {record["image_id"] for record in json.loads(found.read_text())}
@@ -168,6 +172,9 @@ def test_predict__writes_rows_records_and_pictures(place, prompt, tmp_path, caps
     options = ("--coco", coco, "--pictures", pictures, "--min-score", 0.02, "--batch-size", 3)
     assert run("predict", prompt, images, *options) == (0, "")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    fails_in_one_line(
+        *("evaluate", coco, "--data", place / "data/boxes.yaml"), saying="evaluate --results"
+    )
     assert list(rows[0]) == ["image", "class", "score", "x1", "y1", "x2", "y2", "error"]
     assert {row["image"] for row in rows} == {str(path) for path in originals}
     boxes = [row for row in rows if row["class"]]
@@ -257,7 +264,13 @@ def test_training__shows_truth_beside_predictions(place):
         (("evaluate", "{results}", "--data", "{data}", "--split", "val"), "test_results.json: "),
         (("evaluate", "{config}", "--data", "{data}"), "config.yaml"),
         (("evaluate", "nowhere.json", "--data", "{data}"), "nowhere.json"),
-        (("evaluate", "{prompt}", "--data", "{place}/data/images"), "boxes need coco"),
+        (("evaluate", "{prompt}", "--data", "{place}/data/images"), "they need a descriptor of"),
+        (("evaluate", "{prompt}", "--data", "{place}/data"), "write a descriptor of format coco"),
+        (("evaluate", "{place}/run", "--data", "{data}"), "did you mean"),
+        (("data", "check", "{place}/data/annotations/val.json"), "name it under 'splits'"),
+        (("data", "check", "{data}", "--output", "{config}/out"), "cannot be made"),
+        (("evaluate", "{prompt}", "--data", "{data}", "--output", "{config}/a"), "cannot be made"),
+        (("evaluate", "{prompt}", "--data", "{data}", "--results", "{place}"), "is a folder"),
         (("evaluate", "{prompt}", "--data", "{other}"), "only in the file ['blue'"),
         (("predict", "{prompt}", "{image}", "--top-k", "3"), "--top-k has no"),
         (("predict", "{prompt}", "{image}", "--classes", "a"), "--classes has no"),

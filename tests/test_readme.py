@@ -12,6 +12,7 @@ import typer
 from pydantic import Field
 
 import vpt
+from tests.data.coco_files import make_coco
 from tests.fixtures import make_folder
 from vpt.cli import app
 from vpt.config import Schema, load_config
@@ -29,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_training_loop__is_short__trains__and_its_file_loads(tmp_path, monkeypatch):
-    loop, load, clip = blocks("python")
+    loop, load, clip, _ = blocks("python")
     assert len(loop.strip().splitlines()) < 15
     make_folder(tmp_path / "photos", splits=("train",), classes=3, images=4)
     monkeypatch.chdir(tmp_path)
@@ -41,6 +42,19 @@ def test_the_training_loop__is_short__trains__and_its_file_loads(tmp_path, monke
     exec(clip, names)
     assert names["probabilities"].shape == (1, 2)
     assert sum(p.numel() for p in names["prompted"].trainable_parameters()) == 6 * 10 * 192
+
+
+def test_the_detectors_loop__trains__and_its_file_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_coco(tmp_path / "data/mine", images=4)
+    (tmp_path / "datasets").mkdir()
+    text = (ROOT / "datasets/custom_coco.yaml").read_text()
+    (tmp_path / "datasets/mine.yaml").write_text(text)
+    names: dict = {}
+    exec(blocks("python")[-1].replace("range(5)", "range(1)"), names)
+    assert len(names["found"]) == len(names["batch"].images)
+    again = vpt.load_detector("boxes.safetensors")
+    assert again.class_names == names["model"].class_names
 
 
 def test_every_vpt_command__exists():

@@ -142,7 +142,14 @@ def evaluate(
     from vpt.engine.prompt_file import read_prompt_header
     from vpt.engine.run_dir import write_json_atomic
 
-    runs.refuse_replacing({"the metrics": output, "the results": results}, [prompt, data, weights])
+    runs.prepare_outputs({"the metrics": output, "the results": results}, [prompt, data, weights])
+    left_out: list[str] = []
+
+    def tell(line: str) -> None:
+        log(line)
+        if line.startswith("left out: "):
+            left_out.append(line.removeprefix("left out: "))
+
     if prompt.suffix.lower() == ".json":
         of_models = (
             *("device", "batch_size", "num_workers", "weights"),
@@ -156,7 +163,7 @@ def evaluate(
             split=split,
             coco_eval=coco_eval,
             on_bad_image=on_bad_image,
-            log=log,
+            log=tell,
         )
         metrics, details = _of_boxes(boxes)
     elif read_prompt_header(prompt).task == "detection":
@@ -173,7 +180,7 @@ def evaluate(
             output=results,
             coco_eval=coco_eval,
             on_bad_image=on_bad_image,
-            log=log,
+            log=tell,
         )
         metrics, details = _of_boxes(boxes)
     else:
@@ -190,13 +197,17 @@ def evaluate(
             weights=weights,
             names=names,
             on_bad_image=on_bad_image,
-            log=log,
+            log=tell,
         )
     for name, value in metrics.items():
         log(f"{name} {value:.4f}")
     if output is not None:
         what = {"prompt": str(prompt), "data": str(data), "split": split}
-        write_json_atomic(output, {**what, "metrics": metrics, **details})
+        values = {**what, "left_out": left_out, "metrics": metrics, **details}
+        write_json_atomic(output, values)
+    for path in (output, results):
+        if path is not None:
+            log(f"written to {path}")
 
 
 def _of_boxes(evaluator: Any) -> tuple[dict[str, float], dict[str, Any]]:
@@ -274,6 +285,9 @@ def predict(
             device=device,
             weights=weights,
         )
+        for path in (output, coco, pictures):
+            if path is not None and output is not None:  # else rows are on stdout
+                log(f"written to {path}")
         _tell_unreadable(unreadable, len(paths))
         return
     of_boxes = ("min_score", "coco", "pictures")
@@ -287,7 +301,7 @@ def predict(
         raise PromptFileError(f"{prompt} holds no head: nothing to predict")
     model.check_probabilities(probabilities)
     unreadable = 0
-    runs.refuse_replacing({"the rows": output}, [prompt, weights, *paths])
+    runs.prepare_outputs({"the rows": output}, [prompt, weights, *paths])
     with runs.opened(output) as stream:
         rows = runs.predict_images(
             model,
@@ -545,7 +559,10 @@ def check_data(
     The exit code is 1 if there are errors.
     """
     from vpt.reports import data_check, data_page
+    from vpt.runs.outputs import make_folder
 
+    if output is not None:
+        make_folder(output)
     check = data_check.check_data(dataset, root=root, size=image_size, num_workers=num_workers)
     for line in data_check.finding_lines(check):
         log(line)

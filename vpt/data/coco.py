@@ -60,7 +60,10 @@ def read_detection(
         DataError: a file is missing or no COCO ground truth, or there are errors; one line.
     """
     if descriptor.format != "coco":
-        raise DataError(f"'{descriptor.name}' has format {descriptor.format}; boxes need coco")
+        raise DataError(
+            f"'{descriptor.name}' has format {descriptor.format}, which knows no boxes; they need "
+            "a descriptor of format coco (datasets/custom_coco.yaml is a template)"
+        )
     root = find_root(descriptor, root)
     files = {split: read_coco_file(path) for split, path in _paths(descriptor, root).items()}
     builder = _Builder(descriptor, root, next(iter(files.values())), _sources(descriptor, needed))

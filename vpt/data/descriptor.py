@@ -180,6 +180,20 @@ _FIELDS_OF: dict[str, tuple[Format, ...]] = {
 _NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list", "coco")
 
 
+def _refuse_boxes(folder: Path) -> None:
+    """A folder says nothing of boxes: those need a descriptor, in COCO's format."""
+    if any(folder.glob("annotations/*.json")):
+        raise DataError(
+            f"'{folder}' has annotation files; write a descriptor of format coco for it "
+            f"(copy datasets/custom_coco.yaml, root: {folder})"
+        )
+    if any(folder.glob("labels/**/*.txt")):
+        raise DataError(
+            f"'{folder}' looks like boxes in YOLO's format, which is not read; convert them to "
+            "COCO's, and write a descriptor (datasets/custom_coco.yaml is a template)"
+        )
+
+
 def load_descriptor(path: Path) -> Descriptor:
     """The descriptor in a YAML file; for a folder, one that reads its train/, val/ and test/.
 
@@ -187,7 +201,13 @@ def load_descriptor(path: Path) -> Descriptor:
         DataError: there is no such file or folder.
         ConfigError: the file is no descriptor.
     """
+    if path.suffix.lower() == ".json" and path.is_file():
+        raise DataError(
+            f"{path} holds annotations; name it under 'splits' in a descriptor "
+            "(datasets/custom_coco.yaml is a template)"
+        )
     if path.is_dir():
+        _refuse_boxes(path)
         return Descriptor(name=path.resolve().name, format="folder", root=path)
     if not path.exists():
         raise DataError(

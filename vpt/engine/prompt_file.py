@@ -168,7 +168,9 @@ def read_prompt_header(path: Path | str) -> PromptHeader:
     try:
         values = read_sealed_header(path)
     except SealedFileError as error:
-        raise PromptFileError(str(error)) from error
+        inside = path / "prompt.safetensors"
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise PromptFileError(f"{error}{hint}") from error
     return _validate(path, values)
 
 

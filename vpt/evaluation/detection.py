@@ -132,7 +132,8 @@ class DetectionEvaluator:
             if image_id is None:
                 raise DataError(
                     f"result {place}: no image_id, but {shown(record.get('image_id'))}; results "
-                    "name images by the ids of the annotation file"
+                    "name images by the ids of the annotation file (those of 'vpt predict --coco' "
+                    "have file names: 'vpt evaluate --results' writes what can be measured)"
                 )
             self._check_image(image_id, f"result {place}: ")
             category_id = as_integer(record.get("category_id"))

@@ -15,7 +15,7 @@ from vpt.runs.inference import (
     precision_of,
     predict_images,
 )
-from vpt.runs.outputs import opened, refuse_replacing, write_classes
+from vpt.runs.outputs import opened, prepare_outputs, write_classes
 from vpt.runs.plan import Plan, make_plan
 from vpt.runs.training import RunResult, train, try_out
 
@@ -32,7 +32,7 @@ __all__ = [
     "precision_of",
     "predict_boxes",
     "predict_images",
-    "refuse_replacing",
+    "prepare_outputs",
     "rescore",
     "train",
     "truth_and_found",

@@ -17,7 +17,7 @@ from vpt.evaluation.detection import to_records
 from vpt.models import Detector
 from vpt.runs.detection import MIN_SCORE, BoxPrediction, caption, predict_boxes
 from vpt.runs.drawing import draw_boxes
-from vpt.runs.outputs import RowFormat, opened, refuse_replacing
+from vpt.runs.outputs import RowFormat, opened, prepare_outputs
 
 CSV_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "error")
 
@@ -54,7 +54,7 @@ def write_predictions(
         DataError: a file would replace what is read, or a picture any file.
     """
     outputs = {"the rows": output, "the COCO results": coco}
-    refuse_replacing(outputs, [path, weights, *images])
+    prepare_outputs(outputs, [path, weights, *images])
     where = choose_device(device)
     model = load_detector(path, weights=weights).to(where)
     names = names_of(model)

@@ -19,15 +19,17 @@ RowFormat = Literal["csv", "jsonl"]
 CLASS_COLUMNS = ("image", "class", "probability", "error")
 
 
-def refuse_replacing(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
-    """Refuse to write over what is read, or two outputs into one file.
+def prepare_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
+    """Make the folders of outputs, before any work is done for them.
+
+    Refused are writing over what is read, and two outputs in one file.
 
     Args:
         outputs: by what they hold; None: not wanted.
         inputs: files that are read.
 
     Raises:
-        DataError: naming the file.
+        DataError: naming the file; also where its folder cannot be made.
     """
     read = {path.resolve() for path in inputs if path is not None}
     written: dict[Path, str] = {}
@@ -40,6 +42,21 @@ def refuse_replacing(outputs: Mapping[str, Path | None], inputs: Iterable[Path |
         if place in written:
             raise DataError(f"{path} cannot hold both {written[place]} and {what}")
         written[place] = what
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; name a file for {what}")
+        make_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """A folder to write into, and those above it.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be made: {error.strerror}") from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -62,6 +62,7 @@ class RunResult:
         peak_memory_bytes: of the GPU, or of the process on the CPU.
         seed: of the run.
         trained_parameters: `trained_counts`.
+        left_out: images, boxes and entries of the data that were left out.
         test_per_class: share of each class's test images that is right, None where it has none.
     """
 
@@ -77,6 +78,7 @@ class RunResult:
     peak_memory_bytes: int
     seed: int
     trained_parameters: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
     test_per_class: dict[str, float | None] | None = None
 
 
@@ -120,10 +122,11 @@ def train(
             return _read_result(run.result)
         check_space(run, experiment)
         log(_trained_line(experiment.model))
+        left_out = _Count(log, "left out: ")
         if isinstance(experiment, DetectionExperiment):
             for line in told(experiment.splits.findings):
-                log(line)
-        experiment = scanned(experiment, log)
+                left_out(line)
+        experiment = scanned(experiment, left_out)
         if resume is None:
             write_start(run, experiment)
         else:
@@ -131,7 +134,21 @@ def train(
         with _open_events(run, resume, log) as events:
             if resume is None:
                 show_start(events, experiment)
-            return _train_in(run, experiment, events, resume, device, log, console)
+            result = _train_in(run, experiment, events, resume, device, log, console)
+        result = replace(result, left_out=left_out.count)
+        write_json_atomic(run.result, asdict(result))
+        return result
+
+
+class _Count:
+    """A log that counts the lines which begin in some way."""
+
+    def __init__(self, log: Log, beginning: str):
+        self.log, self.beginning, self.count = log, beginning, 0
+
+    def __call__(self, line: str) -> None:
+        self.count += line.startswith(self.beginning)
+        self.log(line)
 
 
 def _trained_line(model: PromptedModel) -> str:
@@ -206,7 +223,6 @@ def _train_in(
         model.load_trained(read_prompt_file(run.best_prompt)[1])
         test, per_class = _test(run, experiment, events, state, device, stop)
     result = _result(run, experiment, state, test, per_class, device)
-    write_json_atomic(run.result, asdict(result))
     best = test if test is not None else state.best
     log(f"{'test' if test is not None else 'val'}: {format_metrics(best)}; {run.best_prompt}")
     return result
