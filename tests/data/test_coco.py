@@ -248,6 +248,17 @@ def test_boxes__as_corners__are_refused(tmp_path):
     assert "[x, y, width, height]" in refusal(tmp_path)
 
 
+def test_boxes__with_their_centres__are_refused(tmp_path):
+    def to_centres(content):
+        for row in content["annotations"]:
+            x, y, w, h = row["bbox"]
+            row["bbox"] = [x + w / 2, y + h / 2, w, h]
+
+    splits = spoiled(tmp_path, to_centres)
+    assert "boxes_centred" in kinds(splits)
+    assert "were their centres" in refusal(tmp_path)
+
+
 def test_boxes__as_shares__are_refused(tmp_path):
     def to_shares(content):
         sizes = {row["id"]: (row["width"], row["height"]) for row in content["images"]}

@@ -380,7 +380,7 @@ class _Builder:
         return None if gone else inside
 
     def _look_at_units(self, file: CocoFile, sizes: dict[int, tuple[int, int]]) -> None:
-        """Whether a file's boxes are corners or shares of the side, which both pass unseen."""
+        """Whether a file's boxes are corners, centres or shares of the side, which pass unseen."""
         rows = [
             (*box.box, *sizes[image_id])
             for image_id, boxes in file.boxes.items()
@@ -402,6 +402,16 @@ class _Builder:
                 "they were [x1, y1, x2, y2]; COCO's are [x, y, width, height]"
             )
             self.findings.append(Finding("boxes_xyxy", file.path, message))
+            return
+        centred = (np.abs(2 * x - widths) + w <= widths + 2 * _OVER_EDGE) & (
+            np.abs(2 * y - heights) + h <= heights + 2 * _OVER_EDGE
+        )
+        if centred.all() and over.mean() >= _MANY_OVER:
+            message = (
+                f"{int(over.sum())} of {len(rows)} boxes reach over the edge, and none would if x "
+                "and y were their centres; COCO's are the left and upper edge"
+            )
+            self.findings.append(Finding("boxes_centred", file.path, message))
 
 
 _ENOUGH_BOXES = 5

@@ -21,6 +21,7 @@ Severity = Literal["error", "warning", "note"]
 
 # kind -> (severity, what it is and what becomes of it). 'error' stops a run.
 KINDS: dict[str, tuple[Severity, str]] = {
+    "boxes_centred": ("error", "the boxes look like [centre x, centre y, w, h], not [x, y, w, h]"),
     "boxes_normalised": ("error", "the boxes look relative to the image, not in pixels"),
     "boxes_xyxy": ("error", "the boxes look like corners [x1, y1, x2, y2], not [x, y, w, h]"),
     "box_malformed": ("error", "a bbox is not a list of four numbers"),
