@@ -70,7 +70,8 @@ def test_every_config_named__exists_and_validates():
     named = set(re.findall(r"configs/\w+\.yaml", README))
     evaluations = {name for name in named if "clip_" in name} - {"configs/clip_vpt.yaml"}
     assert len(named) >= 7
-    comparisons = {"configs/quickstart.yaml", "configs/detection_quickstart.yaml"}
+    names = ("quickstart", "methods_digits", "detection_quickstart")
+    comparisons = {f"configs/{name}.yaml" for name in names}
     for name in named - evaluations - comparisons:
         load_config(ROOT / name)
     for name in evaluations:

@@ -26,6 +26,7 @@ app = typer.Typer(
     epilog="Every command takes --traceback, to see where an error came from.",
 )
 out = Console(markup=False, highlight=False, soft_wrap=True)
+err = Console(stderr=True)
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 75
 # Typer carries a click of its own, and names its errors only through their subclass.
@@ -181,6 +182,7 @@ def evaluate(
             coco_eval=coco_eval,
             on_bad_image=on_bad_image,
             log=tell,
+            console=err,
         )
         metrics, details = _of_boxes(boxes)
     else:
@@ -198,6 +200,7 @@ def evaluate(
             names=names,
             on_bad_image=on_bad_image,
             log=tell,
+            console=err,
         )
     for name, value in metrics.items():
         log(f"{name} {value:.4f}")
@@ -266,6 +269,7 @@ def predict(
     from vpt import runs
     from vpt.api import load_prompt
     from vpt.engine.device import choose_device
+    from vpt.engine.progress import images_progress
     from vpt.engine.prompt_file import read_prompt_header
     from vpt.errors import PromptFileError
 
@@ -284,6 +288,7 @@ def predict(
             batch_size=batch_size or 8,
             device=device,
             weights=weights,
+            console=None if output is None else err,
         )
         for path in (output, coco, pictures):
             if path is not None and output is not None:  # else rows are on stdout
@@ -302,7 +307,8 @@ def predict(
     model.check_probabilities(probabilities)
     unreadable = 0
     runs.prepare_outputs({"the rows": output}, [prompt, weights, *paths])
-    with runs.opened(output) as stream:
+    bar = images_progress(len(paths), None if output is None else err)
+    with runs.opened(output) as stream, bar as advance:
         rows = runs.predict_images(
             model,
             paths,
@@ -312,6 +318,7 @@ def predict(
             probabilities=probabilities,
         )
         for row in runs.write_classes(rows, stream, output_format):
+            advance(1)
             unreadable += row.error is not None
     _tell_unreadable(unreadable, len(paths))
 

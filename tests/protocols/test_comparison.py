@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import vpt.data.loader
 from tests.fixtures import make_folder
 from tests.protocols.comparisons import RATES, comparison_values, write_yaml
+from vpt.api import list_prompts
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, RunError
 from vpt.evaluation.comparison import Trial, best_trial
@@ -139,6 +140,15 @@ def test_the_quickstart__is_a_valid_comparison_of_the_four_usual_methods(monkeyp
     runs = [config.run_config(name, lr=0.1, seed=0) for name in config.methods]
     assert {run.backbone.name for run in runs} == {"bundled/glyph_vit"}
     assert [run.tuning for run in runs] == ["frozen", "frozen", "frozen", "full"]
+
+
+def test_the_comparison_of_methods__gives_each_the_same_budget__and_has_every_prompt(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_comparison(Path("configs/methods_digits.yaml"))
+    runs = [config.run_config(name, lr=0.1, seed=0) for name in config.methods]
+    assert {run.prompt["name"] for run in runs} == set(list_prompts())
+    assert len({(run.train.epochs, run.data.batch_size, run.data.shots) for run in runs}) == 1
+    assert len(config.methods) == 13
 
 
 TRIALS = st.lists(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -86,6 +87,24 @@ class TrainingProgress:
         spent = time.monotonic() - self._began
         rest = spent / max(1, step - self._start) * (self._total - step)
         return format_seconds(rest)
+
+
+@contextmanager
+def images_progress(total: int, console: Console | None) -> Iterator[Callable[[int], None]]:
+    """A bar over images on a terminal, and what moves it on by so many; nothing elsewhere."""
+    if console is None or not console.is_terminal:
+        yield lambda count: None
+        return
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} images"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def format_seconds(seconds: float) -> str:

@@ -14,7 +14,9 @@ from vpt.structures import Dimensions, Inside, PromptPlacement, cat_tokens
 
 
 class Prompt(nn.Module):
-    """Learned input beside the image: token rows at some layers, or a change of the pixels.
+    """What is learned beside a frozen backbone.
+
+    Token rows at some layers, additions inside blocks, a change of the pixels.
 
     Attributes:
         layers: the layers at which rows are new, ascending; rows flow on where the next layer is

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.console import Console
+
 from vpt.api import load_detector
 from vpt.data import read_image
 from vpt.engine.device import choose_device
+from vpt.engine.progress import images_progress
 from vpt.engine.run_dir import write_json_atomic
 from vpt.errors import DataError
 from vpt.evaluation.detection import to_records
@@ -34,6 +37,7 @@ def write_predictions(
     batch_size: int = 8,
     device: str = "auto",
     weights: Path | None = None,
+    console: Console | None = None,
 ) -> int:
     """Find boxes with a detector's prompt file, and write them; how many images are unreadable.
 
@@ -48,6 +52,7 @@ def write_predictions(
         batch_size: images per forward pass.
         device: see `choose_device`.
         weights: local file of the backbone's weights.
+        console: for a progress bar, if it is a terminal.
 
     Raises:
         PromptFileError: the file holds no detector, or is damaged.
@@ -62,8 +67,9 @@ def write_predictions(
     records: list[dict[str, Any]] = []
     unreadable = 0
     found = predict_boxes(model, images, device=where, batch_size=batch_size, min_score=min_score)
-    with opened(output) as stream:
+    with opened(output) as stream, images_progress(len(images), console) as advance:
         for prediction in write_rows(found, names, stream, output_format):
+            advance(1)
             unreadable += prediction.error is not None
             if copies is not None:
                 copies.draw(prediction)

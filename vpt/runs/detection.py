@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 
 from vpt.api import load_detector
 from vpt.data import (
@@ -26,7 +27,7 @@ from vpt.data import (
 from vpt.data.splits import SplitName
 from vpt.engine.device import choose_device
 from vpt.engine.events import Events
-from vpt.engine.progress import Log
+from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
 from vpt.evaluation import CocoEval, DetectionEvaluator, score_results
@@ -60,6 +61,7 @@ def evaluate_detector(
     coco_eval: CocoEval = "pycocotools",
     on_bad_image: Literal["error", "skip"] = "error",
     log: Log = lambda line: None,
+    console: Console | None = None,
 ) -> DetectionEvaluator:
     """A detector's prompt file, measured on a split: metrics, curves and confusions on demand.
 
@@ -79,6 +81,7 @@ def evaluate_detector(
         on_bad_image: what an unreadable image, or an entry with an error, does: 'error' raises,
             'skip' leaves it out and tells.
         log: takes plain lines.
+        console: for a progress bar, if it is a terminal.
 
     Raises:
         ConfigError: see `check_coco_eval`.
@@ -98,17 +101,19 @@ def evaluate_detector(
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, chosen.class_names)}"
         )
-    _, evaluator = measure(
-        model,
-        chosen,
-        box_evaluation_transform(model.preprocess),
-        device=where,
-        batch_size=batch_size or _batch_size_of(path),
-        num_workers=num_workers,
-        precision=precision_of(path),
-        results=output,
-        coco_eval=coco_eval,
-    )
+    with images_progress(len(chosen), console) as advance:
+        _, evaluator = measure(
+            model,
+            chosen,
+            box_evaluation_transform(model.preprocess),
+            device=where,
+            batch_size=batch_size or _batch_size_of(path),
+            num_workers=num_workers,
+            precision=precision_of(path),
+            after_batch=advance,
+            results=output,
+            coco_eval=coco_eval,
+        )
     assert isinstance(evaluator, BoxEvaluator)
     return evaluator.coco
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
 
 from vpt.api import load_prompt
 from vpt.data import (
@@ -23,7 +24,7 @@ from vpt.data import (
 from vpt.data.loader import OneSplit
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
-from vpt.engine.progress import Log
+from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
 from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
@@ -121,6 +122,7 @@ def evaluate_prompt(
     names: Literal["file", "data"] = "file",
     on_bad_image: Literal["error", "skip"] = "error",
     log: Log = lambda line: None,
+    console: Console | None = None,
 ) -> dict[str, float]:
     """Metrics of a prompt file on a split of a data set.
 
@@ -153,15 +155,17 @@ def evaluate_prompt(
             + ("" if model.text is None else "; --names data takes the data set's")
         )
     transform = evaluation_transform(model.preprocess)
-    metrics, _ = evaluate_split(
-        model,
-        chosen,
-        transform,
-        device=where,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        precision=precision_of(path),
-    )
+    with images_progress(len(chosen), console) as advance:
+        metrics, _ = measure(
+            model,
+            chosen,
+            transform,
+            device=where,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            precision=precision_of(path),
+            after_batch=advance,
+        )
     return metrics
 
 
