@@ -205,6 +205,34 @@ def test_data_page__classification__shows_images_and_class_balance(tmp_path):
     json.dumps(to_json(check))
 
 
+def test_copies__are_found_by_their_bytes__a_leak_between_splits_first(tmp_path):
+    root = make_folder(tmp_path / "photos", images=4)
+
+    def copy(one: str, other: str) -> None:
+        (root / other).write_bytes((root / one).read_bytes())
+
+    copy("train/class_0/0.png", "test/class_0/1.png")
+    copy("train/class_0/1.png", "train/class_1/1.png")
+    copy("val/class_1/2.png", "val/class_1/3.png")
+    check = check_data(root)
+    found = {finding.kind: str(finding) for finding in check.findings if "content" in finding.kind}
+    assert list(found) == ["content_in_two_splits", "content_of_two_classes", "content_twice"]
+    leak = "'train/class_0/0.png' (train) = 'test/class_0/1.png' (test)"
+    assert found["content_in_two_splits"].endswith(leak)
+    assert check.healthy
+    assert check.splits["train"].image_sizes == (("12 x 10", 8),)
+    assert "most frequent image sizes" in data_page(check)
+
+
+def test_copies__of_pictures_with_boxes__are_found_too(tmp_path):
+    root = make_coco(tmp_path)
+    image = root / "images/val/000.png"
+    image.write_bytes((root / "images/train/000.png").read_bytes())
+    check = check_data(descriptor_file(root))
+    (finding,) = (each for each in check.findings if each.kind == "content_in_two_splits")
+    assert "train/000.png' (train) = " in str(finding)
+
+
 def test_data_page__images_in_an_array__are_shown():
     check = check_data(ROOT / "datasets" / "digits.yaml")
     assert check.healthy

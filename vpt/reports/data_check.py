@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from vpt.data.coco import read_detection
+from vpt.data.copies import same_content
 from vpt.data.descriptor import Descriptor, load_descriptor
 from vpt.data.detection import (
     KINDS,
@@ -25,6 +27,7 @@ from vpt.data.detection import (
     to_coco_dict,
 )
 from vpt.data.formats import read_splits
+from vpt.data.images import read_header
 from vpt.data.loader import scan_images
 from vpt.data.parts import check_counts
 from vpt.data.splits import Sample, Split, SplitName
@@ -46,7 +49,7 @@ _SCORED = 2000
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What a split holds; all but images and class_counts is for boxes alone.
+    """What a split holds; all but images, class_counts and image_sizes is for boxes alone.
 
     Attributes:
         images: how many.
@@ -136,6 +139,7 @@ def check_data(
         name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
     }
     findings = [*_unreadable(found.values(), num_workers), *_missing(path, found)]
+    findings += _copies(found.values(), path)
     if splits.train is not None:
         findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
     return DataCheck(
@@ -144,7 +148,9 @@ def check_data(
         size,
         splits.class_names,
         {
-            name: SplitSummary(len(split), tuple(split.class_counts()))
+            name: SplitSummary(
+                len(split), tuple(split.class_counts()), image_sizes=_image_sizes(split)
+            )
             for name, split in found.items()
         },
         _sorted(findings),
@@ -161,6 +167,7 @@ def _check_detection(
     }
     findings = [*splits.findings, *_unreadable(found.values(), num_workers)]
     findings += [*_wrong_counts(descriptor, path, found), *_missing(path, found)]
+    findings += _copies(found.values(), path)
     findings += [
         Finding("no_boxes", path, f"split '{name}' has no box")
         for name, split in found.items()
@@ -317,6 +324,28 @@ def _unreadable(splits: Iterable[Split | DetectionSplit], num_workers: int) -> l
     return findings
 
 
+def _copies(splits: Iterable[Split | DetectionSplit], file: Path) -> list[Finding]:
+    """Images with the same bytes: in two splits, of two classes, or simply twice."""
+    places: dict[Path, list[tuple[str, Sample | DetectionSample]]] = defaultdict(list)
+    for split in splits:
+        for sample in split.samples:
+            if isinstance(sample.source, Path):
+                places[sample.source].append((split.name, sample))
+    findings = []
+    for group in same_content(places):
+        held = [place for path in group for place in places[path]]
+        keys = " = ".join(f"'{sample.key}' ({name})" for name, sample in held)
+        classes = {sample.label for _, sample in held if isinstance(sample, Sample)}
+        if len({name for name, _ in held}) > 1:
+            kind = "content_in_two_splits"
+        elif len(classes) > 1:
+            kind = "content_of_two_classes"
+        else:
+            kind = "content_twice"
+        findings.append(Finding(kind, file, keys, held[0][1].key))
+    return findings
+
+
 def _missing(file: Path, found: Mapping[str, Any]) -> list[Finding]:
     """Splits that training cannot do without."""
     return [
@@ -411,6 +440,19 @@ def _summary(split: DetectionSplit, size: int) -> SplitSummary:
         aspects=_binned(sides[:, 0] / sides[:, 1], _ASPECTS),
         areas=_binned(areas, _AREAS),
     )
+
+
+def _image_sizes(split: Split) -> Bins:
+    """The most frequent sizes of images, as their heads say; of an array its one size."""
+    if split.array is not None:
+        return ((f"{split.array.shape[2]} x {split.array.shape[1]}", len(split)),)
+    sizes: Counter[str] = Counter()
+    for sample in split.samples:
+        if isinstance(sample.source, Path):
+            with suppress(DataError):  # among the findings already
+                height, width = read_header(sample.source).size
+                sizes[f"{width} x {height}"] += 1
+    return tuple(sizes.most_common(8))
 
 
 def _seen_sides(split: DetectionSplit, size: int) -> NDArray[np.float64]:

@@ -172,8 +172,8 @@ def _split(check: DataCheck, name: str, summary: SplitSummary) -> str:
             _chart(f"box size in pixels, seen at {check.size}", summary.box_sides),
             _chart("width : height of boxes", summary.aspects),
             _chart("COCO's sizes, in the files' pixels", summary.areas),
-            _chart("most frequent image sizes", summary.image_sizes),
         ]
+    charts.append(_chart("most frequent image sizes", summary.image_sizes))
     return f'<h2>{escape(name)}</h2><div class="charts">{"".join(charts)}</div>' + _pictures(
         check.data[name]
     )
