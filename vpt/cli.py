@@ -152,10 +152,7 @@ def evaluate(
             left_out.append(line.removeprefix("left out: "))
 
     if prompt.suffix.lower() == ".json":
-        of_models = (
-            *("device", "batch_size", "num_workers", "weights"),
-            *("names", "results"),
-        )
+        of_models = ("device", "batch_size", "num_workers", "weights", "names", "results")
         _refuse_options(context, of_models, f"{prompt} holds results, no model")
         boxes = runs.rescore(
             prompt,

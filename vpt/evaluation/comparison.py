@@ -77,7 +77,7 @@ class DetectorResult:
         parameters: trained numbers of each part, and 'trained' in all.
         file_bytes: size of the prompt file.
         seconds: of training and validation in one run, mean over the seeds.
-        peak_memory_bytes: of a process that did nothing but the method's runs.
+        peak_memory_bytes: of a process that did nothing but one run, the most of all runs.
     """
 
     trials: tuple[Trial, ...]

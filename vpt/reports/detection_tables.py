@@ -66,5 +66,5 @@ def _caption(result: Comparison[DetectorResult]) -> str:
     return (
         f"Test AP: {spread_words(len(result.seeds))}. Parameters: trained ones, neck and head "
         f"included. Rates: {rates}. Seconds: of one run; "
-        f"{result.seconds:.0f} s in all. Memory: peak of the method's process."
+        f"{result.seconds:.0f} s in all. Memory: peak of a run's process."
     )
