@@ -20,6 +20,7 @@ from pydantic import Field
 from vpt.config import DetectionRunConfig, Schema, load_yaml, validate
 from vpt.config.run import PositiveInt
 from vpt.data import SceneSettings, load_descriptor, read_detection, read_splits, write_scenes
+from vpt.engine.interrupt import Interrupted
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import ConfigError
 from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, chosen_rate
@@ -122,11 +123,14 @@ def compare_detectors(
     digits = read_splits(load_descriptor(config.scenes.digits))
     write_scenes(digits, config.scenes.settings(), config.run_dir / "scenes")
     log(f"{sum(config.scenes.counts.values())} pictures in {config.run_dir / 'scenes'}")
-    trials = _try_rates(config, log)
-    chosen = {
-        name: chosen_rate(trials[name], rates) for name, rates in config.learning_rates.items()
-    }
-    runs = _test(config, chosen, mode, log)
+    try:
+        trials = _try_rates(config, log)
+        chosen = {
+            name: chosen_rate(trials[name], rates) for name, rates in config.learning_rates.items()
+        }
+        runs = _test(config, chosen, mode, log)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; the same command with --resume goes on") from stop
     for name in config.methods:
         _draw(config, name)
     return Comparison(
