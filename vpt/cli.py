@@ -75,6 +75,25 @@ def train(
         log(f"stopped early: {result.finished}")
 
 
+@app.command()
+def probe(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="remove the run in run_dir first")
+    ] = False,
+) -> None:
+    """Fit a linear probe by L-BFGS to features that are computed once; seconds, not epochs."""
+    from vpt import runs
+    from vpt.config import RunConfig, load_config
+    from vpt.errors import ConfigError
+
+    settings = load_config(config, overrides or ())
+    if not isinstance(settings, RunConfig):
+        raise ConfigError(f"{config}: a probe is of classes, not of boxes")
+    runs.probe(settings, mode="overwrite" if overwrite else "new", log=log, console=out)
+
+
 def _open_mode(*, resume: bool, overwrite: bool) -> Literal["new", "resume", "overwrite"]:
     if resume and overwrite:
         raise typer.BadParameter("use --resume or --overwrite, not both")

@@ -17,6 +17,7 @@ from vpt.runs.inference import (
 )
 from vpt.runs.outputs import opened, prepare_outputs, write_classes
 from vpt.runs.plan import Plan, make_plan
+from vpt.runs.probe import probe
 from vpt.runs.training import RunResult, train, try_out
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "predict_boxes",
     "predict_images",
     "prepare_outputs",
+    "probe",
     "rescore",
     "train",
     "truth_and_found",

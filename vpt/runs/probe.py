@@ -1,0 +1,215 @@
+"""The linear probe without a loop: features once, then logistic regression by L-BFGS.
+
+The protocol of Radford et al., "Learning Transferable Visual Models From Natural Language
+Supervision", 2021, appendix A.3: the regularisation is chosen on validation, over a grid.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from vpt.api import save_prompt
+from vpt.backbones import Backbone
+from vpt.config import RunConfig
+from vpt.data import Split
+from vpt.engine.device import autocast, choose_device, peak_memory_bytes
+from vpt.engine.fit import format_metrics
+from vpt.engine.progress import Log, images_progress
+from vpt.engine.run_dir import open_run_directory, write_json_atomic
+from vpt.errors import ConfigError, RunError
+from vpt.experiment import Experiment, build
+from vpt.heads import LinearHead
+from vpt.runs.feeding import in_order
+from vpt.runs.inference import evaluate_split
+from vpt.runs.start import scanned, write_start
+from vpt.runs.training import RunResult
+from vpt.structures import Batch
+
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-8, 9))
+"""Of the inverse regularisation C, 1e-4 to 1e4, on standardised features."""
+
+_MOST_ITERATIONS = 2000
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen backbone makes of a split.
+
+    Attributes:
+        values: (N, F) float32.
+        labels: (N,).
+    """
+
+    values: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def probe(
+    config: RunConfig,
+    *,
+    mode: Literal["new", "overwrite"] = "new",
+    backbone: Backbone | None = None,
+    log: Log = lambda line: None,
+    console: Console | None = None,
+) -> RunResult:
+    """Fit a linear head to a frozen backbone's features; a run directory like any other's.
+
+    Images are seen once, as in evaluation: `optim`, `loss`, augmentation and the schedule have no
+    effect. The prompt file is that of a linear head, and loads as any.
+
+    Args:
+        config: with `prompt: none`, `tuning: frozen` and `head: linear`.
+        mode: 'new' wants an empty directory; 'overwrite' starts anew.
+        backbone: one in memory, to share between runs.
+        log: takes plain lines.
+        console: for a progress bar, if it is a terminal.
+
+    Raises:
+        VptError: anything that a user can mend.
+    """
+    _check(config)
+    if mode == "new" and config.run_dir.is_dir() and any(config.run_dir.iterdir()):
+        raise RunError(f"{config.run_dir} is not empty; use --overwrite, or another run_dir")
+    device = choose_device(config.train.device)
+    experiment = build(config, backbone=backbone)
+    with open_run_directory(config.run_dir, mode=mode) as run:
+        kept = scanned(experiment, log)
+        assert isinstance(kept, Experiment)
+        write_start(run, kept)
+        began = time.monotonic()
+        kept.model.to(device).eval()
+        train, val = (
+            _features(kept, kept.splits.require(name), device, console) for name in ("train", "val")
+        )
+        read_seconds = time.monotonic() - began
+        chosen = _fit_head(kept, train, val)
+        seconds = time.monotonic() - began
+        log(f"C {chosen:g} is best on validation, of {len(STRENGTHS)} from 1e-4 to 1e4")
+        found = {
+            split.name: evaluate_split(
+                kept.model,
+                split,
+                kept.eval_transform,
+                device=device,
+                batch_size=config.data.eval_batch_size or config.data.batch_size,
+                num_workers=config.data.num_workers,
+                precision=config.train.precision,
+            )
+            for split in (kept.splits.require("val"), kept.splits.test)
+            if split is not None
+        }
+        metrics = {name: values for name, (values, _) in found.items()}
+        saved = {f"val/{name}": value for name, value in metrics["val"].items()}
+        save_prompt(kept.model, run.best_prompt, metrics=saved, seed=config.seed, config=config)
+        trained = kept.model.trained_counts()
+        per_class = None
+        if "test" in found:
+            shares = found["test"][1].per_class_accuracy()
+            per_class = dict(zip(kept.splits.class_names, shares, strict=True))
+        result = RunResult(
+            test=metrics.get("test"),
+            val=metrics["val"],
+            best_epoch=0,
+            steps=0,
+            finished="done",
+            parameters={**kept.model.parameter_counts(), "trained": sum(trained.values())},
+            prompt_bytes=run.best_prompt.stat().st_size,
+            seconds=seconds,
+            images_per_second=(len(train.labels) + len(val.labels)) / max(1e-9, read_seconds),
+            peak_memory_bytes=peak_memory_bytes(device),
+            seed=config.seed,
+            trained_parameters=trained,
+            test_per_class=per_class,
+        )
+        write_json_atomic(run.result, asdict(result))
+        name = "test" if "test" in metrics else "val"
+        log(f"{name}: {format_metrics(metrics[name])}; {run.best_prompt}")
+        return result
+
+
+def _check(config: RunConfig) -> None:
+    wanted = {"prompt": "none", "head": "linear"}
+    given = {
+        "prompt": config.prompt["name"] if isinstance(config.prompt, dict) else "a list",
+        "head": config.head["name"],
+    }
+    for key, name in wanted.items():
+        if given[key] != name:
+            raise ConfigError(f"a probe is of features as they are: set {key}={name}")
+    if config.tuning != "frozen":
+        raise ConfigError("a probe is of features as they are: set tuning=frozen")
+
+
+@torch.no_grad()
+def _features(
+    experiment: Experiment, split: Split, device: torch.device, console: Console | None
+) -> Features:
+    """The pooled features of a split, each image seen as in evaluation."""
+    config, rows, labels = experiment.config, [], []
+    batches = in_order(
+        split,
+        experiment.eval_transform,
+        batch_size=config.data.eval_batch_size or config.data.batch_size,
+        num_workers=config.data.num_workers,
+        device=device,
+    )
+    with images_progress(len(split), console) as advance:
+        for batch in batches:
+            assert isinstance(batch, Batch)
+            with autocast(device, config.train.precision):
+                pooled = experiment.model.prompted(batch.images.to(device)).pooled
+            rows.append(pooled.float().cpu())
+            labels.append(batch.labels)
+            advance(len(batch.labels))
+    return Features(torch.cat(rows).numpy(), torch.cat(labels).numpy())
+
+
+def _fit_head(experiment: Experiment, train: Features, val: Features) -> float:
+    """Put the best classifier into the head; its C. Of equally good ones the smallest C."""
+    mean, deviation = train.values.mean(axis=0), train.values.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    best: tuple[float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
+    for strength in STRENGTHS:
+        weight, bias = _logistic(
+            (train.values - mean) / deviation,
+            train.labels,
+            strength,
+            classes=len(experiment.splits.class_names),
+        )
+        weight = weight / deviation  # of the features as they are
+        bias = bias - weight @ mean
+        right = float(((val.values @ weight.T + bias).argmax(axis=1) == val.labels).mean())
+        if best is None or right > best[0]:
+            best = (right, strength, weight, bias)
+    assert best is not None
+    head = experiment.model.head
+    assert isinstance(head, LinearHead)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(best[2]))
+        head.bias.copy_(torch.from_numpy(best[3]))
+    return best[1]
+
+
+def _logistic(
+    features: NDArray[np.float32], labels: NDArray[np.int64], strength: float, *, classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (C, F) and biases (C,) of multinomial logistic regression, every class present."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, labels)
+    weight, bias = model.coef_, model.intercept_
+    if classes == 2:  # one row, of the second class against the first
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias
