@@ -102,6 +102,7 @@ class Descriptor(Schema):
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
+        missing_classes: whether a class may have no image to learn from.
         metric: what the data set is usually judged by; of coco always ap.
         licence: under which terms the images may be used.
         source: where it was published.
@@ -120,6 +121,7 @@ class Descriptor(Schema):
     classes: list[str] | None = None
     text: TextNames = TextNames()
     counts: Counts = Counts()
+    missing_classes: Literal["error", "allow"] = "error"
     metric: Literal["top1", "mean_class_accuracy", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None

@@ -64,7 +64,7 @@ def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
         raise DataError(f"no images in '{descriptor.name}'{hint(descriptor)}")
     _check_duplicates(parts)
     splits = _cut(descriptor, parts)
-    check_classes(splits)
+    check_classes(descriptor, splits)
     check_counts(descriptor, {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES})
     return replace(splits, text_names=text_names(descriptor, parts.class_names, parts.words))
 

@@ -167,9 +167,9 @@ def check_files(samples: Iterable[Sample]) -> None:
         )
 
 
-def check_classes(splits: Splits) -> None:
-    """Every class has an image to learn from."""
-    if splits.train is None:
+def check_classes(descriptor: Descriptor, splits: Splits) -> None:
+    """Every class has an image to learn from, unless the descriptor allows that one has none."""
+    if splits.train is None or descriptor.missing_classes == "allow":
         return
     for name, count in zip(splits.class_names, splits.train.class_counts(), strict=True):
         if count == 0:

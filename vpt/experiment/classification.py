@@ -127,7 +127,7 @@ def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
     splits.require("train")
     splits.require("val")
     splits = restrict_classes(splits, config.data.classes)
-    check_classes(splits)
+    check_classes(descriptor, splits)
     return descriptor, splits
 
 
