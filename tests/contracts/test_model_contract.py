@@ -225,6 +225,25 @@ def check(native, options, formula, tuning, path):
     assert not loaded.training
 
 
+@pytest.mark.parametrize("kind", ["test_vit", "eva02", "clip_tok"])
+@pytest.mark.parametrize("name", [*list_prompts(), "tokens_and_kv"])
+def test_every_prompt__is_one_graph__and_knows_no_neighbours(name, kind):
+    options, _ = {**CASES, **VARIANTS}[name]
+    native = make(kind)
+    model, images = build(native, options).eval(), images_for(native, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for tensor in model.prompt.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+        logits = model(images)
+        torch.testing.assert_close(compiled(images), logits, atol=1e-5, rtol=1e-5)
+        others = images.clone()
+        others[1:] = 0.0
+        assert torch.equal(model(others)[0], logits[0])
+    assert model.to("meta")(images.to("meta")).shape == (3, CLASSES)
+
+
 @has_glyph
 @pytest.mark.parametrize("tuning", ["frozen", "norm"])
 def test_the_bundled_backbone__is_found_again_by_name(tuning, tmp_path):
