@@ -159,17 +159,12 @@ def evaluate(
     Boxes are measured as COCO does, each class too.
     """
     from vpt import runs
+    from vpt.engine.progress import LeftOut
     from vpt.engine.prompt_file import read_prompt_header
     from vpt.engine.run_dir import write_json_atomic
 
     runs.prepare_outputs({"the metrics": output, "the results": results}, [prompt, data, weights])
-    left_out: list[str] = []
-
-    def tell(line: str) -> None:
-        log(line)
-        if line.startswith("left out: "):
-            left_out.append(line.removeprefix("left out: "))
-
+    tell = LeftOut(log)
     if prompt.suffix.lower() == ".json":
         of_models = ("device", "batch_size", "num_workers", "weights", "names", "results")
         _refuse_options(context, of_models, f"{prompt} holds results, no model")
@@ -222,7 +217,7 @@ def evaluate(
         log(f"{name} {value:.4f}")
     if output is not None:
         what = {"prompt": str(prompt), "data": str(data), "split": split}
-        values = {**what, "left_out": left_out, "metrics": metrics, **details}
+        values = {**what, "left_out": tell.lines, "metrics": metrics, **details}
         write_json_atomic(output, values)
     for path in (output, results):
         if path is not None:

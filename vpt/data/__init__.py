@@ -9,6 +9,7 @@ from vpt.data.boxes import (
 from vpt.data.coco import read_detection
 from vpt.data.descriptor import Cut, Descriptor, TextNames, load_descriptor
 from vpt.data.detection import (
+    LEFT_OUT,
     DetectionSample,
     DetectionSplit,
     DetectionSplits,
@@ -47,6 +48,7 @@ from vpt.data.transforms import (
 )
 
 __all__ = [
+    "LEFT_OUT",
     "BadImage",
     "BatchLoader",
     "BoxTransform",

@@ -265,9 +265,13 @@ def check_findings(findings: Sequence[Finding], *, skip: bool = False) -> None:
     raise DataError(f"{errors[0]}{more}; 'vpt data check' lists everything")
 
 
+LEFT_OUT = "left out: "
+"""How every line begins that tells of an image, a box or an entry that was left out."""
+
+
 def told(findings: Sequence[Finding]) -> list[str]:
     """What a run says of its data: each thing left out, and how much was mended or is odd."""
-    lines = [f"left out: {finding}" for finding in findings if finding.severity == "error"]
+    lines = [f"{LEFT_OUT}{finding}" for finding in findings if finding.severity == "error"]
     kinds: Counter[str] = Counter()
     for finding in findings:
         if finding.severity == "warning":

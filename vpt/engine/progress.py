@@ -10,7 +10,27 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vpt.data import LEFT_OUT
+
 Log = Callable[[str], None]
+
+
+class LeftOut:
+    """A log that keeps what it was told was left out of the data.
+
+    Attributes:
+        lines: what and why, without the beginning that all of them have.
+    """
+
+    def __init__(self, log: Log):
+        self.lines: list[str] = []
+        self._log = log
+
+    def __call__(self, line: str) -> None:
+        """Pass the line on, and keep it if it is of that kind."""
+        if line.startswith(LEFT_OUT):
+            self.lines.append(line.removeprefix(LEFT_OUT))
+        self._log(line)
 
 
 class TrainingProgress:

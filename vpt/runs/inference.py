@@ -12,6 +12,7 @@ from rich.console import Console
 
 from vpt.api import load_prompt
 from vpt.data import (
+    LEFT_OUT,
     Split,
     Transform,
     drop_bad,
@@ -65,7 +66,7 @@ def readable(split: OneSplit, *, num_workers: int = 2, log: Log = lambda line: N
     """
     bad = scan_images(split, num_workers)
     for image in bad:
-        log(f"left out: {image.path}: {image.reason}")
+        log(f"{LEFT_OUT}{image.path}: {image.reason}")
     return drop_bad(split, bad) if bad else split
 
 

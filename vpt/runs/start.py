@@ -11,6 +11,7 @@ import torch
 
 from vpt.config import AnyRunConfig, dump, load_config
 from vpt.data import (
+    LEFT_OUT,
     BadImage,
     DetectionSplits,
     EpochBatches,
@@ -84,7 +85,7 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
             f"{listing}"
         )
     for problem in problems:
-        log(f"left out: {problem}")
+        log(f"{LEFT_OUT}{problem}")
     rest = experiment.splits.changed(lambda split: drop_bad(split, bad[split.name]))
     return experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
 

@@ -18,7 +18,7 @@ from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.events import Events
 from vpt.engine.fit import FitState, Outputs, fit, format_metrics
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
-from vpt.engine.progress import Log
+from vpt.engine.progress import LeftOut, Log
 from vpt.engine.prompt_file import read_prompt_file
 from vpt.engine.run_dir import (
     OpenMode,
@@ -122,7 +122,7 @@ def train(
             return _read_result(run.result)
         check_space(run, experiment)
         log(_trained_line(experiment.model))
-        left_out = _Count(log, "left out: ")
+        left_out = LeftOut(log)
         if isinstance(experiment, DetectionExperiment):
             for line in told(experiment.splits.findings):
                 left_out(line)
@@ -135,20 +135,9 @@ def train(
             if resume is None:
                 show_start(events, experiment)
             result = _train_in(run, experiment, events, resume, device, log, console)
-        result = replace(result, left_out=left_out.count)
+        result = replace(result, left_out=len(left_out.lines))
         write_json_atomic(run.result, asdict(result))
         return result
-
-
-class _Count:
-    """A log that counts the lines which begin in some way."""
-
-    def __init__(self, log: Log, beginning: str):
-        self.log, self.beginning, self.count = log, beginning, 0
-
-    def __call__(self, line: str) -> None:
-        self.count += line.startswith(self.beginning)
-        self.log(line)
 
 
 def _trained_line(model: PromptedModel) -> str:
