@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -624,6 +625,48 @@ def test_the_test_split__is_read_once__after_all_training(data, tmp_path, monkey
     assert parts.count("test") == 15
     assert parts.index("test") > max(parts.index("val"), len(parts) - 16)
     assert parts.count("val") == 15 * 3
+
+
+def test_without_the_test_split__no_image_of_it_is_read__and_the_result_stands(
+    data, tmp_path, monkeypatch
+):
+    paths = reads(monkeypatch)
+    config = make_config(tmp_path / "run", data)
+    result = train(config, read_test=False)
+    assert result.test is None
+    assert result.val
+    assert {path.relative_to(data).parts[0] for path in paths} == {"train", "val"}
+    assert train(config, read_test=False, mode="resume") == result
+
+
+def test_train_and_val__learns_from_both__keeps_the_last_epoch__and_resumes_exactly(
+    data, tmp_path, monkeypatch
+):
+    both = {"data__train_on": "train_and_val", "train__select": "last"}
+    paths = reads(monkeypatch)
+    result = train(make_config(tmp_path / "whole", data, **both, data__scan=False))
+    parts = Counter(path.relative_to(data).parts[0] for path in paths)
+    assert parts["train"] + parts["val"] == 2 * (13 + 15) + 16  # 16 are shown at the start
+    assert parts["val"] >= 2 * 15
+    assert parts["test"] == 15
+    assert (result.val, result.best_epoch, result.steps) == ({}, 1, 2 * 7)
+    assert not any(
+        key.startswith("val/") for line in metrics_lines(tmp_path / "whole") for key in line
+    )
+    last = prompt_tensors(tmp_path / "whole", "prompt_last.safetensors")
+    assert same_bits(prompt_tensors(tmp_path / "whole"), last)
+
+    class StopError(Exception):
+        pass
+
+    def stop(epoch, metrics):
+        raise StopError
+
+    config = make_config(tmp_path / "parts", data, **both)
+    with pytest.raises(StopError):
+        train(config, on_validation=stop)
+    assert train(config, mode="resume").test == result.test
+    assert same_bits(prompt_tensors(tmp_path / "parts"), prompt_tensors(tmp_path / "whole"))
 
 
 def test_the_best_epoch__is_chosen_on_validation__and_its_prompt_is_tested(data, weights, tmp_path):

@@ -29,3 +29,7 @@ class PromptFileError(VptError):
 
 class RunError(VptError):
     """A run cannot start, go on or be saved: directory in use, no space, loss not finite."""
+
+
+class DivergedError(RunError):
+    """Training went astray: its loss or gradient is not finite."""

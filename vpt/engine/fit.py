@@ -27,13 +27,15 @@ from vpt.engine.optim import (
     set_learning_rates,
 )
 from vpt.engine.progress import TrainingProgress
-from vpt.errors import RunError
+from vpt.errors import DivergedError, RunError
 from vpt.evaluation import Evaluator
 from vpt.models import NO_CONSISTENCY, Consistency, PromptedModel
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Batch
 
 T = TypeVar("T")
+
+OnValidation = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ class FitData:
     Attributes:
         train: (epoch, batches to skip) -> the rest of that epoch's batches.
         batches_per_epoch: of the training set.
-        val: () -> the validation batches.
+        val: () -> the validation batches; None: there are none, and `select` is 'last'.
         evaluator: of the validation batches.
     """
 
     train: Callable[[int, int], Iterable[AnyBatch]]
     batches_per_epoch: int
-    val: Callable[[], Iterable[AnyBatch]]
+    val: Callable[[], Iterable[AnyBatch]] | None
     evaluator: Evaluator
 
 
@@ -103,6 +105,8 @@ class Outputs:
         events: curves.
         checkpoints: for `--resume`.
         on_best: called with the metrics of a new best epoch; the model holds its tensors.
+        on_validation: called with the epoch (0-based) and its metrics, when they are saved; what it
+            raises ends the run.
         log: takes plain lines.
         console: for a progress bar, if it is a terminal.
     """
@@ -110,6 +114,7 @@ class Outputs:
     events: Events | None = None
     checkpoints: CheckpointStore | None = None
     on_best: Callable[[dict[str, float]], None] = lambda metrics: None
+    on_validation: OnValidation = lambda epoch, metrics: None
     log: Callable[[str], None] = lambda line: None
     console: Console | None = None
 
@@ -168,7 +173,8 @@ def fit(
 
     Raises:
         Interrupted: SIGTERM or SIGINT; a checkpoint of this step is saved.
-        RunError: the loss or the gradient is not finite, or a file cannot be written.
+        DivergedError: the loss or the gradient is not finite.
+        RunError: a file cannot be written.
     """
     loop = _Loop(model, data, settings, device, outputs or Outputs())
     if resume is not None:
@@ -318,9 +324,9 @@ class _Loop:
             return
         raise self._diverged("loss" if not math.isfinite(loss) else "gradient", rates)
 
-    def _diverged(self, what: str, rates: dict[str, float]) -> RunError:
+    def _diverged(self, what: str, rates: dict[str, float]) -> DivergedError:
         lr = max(rates.values(), default=0.0)
-        return RunError(
+        return DivergedError(
             f"the {what} is not finite at step {self.state.step} (lr {lr:g}); lower optim.lr or "
             "set optim.clip_grad_norm; the last checkpoint and prompt file are as they were"
         )
@@ -345,19 +351,7 @@ class _Loop:
     def evaluate_epoch(self, epoch: int, stop: StopRequest) -> None:
         """Validate after an epoch, keep the best, decide whether the run is over, save."""
         began = time.monotonic()
-
-        def after_batch(images: int) -> None:
-            if stop:
-                self._save_and_stop(stop)
-
-        metrics = evaluate(
-            self.model,
-            self.data.val(),
-            self.data.evaluator,
-            device=self.device,
-            precision=self.settings.precision,
-            after_batch=after_batch,
-        )
+        metrics = self._validate(stop)
         state = self.state
         if not all(math.isfinite(value) for value in metrics.values()):
             rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
@@ -368,10 +362,9 @@ class _Loop:
         mark = " (best)" if is_best else ""
         headline = self.data.evaluator.headline or tuple(metrics)
         shown = {name: metrics[name] for name in headline if name in metrics}
-        loss = "" if self.mean_loss is None else f"train loss {self.mean_loss:.4f}, "
-        self.outputs.log(
-            f"epoch {epoch + 1}/{self.settings.epochs} {loss}{format_metrics(shown)}{mark}"
-        )
+        parts = [] if self.mean_loss is None else [f"train loss {self.mean_loss:.4f}"]
+        parts += [format_metrics(shown)] if shown else []
+        self.outputs.log(f"epoch {epoch + 1}/{self.settings.epochs} {', '.join(parts)}{mark}")
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
         if is_best:
@@ -380,6 +373,25 @@ class _Loop:
         self.save()
         if stop:
             self._save_and_stop(stop)
+        self.outputs.on_validation(epoch, metrics)
+
+    def _validate(self, stop: StopRequest) -> dict[str, float]:
+        """The metrics of the validation images; none where there are no such images."""
+        if self.data.val is None:
+            return {}
+
+        def after_batch(images: int) -> None:
+            if stop:
+                self._save_and_stop(stop)
+
+        return evaluate(
+            self.model,
+            self.data.val(),
+            self.data.evaluator,
+            device=self.device,
+            precision=self.settings.precision,
+            after_batch=after_batch,
+        )
 
     def _note(self, metrics: dict[str, float], epoch: int) -> bool:
         """Whether this epoch is the best so far; on ties the earlier one stays."""

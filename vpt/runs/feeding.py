@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def fit_data(
         results: where a detector's validation writes its detections.
     """
     config = experiment.config
-    train_split, val_split = experiment.splits.require("train"), experiment.splits.require("val")
+    train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
     dataset = dataset_of(train_split, experiment.train_transform, config.seed)
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
@@ -54,17 +55,23 @@ def fit_data(
         )
         return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
 
-    def val_batches() -> Iterable[AnyBatch]:
+    def val_batches(split: AnySplit) -> Iterable[AnyBatch]:
         return in_order(
-            val_split,
+            split,
             experiment.eval_transform,
             batch_size=config.data.eval_batch_size or config.data.batch_size,
             num_workers=config.data.num_workers,
             device=device,
         )
 
-    evaluator = evaluator_of(val_split, results=results, coco_eval=coco_eval_of(config))
-    return FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
+    return FitData(
+        train_batches,
+        experiment.batches_per_epoch,
+        val=None if val_split is None else partial(val_batches, val_split),
+        evaluator=evaluator_of(
+            val_split or train_split, results=results, coco_eval=coco_eval_of(config)
+        ),
+    )
 
 
 def _labels_to_balance(experiment: AnyExperiment) -> tuple[int, ...] | None:

@@ -47,7 +47,7 @@ def make_plan(experiment: AnyExperiment) -> Plan:
     state = _rehearse(experiment, device, steps=3)
     per_image = state.train_seconds / state.images
     validations = -(-config.train.epochs // config.train.evaluate_every)
-    val_images = len(splits.require("val")) * validations
+    val_images = 0 if splits.val is None else len(splits.val) * validations
     steps = total_steps(experiment.settings, experiment.batches_per_epoch)
     train_images = steps / state.step * state.images
     return Plan(
@@ -68,8 +68,9 @@ def _rehearse(experiment: AnyExperiment, device: torch.device, *, steps: int) ->
     """A few training steps, and validation on one batch, without a trace."""
     settings = replace(experiment.settings, max_steps=steps)
     data = fit_data(experiment, device)
-    short = replace(data, val=lambda: islice(data.val(), 1))
-    return fit(experiment.model.to(device), short, settings, device=device)
+    if (val := data.val) is not None:
+        data = replace(data, val=lambda: islice(val(), 1))
+    return fit(experiment.model.to(device), data, settings, device=device)
 
 
 def checkpoint_bytes(experiment: AnyExperiment) -> int:

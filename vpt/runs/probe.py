@@ -146,6 +146,8 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"a probe is of features as they are: set {key}={name}")
     if config.tuning != "frozen":
         raise ConfigError("a probe is of features as they are: set tuning=frozen")
+    if config.data.train_on != "train":
+        raise ConfigError("a probe chooses C on the validation split: set data.train_on=train")
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from vpt.data import told
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.events import Events
-from vpt.engine.fit import FitState, Outputs, fit, format_metrics
+from vpt.engine.fit import FitState, OnValidation, Outputs, fit, format_metrics
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
 from vpt.engine.progress import LeftOut, Log
 from vpt.engine.prompt_file import read_prompt_file
@@ -86,8 +86,10 @@ def train(
     config: AnyRunConfig,
     *,
     mode: OpenMode = "new",
+    read_test: bool = True,
     backbone: Backbone | None = None,
     text: TextTower | None = None,
+    on_validation: OnValidation = lambda epoch, metrics: None,
     log: Log = lambda line: None,
     console: Console | None = None,
 ) -> RunResult:
@@ -98,8 +100,10 @@ def train(
     Args:
         config: checked.
         mode: 'new' wants an empty directory; 'resume' goes on exactly; 'overwrite' starts anew.
+        read_test: False leaves the test split alone: the run is for choosing between configs.
         backbone: one in memory, to share between runs.
         text: its text tower, likewise.
+        on_validation: called with the epoch (0-based) and its metrics; what it raises ends the run.
         log: takes plain lines.
         console: for a progress bar, if it is a terminal.
 
@@ -109,6 +113,9 @@ def train(
     """
     device = choose_device(config.train.device)
     experiment = build(config, backbone=backbone, text=text)
+    if not read_test:
+        rest = replace(experiment.splits, test=None)
+        experiment = experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
     with open_run_directory(config.run_dir, mode=mode) as run:
         resume = newest_checkpoint(run, config, log) if mode == "resume" else None
         if mode == "resume" and resume is None and not run.result.exists():
@@ -134,7 +141,14 @@ def train(
         with _open_events(run, resume, log) as events:
             if resume is None:
                 show_start(events, experiment)
-            result = _train_in(run, experiment, events, resume, device, log, console)
+            outputs = Outputs(
+                events=events,
+                checkpoints=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
+                on_validation=on_validation,
+                log=log,
+                console=console,
+            )
+            result = _train_in(run, experiment, outputs, events, resume, device)
         result = replace(result, left_out=len(left_out.lines))
         write_json_atomic(run.result, asdict(result))
         return result
@@ -180,13 +194,12 @@ def _open_events(run: RunDirectory, resume: Checkpoint | None, log: Log) -> Even
 def _train_in(
     run: RunDirectory,
     experiment: AnyExperiment,
+    outputs: Outputs,
     events: Events,
     resume: Checkpoint | None,
     device: torch.device,
-    log: Log,
-    console: Console | None,
 ) -> RunResult:
-    config, model = experiment.config, experiment.model.to(device)
+    model, log = experiment.model.to(device), outputs.log
     if resume is None:
         start_prompts(experiment, device)
     else:
@@ -198,13 +211,7 @@ def _train_in(
         if isinstance(data.evaluator, BoxEvaluator):
             show_validation(events, data.evaluator)
 
-    outputs = Outputs(
-        events=events,
-        checkpoints=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
-        on_best=keep_best,
-        log=log,
-        console=console,
-    )
+    outputs = replace(outputs, on_best=keep_best)
     with stop_request() as stop:
         state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
         assert state.best is not None
@@ -212,8 +219,8 @@ def _train_in(
         model.load_trained(read_prompt_file(run.best_prompt)[1])
         test, per_class = _test(run, experiment, events, state, device, stop)
     result = _result(run, experiment, state, test, per_class, device)
-    best = test if test is not None else state.best
-    log(f"{'test' if test is not None else 'val'}: {format_metrics(best)}; {run.best_prompt}")
+    found = {"test": test} if test is not None else {"val": state.best} if state.best else {}
+    log("; ".join([f"{k}: {format_metrics(v)}" for k, v in found.items()] + [str(run.best_prompt)]))
     return result
 
 
