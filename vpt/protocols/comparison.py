@@ -22,7 +22,7 @@ from vpt.config import RunConfig, load_yaml, validate
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial, chosen_rate
 from vpt.experiment import backbone_of, load_splits
-from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
+from vpt.protocols.methods import Log, RatesConfig, prepare_run_dir
 from vpt.protocols.setup import (
     Advance,
     cpu_threads,
@@ -32,7 +32,7 @@ from vpt.protocols.setup import (
 from vpt.runs import RunResult, train, try_out
 
 
-class ComparisonConfig(MethodsConfig):
+class ComparisonConfig(RatesConfig):
     """Which methods are compared, from which learning rates and on which seeds."""
 
     def run_config(self, method: str, *, lr: float, seed: int) -> RunConfig:

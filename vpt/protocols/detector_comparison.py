@@ -24,7 +24,7 @@ from vpt.engine.interrupt import Interrupted
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import ConfigError
 from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, chosen_rate
-from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
+from vpt.protocols.methods import Log, RatesConfig, prepare_run_dir
 from vpt.protocols.setup import cpu_threads, laid_over
 from vpt.protocols.workers import run_apart
 from vpt.runs import RunResult, train, truth_and_found, try_out
@@ -55,7 +55,7 @@ class ScenesConfig(Schema):
         )
 
 
-class DetectorComparisonConfig(MethodsConfig):
+class DetectorComparisonConfig(RatesConfig):
     """Which tunings are compared, from which learning rates, on which seeds and pictures."""
 
     scenes: ScenesConfig = Field(description="the pictures, written to run_dir/scenes")

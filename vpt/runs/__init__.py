@@ -18,9 +18,11 @@ from vpt.runs.inference import (
 from vpt.runs.outputs import opened, prepare_outputs, write_classes
 from vpt.runs.plan import Plan, make_plan
 from vpt.runs.probe import probe
+from vpt.runs.start import FREE_ON_RESUME
 from vpt.runs.training import RunResult, train, try_out
 
 __all__ = [
+    "FREE_ON_RESUME",
     "BoxPrediction",
     "Plan",
     "Prediction",
