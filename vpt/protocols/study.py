@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 Value = bool | int | float | str | None
 Params = Mapping[str, Value]
 
-_POINT, _ALIVE, _RESULT, _SETTING, _WORKER = "point", "alive", "result", "setting", "worker"
+_SETTING, _ABOUT = "setting", "about"  # of a study
+_POINT, _ALIVE, _RESULT, _WORKER = "point", "alive", "result", "worker"  # of a trial
 _DATABASE_SECONDS = 60  # to wait for another worker's write
 _CONNECT_ATTEMPTS = 8
 _SIGNS = 4  # of life within a study's patience
@@ -70,7 +71,7 @@ class Done:
         params: what was tried.
         value: of the objective; None where it was pruned before it had one.
         pruned: given up early.
-        result: what the job left, JSON values; empty where it was pruned.
+        result: what the job left, JSON values.
     """
 
     point: int
@@ -114,6 +115,11 @@ class Claim:
             if self._trial.should_prune():
                 raise GivenUp(lost=False)
 
+    def keep(self, result: Mapping[str, Any]) -> None:
+        """Let the study keep what is known of a point that is given up; JSON values."""
+        with _unless_finished():
+            self._trial.set_user_attr(_RESULT, dict(result))
+
     @contextlib.contextmanager
     def signs_of_life(self, seconds: float) -> Iterator[None]:
         """Give them from now on, every so many seconds, until the context is left."""
@@ -156,6 +162,7 @@ class PointStudy:
         points: Sequence[Params],
         space: Space,
         setting: Mapping[str, Any],
+        about: Mapping[str, Any] | None = None,
         seed: int,
         patience: float,
         pruner: BasePruner | None = None,
@@ -168,6 +175,7 @@ class PointStudy:
             points: what is fixed of each; the rest of the space is drawn by TPE when it is taken.
             space: of the parameters.
             setting: all that the values depend on, as JSON values; must be what it was.
+            about: where the study belongs, for reports; JSON values.
             seed: of what is drawn.
             patience: seconds without a sign of life after which a point is another worker's.
             pruner: decides at reports; None never prunes.
@@ -195,6 +203,8 @@ class PointStudy:
             for point in range(len(points)):
                 self._put(point)
         self._check_setting(json.loads(json.dumps(setting)))
+        if self._study.user_attrs.get(_ABOUT) is None:
+            self._study.set_user_attr(_ABOUT, dict(about or {}))
 
     def _check_setting(self, setting: dict[str, Any]) -> None:
         before = self._study.user_attrs.get(_SETTING)
@@ -246,8 +256,7 @@ class PointStudy:
         try:
             with claim.signs_of_life(self._patience / _SIGNS):
                 value, result = job(claim)
-                with _unless_finished():
-                    trial.set_user_attr(_RESULT, result)
+                claim.keep(result)
         except GivenUp as given_up:
             if given_up.lost:
                 return False
@@ -352,6 +361,35 @@ class _Stalls:
             self._seen[thing] = (state, now)
             return False
         return now - before[1] >= self._patience
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a study's database says of it.
+
+    Attributes:
+        about: where it belongs.
+        setting: all that its values depend on.
+        done: its points that are over.
+    """
+
+    about: Mapping[str, Any]
+    setting: Mapping[str, Any]
+    done: tuple[Done, ...]
+
+
+def read_studies(storage: BaseStorage, prefix: str) -> list[Record]:
+    """The studies whose names begin so, as far as they have come."""
+    import optuna
+
+    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(prefix)]
+    found = []
+    for name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        attrs = study.user_attrs
+        if _SETTING in attrs and _ABOUT in attrs:  # else its creator was killed
+            found.append(Record(attrs[_ABOUT], attrs[_SETTING], done_points(study)))
+    return found
 
 
 def done_points(study: optuna.Study) -> tuple[Done, ...]:

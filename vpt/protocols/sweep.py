@@ -184,7 +184,8 @@ class _Worker:
             f"{config.title}/{unit}/search",
             points=config.search.points(unit.method),
             space=config.search.space_of(unit.method),
-            setting={**config.setting(unit), "stage": "search"},
+            setting=config.setting(unit),
+            about={**config.about(unit), "stage": "search"},
             seed=config.search.seed,
             patience=config.patience,
             pruner=_pruner(config),
@@ -199,12 +200,8 @@ class _Worker:
             f"{config.title}/{unit}/tested",
             points=[{"seed": seed} for seed in seeds],
             space={"seed": seeds},
-            setting={
-                **config.setting(unit),
-                "stage": "tested",
-                "chosen": dict(chosen),
-                "seeds": seeds,
-            },
+            setting={**config.setting(unit), "chosen": chosen, "seeds": seeds},
+            about={**config.about(unit), "stage": "tested"},
             seed=0,
             patience=config.patience,
         )
@@ -229,7 +226,7 @@ class _Worker:
 
     def _try_out(self, unit: Unit, claim: Claim) -> tuple[float, dict[str, Any]]:
         """The mean validation metric of a parameter set over the trial seeds."""
-        config = self._config
+        config, began = self._config, time.monotonic()
         results = []
         for number, seed in enumerate(config.trial_seeds):
             run = config.trial_config(unit, claim.params, point=claim.point, seed=seed)
@@ -243,17 +240,19 @@ class _Worker:
                 results.append(self._train(run, read_test=False, on_validation=validated))
             except GivenUp as given_up:
                 if not given_up.lost:
+                    claim.keep({"seconds": time.monotonic() - began})
                     discard_weights(run.run_dir)
+                    self._tell(unit, claim, "given up")
                 raise
             except DivergedError as error:
                 discard_weights(run.run_dir)
                 self._tell(unit, claim, str(error))
-                return 0.0, {"diverged": str(error)}
+                return 0.0, {"diverged": str(error), "seconds": time.monotonic() - began}
             discard_weights(run.run_dir)
         value = statistics.fmean(result.val[config.metric] for result in results)
         seconds = sum(result.seconds for result in results)
         self._tell(unit, claim, f"validation {config.metric} {value:.1%}, {seconds:.1f} s")
-        return value, {"runs": [_kept(result) for result in results]}
+        return value, {"runs": [_kept(result) for result in results], "seconds": seconds}
 
     def _test(self, unit: Unit, claim: Claim) -> tuple[float, dict[str, Any]]:
         """The test metric of the chosen parameters with one seed."""
@@ -270,7 +269,7 @@ class _Worker:
         assert result.test is not None
         value = result.test[config.metric]
         self._log(f"{unit}, seed {seed}: test {config.metric} {value:.1%}, {result.seconds:.1f} s")
-        return value, _kept(result)
+        return value, {**_kept(result), "run_dir": str(run.run_dir)}
 
     def _train(self, run: RunConfig, **options: Any) -> RunResult:
         if self._backbone is None:

@@ -288,8 +288,22 @@ class SweepConfig(MethodsConfig):
             values = with_value(values, key.split("."), value)
         return validate(RunConfig, values, f"method {unit.method}")
 
+    def about(self, unit: Unit) -> dict[str, Any]:
+        """Where a unit belongs, for reports; JSON values."""
+        run = self.tested_config(unit, self.search.examples(unit.method)[0], seed=self.seeds[0])
+        tasks = [task.name for task in self.tasks()]
+        return {
+            "sweep": self.title,
+            "suite": None if self.suite is None else load_suite(self.suite).name,
+            "group": unit.task.group,
+            "task": load_descriptor(run.data.dataset).name,
+            "method": unit.method,
+            "backbone": _checkpoint(run),
+            "place": [tasks.index(unit.task.name), list(self.methods).index(unit.method)],
+        }
+
     def setting(self, unit: Unit) -> dict[str, Any]:
-        """All that a unit's values depend on, and where it belongs; JSON values."""
+        """All that a unit's values depend on; JSON values."""
         base = {key: value for key, value in self.base.items() if key != "data"}
         data = dict(self.base.get("data", {}))
         for section, values in (("data", data), ("train", dict(base.get("train", {})))):
@@ -298,23 +312,25 @@ class SweepConfig(MethodsConfig):
                 for key, value in values.items()
                 if f"{section}.{key}" not in FREE_ON_RESUME
             }
-        suite = None if self.suite is None else load_suite(self.suite).name
         search = self.search.model_dump(mode="json")
         return {
-            "sweep": self.title,
-            "suite": suite,
-            "task": unit.task.name,
-            "group": unit.task.group,
             "dataset": None if unit.task.dataset is None else str(unit.task.dataset),
-            "method": unit.method,
             "base": base,
-            "changes": self.methods[unit.method],
+            "method": self.methods[unit.method],
             "search": {**search, "space": search["space"][unit.method]},
             "trials": self.search.trials_per_method,
             "trial_seeds": self.trial_seeds,
             "metric": self.metric,
             "train_on": self.train_on,
         }
+
+
+def _checkpoint(run: RunConfig) -> str:
+    """The backbone's full name, and what its weights are if not the name's."""
+    backbone = run.backbone
+    if backbone.weights is not None:
+        return f"{backbone.name} ({backbone.weights.name})"
+    return backbone.name if backbone.pretrained else f"{backbone.name} (random weights)"
 
 
 def load_suite(path: Path) -> SuiteConfig:
