@@ -14,10 +14,11 @@ import vpt.data.loader
 import vpt.protocols.sweep
 from tests.fixtures import make_folder
 from tests.protocols.comparisons import comparison_values, write_yaml
+from tests.protocols.postgres import installed, server
 from vpt.engine.interrupt import Interrupted
 from vpt.errors import ConfigError, DataError, DivergedError, RunError
 from vpt.protocols.comparison import compare, load_comparison
-from vpt.protocols.study import open_storage
+from vpt.protocols.study_database import open_storage
 from vpt.protocols.sweep import sweep
 from vpt.protocols.sweep_config import best_of, load_sweep
 from vpt.protocols.sweep_results import find_sweep, read_sweep
@@ -299,6 +300,16 @@ def test_workers_killed_at_random_moments__lose_nothing(kills, seed, load, value
     assert killed_often(config, kills=kills, longest=1.0, seed=seed) == 0
     assert_complete(config)
     assert counted(read_sweep(config)) == counted(read_sweep(expected))
+
+
+@pytest.mark.skipif(installed() is None, reason="no PostgreSQL server is installed")
+def test_workers_that_share_a_postgresql_server__killed_or_not__do_all_once(load, values):
+    values["base"]["train"]["checkpoint_seconds"] = 1e-6
+    with server(installed()) as url:
+        config = load(storage=url, name="shared")
+        assert killed_often(config, kills=2, longest=1.0, seed=3) == 0
+        assert_complete(config)
+        assert all(unit.is_over for unit in read_sweep(config))
 
 
 def test_a_signal__stops_a_worker_soon__and_the_same_command_goes_on_at_once(load, values):

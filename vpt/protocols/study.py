@@ -12,9 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import os
-import random
 import socket
 import threading
 import time
@@ -23,7 +21,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vpt.errors import ConfigError, RunError
+from vpt.errors import ConfigError
 from vpt.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ Params = Mapping[str, Value]
 
 _SETTING, _ABOUT = "setting", "about"  # of a study
 _POINT, _ALIVE, _RESULT, _WORKER = "point", "alive", "result", "worker"  # of a trial
-_DATABASE_SECONDS = 60  # to wait for another worker's write
-_CONNECT_ATTEMPTS = 8
 _SIGNS = 4  # of life within a study's patience
 
 
@@ -170,7 +166,7 @@ class PointStudy:
         """Open a study, or create it with all its points waiting.
 
         Args:
-            storage: of `open_storage`.
+            storage: of `study_database.open_storage`.
             name: in the database.
             points: what is fixed of each; the rest of the space is drawn by TPE when it is taken.
             space: of the parameters.
@@ -407,78 +403,6 @@ def done_points(study: optuna.Study) -> tuple[Done, ...]:
             trial.user_attrs.get(_RESULT, {}),
         )
     return tuple(found[point] for point in sorted(found))
-
-
-def open_storage(url: str) -> BaseStorage:
-    """The database of studies behind a URL of SQLAlchemy's, created where it is missing.
-
-    Raises:
-        ConfigError: Optuna or the database's driver is not installed.
-        RunError: the database cannot be used.
-    """
-    _, sqlalchemy = _libraries()
-    sqlite = url.startswith("sqlite")
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if sqlite:
-        options = {"connect_args": {"timeout": _DATABASE_SECONDS, "isolation_level": None}}
-    with database_errors(url):
-        storage = _connected(url, options)
-        if sqlite:
-            # SQLite knows no row locks: a transaction that will write must be alone from its
-            # start, or two workers could take the same trial.
-            sqlalchemy.event.listen(
-                storage.engine,  # type: ignore[attr-defined] # of RDBStorage
-                "begin",
-                lambda link: link.exec_driver_sql("BEGIN IMMEDIATE"),
-            )
-    return storage
-
-
-def _connected(url: str, options: dict[str, Any]) -> BaseStorage:
-    """Tried again where it fails: of workers that start at once only one can create a table."""
-    optuna, sqlalchemy = _libraries()
-    for more in reversed(range(_CONNECT_ATTEMPTS)):
-        try:
-            storage: BaseStorage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except ImportError as error:
-            raise ConfigError(f"storage {_shown(url)}: its driver is not installed") from error
-        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError):
-            if not more:
-                raise
-            time.sleep(random.uniform(0.1, 0.5))
-        else:
-            return storage
-    raise AssertionError
-
-
-@contextlib.contextmanager
-def database_errors(url: str) -> Iterator[None]:
-    """Errors of the database as one line."""
-    optuna, sqlalchemy = _libraries()
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        raise RunError(f"storage {_shown(url)} cannot be used: {reason}") from error
-
-
-def _libraries() -> tuple[Any, Any]:
-    try:
-        import optuna
-        import sqlalchemy
-    except ImportError as error:
-        raise ConfigError("sweeps need Optuna: pip install 'vpt[sweep]'") from error
-    optuna.logging.set_verbosity(logging.ERROR)
-    return optuna, sqlalchemy
-
-
-def _shown(url: str) -> str:
-    """A URL without its password."""
-    before, at, after = url.rpartition("@")
-    return url if not at else f"{before.rsplit(':', 1)[0]}@{after}"
 
 
 def _ended() -> set[Any]:

@@ -23,14 +23,8 @@ from vpt.errors import DivergedError, RunError, RunInUseError
 from vpt.experiment import backbone_of, load_splits
 from vpt.protocols.methods import Log
 from vpt.protocols.setup import cpu_threads
-from vpt.protocols.study import (
-    Claim,
-    GivenUp,
-    PointStudy,
-    Value,
-    database_errors,
-    open_storage,
-)
+from vpt.protocols.study import Claim, GivenUp, PointStudy, Value
+from vpt.protocols.study_database import database_errors, open_storage
 from vpt.protocols.sweep_config import SWEEP_FILE, SweepConfig, Unit, best_of, sweep_in
 from vpt.protocols.workers import run_apart
 from vpt.runs import RunResult, train

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from vpt.errors import ConfigError
 from vpt.evaluation.sweep import SweepTrial, TestedRun, UnitResult
-from vpt.protocols.study import Done, Record, database_errors, open_storage, read_studies
+from vpt.protocols.study import Done, Record, read_studies
+from vpt.protocols.study_database import database_errors, open_storage
 from vpt.protocols.sweep_config import SweepConfig, load_sweep, sweep_in
 
 
