@@ -29,3 +29,7 @@ class PromptFileError(VptError):
 
 class RunError(VptError):
     """A run cannot start, go on or be saved: directory in use, no space, loss not finite."""
+
+
+class DownloadError(VptError):
+    """A file could not be fetched, or is not what was published."""

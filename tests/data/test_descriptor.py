@@ -68,7 +68,7 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b", "format"),
         (
             "name: b\nformat: csv\nimages: a",
-            "'images' is for format split_zhou and imagenet and coco",
+            "'images' is for format split_zhou and imagenet and path_list and coco",
         ),
         ("name: b\nformat: split_zhou\nfile: a\ncolumns: {path: p}", "'columns' is for format csv"),
         ("name: b\nformat: split_zhou", "split_zhou needs 'file'"),
