@@ -92,16 +92,20 @@ def unpack(archive: Path, folder: Path, *, take: str = "", limits: Limits | None
         else:
             _unpack_tar(unpacking)
     except _DAMAGE as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{archive} is damaged or no archive ({detail[:120]}); fetch it again"
-        ) from error
+        raise _damage(archive, error) from error
     except OSError as error:
-        raise DataError(f"{archive} cannot be read: {error.strerror or error}") from error
+        if error.errno is None:  # not the system's, but gzip's or bz2's
+            raise _damage(archive, error) from error
+        raise DataError(f"{archive} cannot be read: {error.strerror}") from error
     if not unpacking.files:
         where = f" in its folder '{take}'" if take else ""
         raise DataError(f"{archive} holds no file{where}; is it another archive?")
     return unpacking.files
+
+
+def _damage(archive: Path, error: Exception) -> DataError:
+    detail = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{archive} is damaged or no archive ({detail[:120]}); fetch it again")
 
 
 @contextmanager
