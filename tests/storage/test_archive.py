@@ -180,8 +180,11 @@ def test_a_cut_archive__is_damaged_wherever_it_was_cut(tmp_path, suffix):
     content = os.urandom(3000)
     archive = packed(tmp_path, suffix, [("a", content), ("b", content)])
     whole = archive.read_bytes()
-    ends = [0, 1, 100, 512, 1024, 3584, 4096, len(whole) // 2, len(whole) - 6145]
+    ends = [0, 1, 100, 512, 1024, 3000, 3584, 4096, len(whole) // 2]
+    ends += [] if suffix == ".tar" else [len(whole) - 1]  # whose end is zeros to spare
     for end in ends:
+        if end >= len(whole):
+            continue
         archive.write_bytes(whole[:end])
         assert "damaged or no archive" in refusal(archive)
 

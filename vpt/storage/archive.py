@@ -307,6 +307,8 @@ def _unpack_tar(unpacking: _Unpacking) -> None:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined] # a kilobyte for each entry, and of no use any more
                 _unpack_member(unpacking, archive, member)
+        while counted.read(_BLOCK):  # to the end, where gzip and bz2 have their checksums
+            pass
 
 
 def _unpack_member(
