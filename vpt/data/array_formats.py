@@ -62,7 +62,7 @@ def read_svhn(descriptor: Descriptor, root: Path) -> Parts:
         _require(descriptor, path)
         values = read_mat(path, "X", "y")
         images[split] = _svhn_images(path, values["X"])
-        found = integers(path, "y", values["y"].reshape(-1))
+        found = integers(path, "y", values["y"])
         if len(found) != len(images[split]):
             raise DataError(f"{path}: {len(found)} labels for {len(images[split])} images")
         if outside := [label for label in found if not 1 <= label <= 10]:
@@ -72,7 +72,9 @@ def read_svhn(descriptor: Descriptor, root: Path) -> Parts:
     return _parts(class_names(descriptor, root / "train_32x32.mat", names), images, labels)
 
 
-def _svhn_images(path: Path, values: NDArray[Any]) -> NDArray[np.uint8]:
+def _svhn_images(path: Path, values: Any) -> NDArray[np.uint8]:
+    if not isinstance(values, np.ndarray):
+        raise DataError(f"{path}: 'X' is no array of numbers")
     if values.ndim != 4 or values.shape[:3] != (_SIDE, _SIDE, 3) or values.dtype != np.uint8:
         raise DataError(
             f"{path}: 'X' is {values.dtype} of shape {values.shape}; uint8 of shape "

@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vpt.data.descriptor import Descriptor
 from vpt.data.matlab import integers, read_mat, texts
-from vpt.data.parts import Parts, check_files, class_names, hint, text_rows
+from vpt.data.parts import Parts, check_files, check_unlike, class_names, hint, text_rows
 from vpt.data.splits import Sample, SplitName
 from vpt.errors import DataError
 from vpt.registry import nearest
@@ -101,14 +102,14 @@ def read_flowers102(descriptor: Descriptor, root: Path) -> Parts:
     """
     _require(descriptor, root, "imagelabels.mat", "setid.mat")
     file = root / "imagelabels.mat"
-    labels = integers(file, "labels", read_mat(file, "labels")["labels"].reshape(-1))
+    labels = integers(file, "labels", read_mat(file, "labels")["labels"])
     count = len(set(labels))
     _check_numbers(file, "labels", labels, count)
     sets = read_mat(root / "setid.mat", "trnid", "valid", "tstid")
     samples: dict[SplitName, list[Sample]] = {}
     names: dict[SplitName, str] = {"train": "trnid", "val": "valid", "test": "tstid"}
     for split, name in names.items():
-        images = integers(root / "setid.mat", name, sets[name].reshape(-1))
+        images = integers(root / "setid.mat", name, sets[name])
         _check_numbers(root / "setid.mat", name, images, len(labels))
         samples[split] = [
             Sample(root / key, labels[image - 1] - 1, key)
@@ -138,8 +139,8 @@ def read_stanford_dogs(descriptor: Descriptor, root: Path) -> Parts:
     for split in splits:
         file = root / f"{split}_list.mat"
         values = read_mat(file, "file_list", "labels")
-        keys = texts(file, "file_list", values["file_list"].reshape(-1))
-        labels = integers(file, "labels", values["labels"].reshape(-1))
+        keys = texts(file, "file_list", values["file_list"])
+        labels = integers(file, "labels", values["labels"])
         if len(keys) != len(labels):
             raise DataError(f"{file}: {len(labels)} labels for {len(keys)} files")
         for key, label in zip(keys, labels, strict=True):
@@ -182,16 +183,13 @@ def read_stanford_cars(descriptor: Descriptor, root: Path) -> Parts:
     }
     _require(descriptor, root, "devkit/cars_meta.mat", *files.values())
     meta = root / "devkit/cars_meta.mat"
-    names = texts(meta, "class_names", read_mat(meta, "class_names")["class_names"].reshape(-1))
+    names = texts(meta, "class_names", read_mat(meta, "class_names")["class_names"])
     samples: dict[SplitName, list[Sample]] = {}
     for split, name in files.items():
         file = root / name
-        table = read_mat(file, "annotations")["annotations"].reshape(-1)
-        for field in ("class", "fname"):
-            if field not in (table.dtype.names or ()):
-                raise DataError(f"{file}: 'annotations' has no field '{field}'")
-        images = texts(file, "fname", table["fname"])
-        labels = integers(file, "class", table["class"])
+        rows = read_mat(file, "annotations")["annotations"]
+        images = texts(file, "fname", _column(file, rows, "fname"))
+        labels = integers(file, "class", _column(file, rows, "class"))
         _check_numbers(file, "class", labels, len(names))
         if nested := [image for image in images if "/" in image]:
             raise DataError(f"{file}: '{nested[0][:80]}' is no file name")
@@ -200,6 +198,14 @@ def read_stanford_cars(descriptor: Descriptor, root: Path) -> Parts:
             Sample(root / key, label - 1, key) for key, label in zip(keys, labels, strict=True)
         ]
     return _parts(descriptor, meta, names, samples)
+
+
+def _column(file: Path, rows: Any, field: str) -> list[Any]:
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and field in row for row in rows
+    ):
+        raise DataError(f"{file}: 'annotations' has no field '{field}'")
+    return [row[field] for row in rows]
 
 
 # FGVC-Aircraft
@@ -216,6 +222,7 @@ def read_fgvc_aircraft(descriptor: Descriptor, root: Path) -> Parts:
     _require(descriptor, root, "data/variants.txt", *lists.values())
     file = folder / "variants.txt"
     names = [name for _, (name,) in text_rows(file, fields=1, what="variant")]
+    check_unlike(file, names)
     labels = {name: label for label, name in enumerate(names)}
     samples: dict[SplitName, list[Sample]] = {}
     for split, name in lists.items():

@@ -117,7 +117,9 @@ def _split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitN
         if exists:
             paths[split] = path
         elif source is not None:
-            raise DataError(f"splits.{split} of '{descriptor.name}': no such path '{path}'")
+            raise DataError(
+                f"splits.{split} of '{descriptor.name}': no such path '{path}'{hint(descriptor)}"
+            )
     return paths
 
 

@@ -68,17 +68,22 @@ def class_names(descriptor: Descriptor, source: Path, names: Sequence[str]) -> t
     """The descriptor's names of classes, or those found in `source`.
 
     Raises:
-        DataError: there are not as many, or two found are alike.
+        DataError: there are not as many, or two are alike.
     """
-    if descriptor.classes is None:
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise DataError(f"{source}: class '{twice[0][:80]}' is listed twice")
-    elif len(descriptor.classes) != len(names):
+    if descriptor.classes is not None and len(descriptor.classes) != len(names):
         raise DataError(
             f"{source} has {len(names)} classes, the descriptor {len(descriptor.classes)}"
         )
-    return tuple(descriptor.classes or names)
+    chosen = tuple(descriptor.classes or names)
+    check_unlike(source, chosen)
+    return chosen
+
+
+def check_unlike(source: Path, names: Sequence[str]) -> None:
+    """Refuse a list in which two classes have one name."""
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise DataError(f"{source}: class '{twice[:80]}' is listed twice")
 
 
 def check_counts(descriptor: Descriptor, images: Mapping[str, int]) -> None:
