@@ -124,8 +124,7 @@ class Descriptor(Schema):
         metric: what the data set is usually judged by; of coco always ap.
         licence: under which terms the images may be used.
         source: where it was published.
-        checksum: 'algorithm:hex' of what is downloaded; of the arrays for sklearn_digits, where it
-            is checked.
+        checksum: 'algorithm:hex' of the arrays of sklearn_digits; files have theirs in `files`.
         files: what `vpt data get` fetches and unpacks into root.
         how_to_get: one line: what to download, from where, and where to put it.
     """

@@ -10,11 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
-from vpt.data import Descriptor, load_descriptor, read_detection, read_splits
+from vpt.data import (
+    Descriptor,
+    DetectionSplits,
+    Splits,
+    load_descriptor,
+    read_detection,
+    read_splits,
+)
 from vpt.data.published import PublishedFile
+from vpt.data.splits import SplitName
 from vpt.engine.interrupt import interrupted_at_once
 from vpt.engine.progress import Log, bytes_progress, format_bytes
 from vpt.errors import ConfigError, DataError, DownloadError
@@ -38,26 +47,30 @@ class _Fetched:
 
 
 def find_descriptor(name: str) -> Path:
-    """The file of a descriptor: the path itself, or by its name in datasets/.
+    """The file of a descriptor: by its name in datasets/, or the path itself.
 
-    datasets/ is that of the working directory, or else the one that lies beside the package.
+    datasets/ is that of the working directory, or else of the checkout that the package is run
+    from.
 
     Raises:
         ConfigError: there is none; near names are listed.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_dir():
+    if path.suffix in (".yaml", ".yml"):
         return path
     known: dict[str, Path] = {}
-    for folder in (Path("datasets"), Path(__file__).parents[2] / "datasets"):
-        for file in sorted(folder.rglob("*.yaml")) if folder.is_dir() else ():
+    checkout = Path(__file__).parents[2]
+    # Elsewhere, beside an installed package, 'datasets' is Hugging Face's.
+    others = [checkout / "datasets"] if (checkout / "pyproject.toml").is_file() else []
+    for folder in (Path("datasets"), *others):
+        for file in sorted(folder.rglob("*.yaml")):
             known.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
-    if name not in known:
-        raise ConfigError(
-            f"no descriptor '{name}' in datasets/{nearest(name, known)}; "
-            f"known are {', '.join(known) or 'none'}"
-        )
-    return known[name]
+    if name in known:
+        return known[name]
+    if path.exists():
+        return path
+    near = nearest(name, known) or f"; known are {', '.join(known) or 'none'}"
+    raise ConfigError(f"no descriptor '{name}' in datasets/{near}")
 
 
 def get_dataset(
@@ -90,8 +103,10 @@ def get_dataset(
     root = to or descriptor.root
     if not descriptor.files or root is None:
         raise DataError(_nothing_to_fetch(descriptor))
+    if root.name in ("", ".."):
+        raise DataError(f"'{root}' is no folder of its own; name one with --to")
     if _is_filled(root):
-        log(f"nothing to fetch: {_read(descriptor, root)}")
+        log(f"nothing to fetch: {_complete(descriptor, root)}")
         return
     downloads = root.parent / "downloads" / root.name
     make_folder(downloads)
@@ -106,7 +121,7 @@ def get_dataset(
         fetched = _fetch_all(descriptor, downloads, timeout, pause, log, console)
         with new_folder(root) as folder:
             _fill(folder, fetched, log)
-            summary = _read(descriptor, folder, shown=root)
+            summary = _as_expected(descriptor, folder, root)
     log(summary)
     log(f"the downloads in {downloads}/ may be removed")
     if to is not None and to != descriptor.root:
@@ -126,46 +141,45 @@ def _is_filled(root: Path) -> bool:
     return root.is_dir() and any(root.iterdir())
 
 
-def _read(descriptor: Descriptor, root: Path, shown: Path | None = None) -> str:
-    """What is in a folder, in one line.
-
-    Args:
-        descriptor: what should be there.
-        root: the folder.
-        shown: what to call it; None: it is in place, and what is wrong with it is told.
-
-    Raises:
-        DataError: it is not as the descriptor says.
-    """
+def _complete(descriptor: Descriptor, root: Path) -> str:
+    """What is in a folder that has its name, in one line, or a way out."""
     try:
-        if descriptor.format == "coco":
-            boxes = read_detection(descriptor, root)
-            names, sizes = boxes.class_names, (boxes.train, boxes.val, boxes.test)
-            counts = [None if split is None else len(split.samples) for split in sizes]
-        else:
-            splits = read_splits(descriptor, root)
-            names = splits.class_names
-            counts = [
-                None if split is None else len(split)
-                for split in (splits.train, splits.val, splits.test)
-            ]
+        return _summary(descriptor, root, root)
     except DataError as error:
-        # What to download is not what to do about this.
-        why = str(error).partition("; to get them: ")[0]
-        if shown is None:
-            raise DataError(
-                f"'{root}' is there but not complete: {why}; move it away (or remove it) and run "
-                "this again, or name another folder with --to"
-            ) from error
         raise DataError(
-            f"what was fetched of '{descriptor.name}' is not as expected: {why}"
+            f"'{root}' is there but not complete: {_without_hint(error)}; move it away (or remove "
+            "it) and run this again, or name another folder with --to"
         ) from error
-    told = ", ".join(
-        f"{split} {count:,}"
-        for split, count in zip(("train", "val", "test"), counts, strict=True)
-        if count is not None
-    )
-    return f"{descriptor.name} is in {shown or root}: {len(names):,} classes; images: {told}"
+
+
+def _as_expected(descriptor: Descriptor, folder: Path, root: Path) -> str:
+    """What is in a folder that will be called `root`, in one line."""
+    try:
+        return _summary(descriptor, folder, root)
+    except DataError as error:
+        raise DataError(
+            f"what was fetched of '{descriptor.name}' is not as expected: {_without_hint(error)}"
+        ) from error
+
+
+def _without_hint(error: DataError) -> str:
+    """Without what to download: that was just done."""
+    return str(error).partition("; to get them: ")[0]
+
+
+def _summary(descriptor: Descriptor, folder: Path, root: Path) -> str:
+    splits: DetectionSplits | Splits
+    if descriptor.format == "coco":
+        splits = read_detection(descriptor, folder)
+    else:
+        splits = read_splits(descriptor, folder)
+    counts = [
+        f"{name} {len(split.samples):,}"
+        for name in get_args(SplitName)
+        if (split := splits.get(name)) is not None
+    ]
+    classes = f"{len(splits.class_names):,} classes"
+    return f"{descriptor.name} is in {root}: {classes}; images: {', '.join(counts)}"
 
 
 @contextmanager
@@ -188,9 +202,10 @@ def _by_hand(descriptor: Descriptor, files: list[PublishedFile], downloads: Path
     """What a person can do about files that no program gets."""
     pages = dict.fromkeys(file.page or descriptor.source or "its publisher" for file in files)
     names = ", ".join(file.file_name for file in files)
+    them = "it" if len(files) == 1 else "them"
     return (
-        f"get {names} by hand from {' and '.join(pages)}, put it into {downloads}/, and run the "
-        "same command again"
+        f"get {names} by hand from {' and '.join(pages)}, put {them} into {downloads}/, and run "
+        "the same command again"
     )
 
 

@@ -161,6 +161,7 @@ class _Unpacking:
         self.files = self.entries = self.bytes = 0
         self._seen: dict[str, tuple[str, bool]] = {}
         self._written: set[str] = set()
+        self._folders: set[Path] = set()
 
     def count(self, entries: int = 1) -> None:
         self.entries += entries
@@ -216,7 +217,9 @@ class _Unpacking:
     def write(self, target: Path, source: IO[bytes], size: int, name: str) -> None:
         """Copy one file of `size` bytes to its place, which nothing has taken yet."""
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.parent not in self._folders:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._folders.add(target.parent)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(target, flags, 0o666)
         except FileExistsError as error:
