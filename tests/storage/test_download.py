@@ -253,6 +253,7 @@ def test_no_space__is_said_before_anything_comes(web, path, monkeypatch):
         ("https://me:secret@example.org/a", True, "password"),
         ("example.org/a", True, "no https address"),
         ("https:///a", True, "no https address"),
+        ("https://[::1", True, "is no address"),
     ],
 )
 def test_addresses(url, has_checksum, message):

@@ -230,8 +230,10 @@ class _Unpacking:
             written = 0
             while block := source.read(_BLOCK):
                 self.grow(len(block))
+                rest = memoryview(block)
                 try:
-                    file.write(block)
+                    while rest:  # a write may take fewer bytes than it is given
+                        rest = rest[file.write(rest) :]
                 except OSError as error:
                     raise write_error(target, error, size) from error
                 written += len(block)
@@ -308,7 +310,8 @@ def _unpack_tar(unpacking: _Unpacking) -> None:
         # "r|": read once from front to back, with no seeking in what was compressed.
         with tarfile.open(fileobj=counted, mode="r|", tarinfo=_Member, errorlevel=2) as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined] # a kilobyte for each entry, and of no use any more
+                # Of no use any more, and a kilobyte for each entry.
+                archive.members.clear()  # type: ignore[attr-defined]
                 _unpack_member(unpacking, archive, member)
         while counted.read(_BLOCK):  # to the end, where gzip and bz2 have their checksums
             pass

@@ -33,7 +33,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _WEB_PAGE = re.compile(
     rb"\s*(<!--|<!doctype\s+html|<html|<head|<\?xml[^>]*>\s*<!doctype\s+html)", re.I
 )
-_AGENT = "vpt (https://pypi.org/project/vpt)"
+_AGENT = "vpt (visual prompt tuning; data sets)"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ def url_problem(url: str, *, has_checksum: bool) -> str | None:
     https is taken, http only where a checksum tells whether the bytes were changed on their way,
     or from this machine itself.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"'{url}' is no address"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return f"'{url}' is no https address"
     if parts.username or parts.password:
