@@ -607,13 +607,37 @@ def pretrain_bundled(
     log(f"written to {weights}")
 
 
-data_app = typer.Typer(help="Look at data before training on them.", no_args_is_help=True)
+data_app = typer.Typer(help="Get data, and look at them before training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
 @data_app.callback()
 def data_commands() -> None:
-    """Look at data before training on them."""
+    """Get data, and look at them before training."""
+
+
+@data_app.command("get")
+def get_data(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="a descriptor: its name in datasets/, e.g. dtd_split1, or its path"
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="the data set's folder; default: the descriptor's root")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="seconds that a server may be silent, or very slow")
+    ] = 60.0,
+) -> None:
+    """Fetch a data set, verify and unpack it, and say what is there.
+
+    What was interrupted goes on; what is complete is left alone.
+    """
+    from vpt import runs
+
+    runs.get_dataset(dataset, to=to, timeout=timeout, log=log, console=err)
 
 
 @data_app.command("check")

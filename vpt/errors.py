@@ -37,3 +37,7 @@ class RunInUseError(RunError):
 
 class DivergedError(RunError):
     """Training went astray: its loss or gradient is not finite."""
+
+
+class DownloadError(VptError):
+    """A file could not be fetched, or is not what was published."""

@@ -8,6 +8,7 @@ from vpt.runs.detection import (
     rescore,
     truth_and_found,
 )
+from vpt.runs.getting import get_dataset
 from vpt.runs.inference import (
     Prediction,
     evaluate_prompt,
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate_detector",
     "evaluate_prompt",
     "evaluate_split",
+    "get_dataset",
     "make_plan",
     "opened",
     "precision_of",
