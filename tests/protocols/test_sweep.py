@@ -415,9 +415,27 @@ def test_the_best__is_the_highest__then_the_lowest_rate__then_the_first():
     assert best_of([*tried, ({"optim.lr": 9}, 0.6)]) == {"optim.lr": 9}
 
 
-def test_the_shipped_sweeps__load():
+SHIPPED = {
+    "sweeps/digits": (8, 1),
+    "vtab/adamw": (5, 19),
+    "vtab/paper_prompts": (40, 19),
+    "vtab/paper_baselines": (16, 19),
+    "fgvc/adamw": (5, 5),
+    "fgvc/paper_prompts": (36, 5),
+    "fgvc/paper_baselines": (16, 5),
+}
+
+
+def test_the_shipped_sweeps__load__with_as_many_trials_and_tasks_as_they_say(monkeypatch):
     root = Path(__file__).parents[2]
-    paths = sorted(root.glob("configs/sweeps/*.yaml"))
-    assert len(paths) == 1
-    for path in paths:
-        assert load_sweep(path).search.trials_per_method == 8
+    monkeypatch.chdir(root)
+    folders = ("sweeps", "vtab", "fgvc")
+    found = {
+        f"{folder}/{path.stem}": path
+        for folder in folders
+        for path in (root / "configs" / folder).glob("*.yaml")
+    }
+    assert found.keys() == SHIPPED.keys()
+    for name, path in found.items():
+        config = load_sweep(path)
+        assert (config.search.trials_per_method, len(config.tasks())) == SHIPPED[name]

@@ -131,10 +131,11 @@ class DataConfig(Schema):
 
     dataset: Path = Field(description="a descriptor YAML, or a folder of images by class")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
-    preprocess: Literal["backbone", "imagenet"] = Field(
+    preprocess: Literal["backbone", "imagenet", "squash"] = Field(
         "backbone",
-        description="of all images: the backbone's own, or the paper's (ImageNet mean and std, "
-        "bilinear, short side to size / 0.875)",
+        description="of all images: the backbone's own; or the paper's, with ImageNet's mean and "
+        "std, bilinear: imagenet: short side to size / 0.875, cropped, for FGVC; squash: both sides "
+        "to the size, for VTAB-1k",
     )
     transform: TransformConfig = Field(
         default_factory=TransformConfig, description="augmentation of training images"

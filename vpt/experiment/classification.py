@@ -162,7 +162,10 @@ def preprocess_of(backbone: Backbone, choice: str) -> Preprocess:
     own = backbone.preprocess
     if choice == "backbone":
         return own
-    return Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear", crop_pct=0.875)
+    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    if choice == "squash":
+        return replace(paper, crop_mode="squash")
+    return replace(paper, crop_pct=0.875)
 
 
 def _start_from(model: Classifier, path: Path) -> None:

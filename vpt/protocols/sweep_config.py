@@ -191,7 +191,7 @@ class SweepConfig(MethodsConfig):
         "null: an SQLite file in run_dir, for workers on one machine",
     )
     suite: Path | None = Field(
-        None, description="a YAML file with groups of descriptors, e.g. datasets/suites/vtab.yaml"
+        None, description="a YAML file with groups of descriptors, e.g. configs/suites/vtab.yaml"
     )
     search: SearchConfig = Field(description="how each method's settings are chosen")
     metric: Metric = Field("top1", description="what validation chooses by, and test reports")
