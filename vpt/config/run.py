@@ -133,9 +133,9 @@ class DataConfig(Schema):
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
     preprocess: Literal["backbone", "imagenet", "squash"] = Field(
         "backbone",
-        description="of all images: the backbone's own; or the paper's, with ImageNet's mean and "
-        "std, bilinear: imagenet: short side to size / 0.875, cropped, for FGVC; squash: both sides "
-        "to the size, for VTAB-1k",
+        description="of all images: the backbone's own; or the paper's (ImageNet's mean and std, "
+        "bilinear): imagenet for FGVC, short side to size / 0.875, cropped; squash for VTAB-1k, "
+        "both sides to the size",
     )
     transform: TransformConfig = Field(
         default_factory=TransformConfig, description="augmentation of training images"

@@ -35,20 +35,24 @@ class SweepTable:
         columns: the first is of words, the others of numbers.
         rows: cells.
         caption: how it was measured.
+        details: columns that a terminal has no room for.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
+    details: tuple[str, ...] = ()
 
     def rich(self) -> Table:
-        """For a terminal."""
+        """For a terminal, without details."""
+        shown = [number for number, name in enumerate(self.columns) if name not in self.details]
         table = Table(title=self.title, caption=self.caption)
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+        for number in shown:
+            name = self.columns[number]
+            table.add_column(name, justify="right" if number else "left", no_wrap=name != "Chosen")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*(row[number] for number in shown))
         return table
 
     def markdown(self) -> str:
@@ -90,6 +94,7 @@ def _methods_table(units: Sequence[UnitResult]) -> SweepTable:
         columns,
         tuple(_method_cells(unit) for unit in units),
         _caption(units),
+        details=("Val (%)", "Search"),
     )
 
 
