@@ -24,6 +24,7 @@ import vpt.data.loader
 import vpt.engine.events
 import vpt.engine.fit
 import vpt.runs
+import vpt.runs.training
 import vpt.storage.atomic_file
 from tests.fixtures import make_folder, make_image
 from tests.training import (
@@ -108,10 +109,11 @@ def write_weights(path, seed):
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_drawing():
-    """The confusion matrix's picture, which has its own tests, is most of a tiny run's time."""
+    """The confusion matrix's picture and FLOPs, which have tests, are most of a tiny run's time."""
     with pytest.MonkeyPatch.context() as patch:
         picture = np.zeros((4, 4, 3), np.uint8)
         patch.setattr(vpt.engine.events, "draw_confusion_matrix", lambda counts, names: picture)
+        patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
         yield
 
 

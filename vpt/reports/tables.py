@@ -13,7 +13,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.table import Table
 
 from vpt.engine.run_dir import write_json_atomic, write_text_atomic
-from vpt.evaluation.comparison import Comparison, MethodResult
+from vpt.evaluation.comparison import AnyResult, Comparison, MethodResult
+from vpt.evaluation.energy import total
 from vpt.storage.atomic_file import write_atomic
 
 PAPER_NAMES = {
@@ -40,7 +41,8 @@ PAPER_NAMES = {
 }
 """How the papers write the usual methods; see `paper_name`."""
 
-COLUMNS = ("Method", "Test top-1 (%)", "Parameters", "File", "Seconds", "Rate")
+COLUMNS = ("Method", "Test top-1 (%)", "Parameters", "File", "GFLOPs", "Seconds")
+"""Few enough for a terminal of 80 characters; rates and energies are in result.json."""
 
 
 def comparison_table(result: Comparison[MethodResult]) -> Table:
@@ -113,8 +115,8 @@ def _cells(name: str, method: MethodResult) -> tuple[str, ...]:
         mean_and_spread(method.test_top1),
         f"{method.trained_parameters:,}",
         file_size(method.file_bytes),
+        gigaflops(method.step_flops),
         f"{method.seconds:.1f}",
-        f"{method.lr:g}",
     )
 
 
@@ -130,8 +132,9 @@ def _title(result: Comparison[MethodResult]) -> str:
 def _caption(result: Comparison[MethodResult]) -> str:
     rate = rate_words(result.setting["trials_per_method"])
     return (
-        f"Test top-1: {_spread(result)}. Parameters: trained ones. Rate: {rate}. "
-        f"Seconds: of one run; {result.seconds:.0f} s in all."
+        f"Test top-1: {_spread(result)}. Parameters: trained ones. Learning rates: {rate}. "
+        f"GFLOPs: of a training step, per image. "
+        f"Seconds: of one run; {result.seconds:.0f} s in all.{energy_words(result)}"
     )
 
 
@@ -142,6 +145,21 @@ def _spread(result: Comparison[MethodResult]) -> str:
 def rate_words(trials: int) -> str:
     """How each method's learning rate was chosen."""
     return f"the best of {trials} on validation" if trials else "the config's"
+
+
+def gigaflops(flops: int | None) -> str:
+    """Floating-point operations in 10^9, three digits of them; '-' where they are not counted."""
+    return "-" if flops is None else f"{flops / 1e9:#.3g}".rstrip(".")
+
+
+def energy_words(result: Comparison[AnyResult]) -> str:
+    """What all runs took, for captions: ' Energy: 12.3 kJ (gpu, measured), trials counted in.'."""
+    known = [
+        f"{energy.joules / 1e3:#.3g} kJ ({energy.scope}, {energy.state})"
+        for energy in total(result.tested.energy, result.tried.energy)
+        if energy.joules is not None
+    ]
+    return f" Energy: {', '.join(known)}, trials counted in." if known else ""
 
 
 def paper_name(method: str) -> str:
