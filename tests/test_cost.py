@@ -76,6 +76,18 @@ def test_a_result__says_what_the_run_cost(data, tmp_path, steps):
     assert train(config, mode="resume") == result
 
 
+def test_a_result__without_validation__has_no_speed_of_it_and_shows_no_errors(
+    data, tmp_path, steps
+):
+    both = {"data__train_on": "train_and_val", "train__select": "last"}
+    lines: list[str] = []
+    result = train(make_config(tmp_path / "run", data, **both), log=lines.append)
+    assert result.val_images_per_second is None
+    assert result.step_flops > result.forward_flops
+    assert result.energy[0] == Energy(12.0, "gpu", "measured")
+    assert not any("TensorBoard" in line for line in lines)
+
+
 def test_energy__of_attempts_adds_up__whenever_they_were_stopped(
     data, tmp_path, steps, monkeypatch
 ):

@@ -36,6 +36,7 @@ from vpt.runs.cost import flops_of
 from vpt.runs.detection import show_validation
 from vpt.runs.feeding import coco_eval_of, fit_data, start_prompts
 from vpt.runs.inference import confusions_of, measure, per_class_of
+from vpt.runs.showing import harmless, show_errors, show_result, write_points
 from vpt.runs.start import (
     check_space,
     newest_checkpoint,
@@ -243,6 +244,8 @@ def _train_in(
         _save(run.best_prompt, experiment, metrics)
         if isinstance(data.evaluator, BoxEvaluator):
             show_validation(events, data.evaluator)
+        with harmless("errors", log):
+            show_errors(events, experiment, data.evaluator)
 
     with stop_request() as stop, open_meter(device) as meter:
         outputs = replace(outputs, on_best=keep_best, meter=meter)
@@ -251,6 +254,10 @@ def _train_in(
         _save(run.last_prompt, experiment, {})
         model.load_trained(read_prompt_file(run.best_prompt)[1])
         test, per_class = _test(run, experiment, events, state, device, stop)
+        with harmless("settings", log):
+            show_result(events, experiment, state.best, test)
+        with harmless("tokens", log):
+            write_points(run, model)
         result = _result(run, experiment, state, test, per_class, device)
         if flops := flops_of(experiment, log):  # after the memory was read: counting takes some
             result = replace(result, forward_flops=flops.forward, step_flops=flops.step)
