@@ -24,6 +24,7 @@ import vpt.data.loader
 import vpt.engine.events
 import vpt.engine.fit
 import vpt.runs
+import vpt.runs.training
 import vpt.storage.atomic_file
 from tests.fixtures import make_folder, make_image
 from tests.training import (
@@ -108,10 +109,11 @@ def write_weights(path, seed):
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_drawing():
-    """The confusion matrix's picture, which has its own tests, is most of a tiny run's time."""
+    """The confusion matrix's picture and FLOPs, which have tests, are most of a tiny run's time."""
     with pytest.MonkeyPatch.context() as patch:
         picture = np.zeros((4, 4, 3), np.uint8)
         patch.setattr(vpt.engine.events, "draw_confusion_matrix", lambda counts, names: picture)
+        patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
         yield
 
 
@@ -624,7 +626,8 @@ def test_the_test_split__is_read_once__after_all_training(data, tmp_path, monkey
     parts = [path.relative_to(data).parts[0] for path in paths]
     assert parts.count("test") == 15
     assert parts.index("test") > max(parts.index("val"), len(parts) - 16)
-    assert parts.count("val") == 15 * 3
+    errors_shown = parts.count("val") - 15 * 3  # read again at best epochs
+    assert 0 <= errors_shown <= 15 * 3
 
 
 def test_without_the_test_split__no_image_of_it_is_read__and_the_result_stands(
@@ -840,7 +843,8 @@ def test_tensorboard_and_metrics__tell_the_same__and_all_that_was_promised(tmp_p
         for key, value in line.items()
         if key not in ("step", "time")
     ]
-    shown = [(tag, e.step, e.value) for tag in scalars for e in events.Scalars(tag)]
+    curves = [tag for tag in scalars if not tag.startswith("best/")]  # those are of its table
+    shown = [(tag, e.step, e.value) for tag in curves for e in events.Scalars(tag)]
     assert len(mirrored) == len(shown)
     for one, other in zip(sorted(mirrored), sorted(shown), strict=True):
         assert one[:2] == other[:2]

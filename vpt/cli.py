@@ -68,7 +68,7 @@ def train(
     mode = _open_mode(resume=resume, overwrite=overwrite)
     settings = load_config(config, overrides or ())
     if dry_run:
-        out.print(plan_table(runs.make_plan(build(settings)), settings.run_dir))
+        out.print(plan_table(runs.make_plan(build(settings), log=log), settings.run_dir))
         return
     result = runs.train(settings, mode=mode, log=log, console=out)
     if result.finished != "done":
@@ -112,12 +112,19 @@ def plan_table(plan: Any, run_dir: Path) -> Table:
         "parameters": ", ".join(f"{part} {count:,}" for part, count in plan.parameters.items()),
         "trained": f"{plan.trained:,}",
         "checkpoint": f"{plan.checkpoint_bytes / 2**20:.1f} MB",
+        "GFLOPs per image": _plan_flops(plan),
         "peak memory": f"{plan.peak_memory_bytes / 2**20:,.0f} MB after a few steps",
         "time": f"about {format_seconds(plan.seconds)}, from a few steps",
     }
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _plan_flops(plan: Any) -> str:
+    from vpt.reports.tables import gigaflops
+
+    return f"{gigaflops(plan.step_flops)} to train, {gigaflops(plan.forward_flops)} to evaluate"
 
 
 @app.command()

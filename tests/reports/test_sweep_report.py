@@ -10,16 +10,18 @@ from PIL import Image
 
 from vpt.config import validate
 from vpt.config.yaml_text import load_yaml
+from vpt.evaluation.energy import Energy
 from vpt.evaluation.sweep import SweepTrial, TestedRun, UnitResult, suite_means
 from vpt.protocols.sweep_config import SweepConfig
 from vpt.reports.sweep_report import sweep_tables, write_report
 
+JOULE = (Energy(500.0, "gpu", "measured"),)
 ROOT = Path(__file__).parents[2]
 
 
 def unit(method="vpt_deep", tests=(0.9, 0.8), **changes):
     trials = [
-        SweepTrial({"optim.lr": lr, "optim.weight_decay": 0.0}, value, False, None, 2.0)
+        SweepTrial({"optim.lr": lr, "optim.weight_decay": 0.0}, value, False, None, 2.0, JOULE)
         for lr, value in ((0.001, 0.5), (0.01, 0.7), (0.1, 0.6))
     ]
     details = {
@@ -28,6 +30,8 @@ def unit(method="vpt_deep", tests=(0.9, 0.8), **changes):
         "seconds": 3.0,
         "peak_memory_bytes": 10**9,
         "images_per_second": 50.0,
+        "step_flops": 3 * 10**9,
+        "energy": [{"joules": 2000.0, "scope": "gpu", "state": "measured"}],
     }
     found = UnitResult(
         sweep="pets",
@@ -73,6 +77,7 @@ def test_the_table__has_one_row_a_method__in_order():
             "70.0",
             "1,234",
             "5 kB",
+            "3.00",
             "3.0",
             "3 in 6s",
             "lr 0.01, weight_decay 0",
@@ -83,6 +88,7 @@ def test_the_table__has_one_row_a_method__in_order():
             "70.0",
             "1,234",
             "5 kB",
+            "3.00",
             "3.0",
             "3 in 6s",
             "lr 0.01, weight_decay 0",
@@ -90,6 +96,7 @@ def test_the_table__has_one_row_a_method__in_order():
     )
     assert "mean ± standard deviation of 2 seeds" in table.caption
     assert "3 settings of each method" in table.caption
+    assert "Energy: 11.0 kJ (gpu, measured), trials counted in." in table.caption
     assert "not over" not in table.caption
 
 
@@ -107,7 +114,7 @@ def test_a_value_at_the_end_of_its_range__is_marked():
 def test_what_is_not_over__is_said__and_shown_as_far_as_it_is():
     begun = unit(trials=unit().trials[:1], chosen=None, seeds=(), runs=())
     (table,) = sweep_tables([begun, unit(tests=(0.9,))])
-    assert table.rows[0] == ("VPT-deep", "-", "-", "-", "-", "-", "1 of 3", "-")
+    assert table.rows[0] == ("VPT-deep", *"------", "1 of 3", "-")
     assert table.rows[1][1] == "90.0"
     assert table.caption.endswith("The sweep is not over.")
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 
+from vpt.engine.projector import FILE_NAMES
 from vpt.errors import RunError, RunInUseError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
 
@@ -59,7 +60,7 @@ _FILES = (
 )
 _FOLDERS = {
     "checkpoints": re.compile(r"step_\d{8,}\.safetensors(\.damaged)?"),
-    "tensorboard": re.compile(r"events\.out\.tfevents\..+"),
+    "tensorboard": re.compile(rf"events\.out\.tfevents\..+|{FILE_NAMES.pattern}"),
 }
 
 _held: set[int] = set()

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vpt.evaluation.energy import Energy, energies, total
+
 Value = bool | int | float | str | None
 
 
@@ -20,6 +22,7 @@ class SweepTrial:
         pruned: given up early; the value is the last one it had.
         diverged: why it counts as 0, if the training went astray.
         seconds: of its runs.
+        energy: of that time; of a trial that was given up or diverged it is not known.
     """
 
     params: Mapping[str, Value]
@@ -27,6 +30,7 @@ class SweepTrial:
     pruned: bool
     diverged: str | None
     seconds: float
+    energy: tuple[Energy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,12 @@ class UnitResult:
         """Of all trials."""
         return sum(trial.seconds for trial in self.trials)
 
+    @property
+    def energy(self) -> tuple[Energy, ...]:
+        """Of all tested runs and all trials."""
+        runs = [energies(run.details.get("energy", ())) for run in self.runs]
+        return total(*(trial.energy for trial in self.trials), *runs)
+
     def detail(self, name: str) -> Any:
         """A measurement of the first run that has it; None if none has."""
         return next((run.details[name] for run in self.runs if name in run.details), None)
@@ -130,7 +140,8 @@ class UnitResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values, with mean and spread."""
-        return {**asdict(self), "mean": self.mean, "std": self.std, "at_edge": self.at_edge()}
+        more = {"mean": self.mean, "std": self.std, "at_edge": self.at_edge()}
+        return {**asdict(self), **more, "energy": [asdict(energy) for energy in self.energy]}
 
 
 def _ends(choices: Any) -> tuple[float, float] | None:

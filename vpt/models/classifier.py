@@ -53,6 +53,10 @@ class Classifier(PromptedModel):
         logits: Tensor = self.head(self.prompted(images, need=self.head.needs))
         return logits
 
+    def outputs(self, images: Tensor) -> Sequence[Tensor]:
+        """See `PromptedModel.outputs`: the logits, or without a head the feature."""
+        return (self(images),)
+
     def loss(
         self,
         batch: Batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vpt.config import Schema
 from vpt.errors import RunError
+from vpt.evaluation.comparison import Trial
+from vpt.evaluation.energy import total
 from vpt.protocols.setup import OWN_KEYS, SHARED_KEYS, Name, Seed, refuse_keys
+from vpt.runs import Tried
 
 Log = Callable[[str], None]
 
@@ -118,3 +121,13 @@ def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool = False) -> 
         raise RunError(
             f"{run_dir} is not empty; remove it, use --overwrite, or set another run_dir"
         )
+
+
+def trial_of(lr: float, tried: Sequence[Tried], metric: str) -> Trial:
+    """One learning rate tried on every trial seed, judged by a metric of validation."""
+    return Trial(
+        lr,
+        tuple(each.val[metric] for each in tried),
+        sum(each.seconds for each in tried),
+        total(*(each.energy for each in tried)),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vpt.errors import ConfigError
+from vpt.evaluation.energy import energies, total
 from vpt.evaluation.sweep import SweepTrial, TestedRun, UnitResult
 from vpt.protocols.study import Done, Record, read_studies
 from vpt.protocols.study_database import database_errors, open_storage
@@ -71,6 +72,7 @@ def _trial(done: Done) -> SweepTrial:
         pruned=done.pruned,
         diverged=done.result.get("diverged"),
         seconds=done.result.get("seconds", 0.0),
+        energy=total(*(energies(run["energy"]) for run in done.result.get("runs", ()))),
     )
 
 

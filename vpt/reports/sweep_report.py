@@ -19,7 +19,15 @@ from vpt.engine.progress import format_seconds
 from vpt.engine.run_dir import write_json_atomic, write_text_atomic
 from vpt.evaluation.sweep import UnitResult, suite_means
 from vpt.reports.plots import Cloud, accuracy_plot, curves_plot
-from vpt.reports.tables import file_size, markdown_table, mean_and_spread, paper_name, spread_words
+from vpt.reports.tables import (
+    energy_words,
+    file_size,
+    gigaflops,
+    markdown_table,
+    mean_and_spread,
+    paper_name,
+    spread_words,
+)
 from vpt.storage.atomic_file import write_atomic
 
 METRIC_NAMES = {"top1": "top-1", "mean_class_accuracy": "mean class accuracy"}
@@ -85,6 +93,7 @@ def _methods_table(units: Sequence[UnitResult]) -> SweepTable:
         "Val (%)",
         "Parameters",
         "File",
+        "GFLOPs",
         "Seconds",
         "Search",
         "Chosen",
@@ -94,7 +103,7 @@ def _methods_table(units: Sequence[UnitResult]) -> SweepTable:
         columns,
         tuple(_method_cells(unit) for unit in units),
         _caption(units),
-        details=("Val (%)", "Search"),
+        details=("Val (%)", "GFLOPs", "Search"),
     )
 
 
@@ -105,6 +114,7 @@ def _method_cells(unit: UnitResult) -> tuple[str, ...]:
         _percent(_chosen_value(unit)),
         _number(_trained(unit), "{:,.0f}"),
         _NONE if (size := unit.detail("prompt_bytes")) is None else file_size(size),
+        gigaflops(unit.detail("step_flops")),
         _number(unit.mean_of("seconds"), "{:.1f}"),
         _search(unit),
         _chosen(unit),
@@ -174,8 +184,11 @@ def _caption(units: Sequence[UnitResult]) -> str:
     words = [
         f"Test {metric}, {spread_words(seeds)}." if seeds else "Nothing is tested yet.",
         f"{first.planned_trials} settings of each method tried on validation, the best one then "
-        f"trained on the {learned} images and tested, once per seed.",
+        f"trained on the {learned} images and tested, once per seed. Parameters: trained ones. "
+        "GFLOPs: of a training step, per image. Seconds: of one tested run.",
     ]
+    if energy := energy_words(*(unit.energy for unit in units)):
+        words.append(energy)
     if any(unit.at_edge() for unit in units):
         words.append("* an end of what could be chosen: a better value may lie beyond.")
     diverged = sum(trial.diverged is not None for unit in units for trial in unit.trials)
@@ -336,6 +349,9 @@ def _method_row(unit: UnitResult) -> dict[str, Any]:
         "seconds_per_run": unit.mean_of("seconds"),
         "peak_memory_bytes": unit.mean_of("peak_memory_bytes"),
         "images_per_second": unit.mean_of("images_per_second"),
+        "forward_flops": unit.detail("forward_flops"),
+        "step_flops": unit.detail("step_flops"),
+        **{f"{each.scope}_joules": each.joules for each in unit.energy},
         "trials": len(unit.trials),
         "planned_trials": unit.planned_trials,
         "search_seconds": unit.search_seconds,
@@ -373,12 +389,13 @@ def _run_rows(unit: UnitResult) -> list[dict[str, Any]]:
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows with the same keys, the keys as header; '' where there are none."""
+    """Rows with their keys as header; '' where there are none."""
     rows = list(rows)
     if not rows:
         return ""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(stream, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()

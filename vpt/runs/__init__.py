@@ -20,7 +20,7 @@ from vpt.runs.outputs import opened, prepare_outputs, write_classes
 from vpt.runs.plan import Plan, make_plan
 from vpt.runs.probe import probe
 from vpt.runs.start import FREE_ON_RESUME
-from vpt.runs.training import RunResult, train, try_out
+from vpt.runs.training import RunResult, Tried, train, try_out, try_with_cost
 
 __all__ = [
     "FREE_ON_RESUME",
@@ -28,6 +28,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "RunResult",
+    "Tried",
     "evaluate_detector",
     "evaluate_prompt",
     "evaluate_split",
@@ -43,6 +44,7 @@ __all__ = [
     "train",
     "truth_and_found",
     "try_out",
+    "try_with_cost",
     "write_classes",
     "write_predictions",
 ]
