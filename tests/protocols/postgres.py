@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -46,8 +47,8 @@ def server(binaries: Path) -> Iterator[str]:
         yield f"postgresql+psycopg://tester@/postgres?host={folder}"
     finally:
         if process is not None:
-            process.terminate()
-            process.wait()
+            process.send_signal(signal.SIGINT)  # SIGTERM would wait for connections to be closed
+            process.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
