@@ -18,7 +18,7 @@ from tests.protocols.postgres import installed, server
 from vpt.engine.interrupt import Interrupted
 from vpt.errors import ConfigError, DataError, DivergedError, RunError
 from vpt.protocols.comparison import compare, load_comparison
-from vpt.protocols.study_database import open_storage
+from vpt.protocols.study_database import opened_storage
 from vpt.protocols.sweep import sweep
 from vpt.protocols.sweep_config import best_of, load_sweep
 from vpt.protocols.sweep_results import find_sweep, read_sweep
@@ -84,13 +84,13 @@ def counted(units):
 
 def trials_of(config):
     """{study: {point: states of its trials}}."""
-    storage = open_storage(config.storage_url)
     found = {}
-    for name in optuna.get_all_study_names(storage):
-        points = found.setdefault(name, {})
-        for trial in optuna.load_study(study_name=name, storage=storage).trials:
-            if "point" in trial.user_attrs:
-                points.setdefault(trial.user_attrs["point"], []).append(trial.state.name)
+    with opened_storage(config.storage_url) as storage:
+        for name in optuna.get_all_study_names(storage):
+            points = found.setdefault(name, {})
+            for trial in optuna.load_study(study_name=name, storage=storage).trials:
+                if "point" in trial.user_attrs:
+                    points.setdefault(trial.user_attrs["point"], []).append(trial.state.name)
     return found
 
 

@@ -80,6 +80,23 @@ def _open_server(url: str) -> RDBStorage:
 
 
 @contextlib.contextmanager
+def opened_storage(url: str) -> Iterator[RDBStorage]:
+    """`open_storage`, closed at the end; errors of the database come as one line.
+
+    Raises:
+        ConfigError: Optuna or the database's driver is not installed.
+        RunError: the database cannot be used.
+    """
+    storage = open_storage(url)
+    try:
+        with database_errors(url):
+            yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@contextlib.contextmanager
 def database_errors(url: str) -> Iterator[None]:
     """Errors of the database as one line."""
     optuna, sqlalchemy = _libraries()

@@ -24,7 +24,7 @@ from vpt.experiment import backbone_of, load_splits
 from vpt.protocols.methods import Log
 from vpt.protocols.setup import cpu_threads
 from vpt.protocols.study import Claim, GivenUp, PointStudy, Value
-from vpt.protocols.study_database import database_errors, open_storage
+from vpt.protocols.study_database import opened_storage
 from vpt.protocols.sweep_config import SWEEP_FILE, SweepConfig, Unit, best_of, sweep_in
 from vpt.protocols.workers import run_apart
 from vpt.runs import RunResult, train
@@ -32,6 +32,7 @@ from vpt.storage.atomic_file import is_leftover
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+    from optuna.storages import BaseStorage
 
 _POLL_SECONDS = 0.5
 _TELL_SECONDS = 60  # between lines that say what is waited for
@@ -97,9 +98,12 @@ def work(config: SweepConfig, *, log: Log = lambda line: None) -> None:
         VptError: anything that a user can mend.
         Interrupted: a signal; what was begun waits for another worker.
     """
-    url = config.storage_url
-    with stop_request() as stop, cpu_threads(config.threads), database_errors(url):
-        worker = _Worker(config, log)
+    with (
+        stop_request() as stop,
+        cpu_threads(config.threads),
+        opened_storage(config.storage_url) as storage,
+    ):
+        worker = _Worker(config, storage, log)
         told = time.monotonic()
         while not worker.is_over():
             if stop:
@@ -120,13 +124,12 @@ def _stopped(stop: StopRequest) -> Interrupted:
 class _Worker:
     """A worker's studies, opened as it comes to them."""
 
-    def __init__(self, config: SweepConfig, log: Log):
-        self._config, self._log = config, log
+    def __init__(self, config: SweepConfig, storage: BaseStorage, log: Log):
+        self._config, self._storage, self._log = config, storage, log
         self._units = list(config.units())
         self._over: set[tuple[Unit, Stage]] = set()
         self._studies: dict[tuple[Unit, Stage], PointStudy] = {}
         self._backbone: Backbone | None = None
-        self._storage = open_storage(config.storage_url)
 
     def is_over(self) -> bool:
         """Whether every unit is searched and tested."""

@@ -8,7 +8,7 @@ from vpt.errors import ConfigError
 from vpt.evaluation.energy import energies, total
 from vpt.evaluation.sweep import SweepTrial, TestedRun, UnitResult
 from vpt.protocols.study import Done, Record, read_studies
-from vpt.protocols.study_database import database_errors, open_storage
+from vpt.protocols.study_database import opened_storage
 from vpt.protocols.sweep_config import SweepConfig, load_sweep, sweep_in
 
 
@@ -31,8 +31,8 @@ def read_sweep(config: SweepConfig) -> tuple[UnitResult, ...]:
     missing = ConfigError(f"the sweep '{config.title}' has not begun; run it with `vpt sweep`")
     if config.storage is None and not (config.run_dir / "study.db").is_file():
         raise missing
-    with database_errors(config.storage_url):
-        records = read_studies(open_storage(config.storage_url), f"{config.title}/")
+    with opened_storage(config.storage_url) as storage:
+        records = read_studies(storage, f"{config.title}/")
     searches = {_place(record): record for record in records if record.about["stage"] == "search"}
     tested = {_place(record): record for record in records if record.about["stage"] == "tested"}
     if not searches:
