@@ -262,16 +262,48 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What the part of a model that never changes made of a batch of images.
+
+    Attributes:
+        made: the tokens as they enter block `layer`; or, where no block is left, the pooled
+            feature (B, F).
+        layer: the block that comes next, 0..L.
+    """
+
+    made: Tokens | Tensor
+    layer: int
+
+    @property
+    def values(self) -> Tensor:
+        """(B, P + N, D), or the pooled feature (B, F)."""
+        return self.made.values if isinstance(self.made, Tokens) else self.made
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def with_values(self, values: Tensor) -> Begun:
+        """The same of other images."""
+        if isinstance(self.made, Tokens):
+            return replace(self, made=replace(self.made, values=values))
+        return replace(self, made=values)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Begun:
+        """The values on a device; what all images share stays where it is."""
+        return self.with_values(self.values.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images of one step and what is known of them.
 
     Attributes:
-        images: (B, 3, H, W) float32, preprocessed.
+        images: (B, 3, H, W) float32, preprocessed; or what was begun with them.
         labels: (B,) int64.
         indices: (B,) int64, positions in the data set's split.
     """
 
-    images: Tensor
+    images: Tensor | Begun
     labels: Tensor
     indices: Tensor
 

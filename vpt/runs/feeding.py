@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +20,45 @@ from vpt.data import (
     make_loader,
 )
 from vpt.engine.fit import FitData
+from vpt.engine.progress import Log
+from vpt.errors import ConfigError
 from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
-from vpt.experiment import AnyExperiment, Experiment
+from vpt.experiment import AnyExperiment, Experiment, plan_cache
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.cache import KeptBatches, KeptImages, Start, place_free
 from vpt.seeding import derive_seed
-from vpt.structures import AnyBatch
+from vpt.structures import AnyBatch, Begun
 
 AnySplit = Split | DetectionSplit
 
 
 def fit_data(
-    experiment: AnyExperiment, device: torch.device, *, results: Path | None = None
+    experiment: AnyExperiment,
+    device: torch.device,
+    *,
+    results: Path | None = None,
+    cached: bool = True,
+    log: Log = lambda line: None,
 ) -> FitData:
     """Training and validation batches for `fit`.
 
     Args:
-        experiment: built.
+        experiment: built; with a cache its model is on the device.
         device: where batches will go.
         results: where a detector's validation writes its detections.
+        cached: whether `data.cache` holds.
+        log: told what is kept, and what is not.
+
+    Raises:
+        ConfigError: `data.cache: memory` cannot be had.
     """
     config = experiment.config
     train_split, val_split = experiment.splits.require("train"), experiment.splits.require("val")
     dataset = dataset_of(train_split, experiment.train_transform, config.seed)
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
-        batches = EpochBatches(
-            len(train_split),
-            config.data.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            start_batch=start_batch,
-            balance=_labels_to_balance(experiment),
-        )
+        batches = _order(experiment, epoch, start_batch)
         return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
 
     def val_batches() -> Iterable[AnyBatch]:
@@ -64,7 +71,81 @@ def fit_data(
         )
 
     evaluator = evaluator_of(val_split, results=results, coco_eval=coco_eval_of(config))
-    return FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
+    data = FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
+    if cached and isinstance(experiment, Experiment) and isinstance(dataset, ImageDataset):
+        return _with_cache(data, experiment, dataset, device, log)
+    return data
+
+
+def _with_cache(
+    data: FitData,
+    experiment: Experiment,
+    dataset: ImageDataset,
+    device: torch.device,
+    log: Log,
+) -> FitData:
+    """The same batches, begun by the unchanging part of the model as `data.cache` says."""
+    config = experiment.config
+    plan = plan_cache(config, experiment.model, experiment.splits)
+    for line in plan.lines:
+        log(f"cache: {line}")
+    start = Start(experiment.model, device, config.train.precision)
+    if plan.val:
+        data = replace(data, val=KeptBatches(data.val, start))  # type: ignore[arg-type]
+    sizes = _place_free(experiment, start, log) if plan.train else {}
+    if not sizes:
+        return data
+    images = KeptImages(dataset, start, sizes)
+
+    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
+        return images.batches(
+            _order(experiment, epoch, start_batch),
+            num_workers=config.data.num_workers,
+            pin=device.type == "cuda",
+        )
+
+    return replace(data, train=train_batches)
+
+
+def _place_free(experiment: Experiment, start: Start, log: Log) -> dict[int, Begun]:
+    """Sizes of training batches in which an image has the same bits wherever it stands.
+
+    Raises:
+        ConfigError: it has not even in full ones, and the cache is asked for.
+    """
+    images, full = len(experiment.splits.require("train")), experiment.config.data.batch_size
+    full, last = min(images, full), images % full
+    sizes = place_free(start, [full, last] if last and last < full else [full])
+    if full not in sizes:
+        reason = (
+            "an image's last bits depend on its place in the batch here; one thread "
+            "(OMP_NUM_THREADS=1) helps"
+        )
+        if experiment.config.data.cache == "memory":
+            raise ConfigError(
+                f"data.cache memory: {reason}, or data.cache=auto, which does without"
+            )
+        log(f"cache: computes training images every epoch, because {reason}")
+        return {}
+    if last and last not in sizes:
+        log(
+            f"cache: computes the {last} images of an epoch's last batch anew, because their bits "
+            "differ in so small a one"
+        )
+    return sizes
+
+
+def _order(experiment: AnyExperiment, epoch: int, start_batch: int) -> EpochBatches:
+    """Which training images come in which batch."""
+    config = experiment.config
+    return EpochBatches(
+        len(experiment.splits.require("train")),
+        config.data.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        start_batch=start_batch,
+        balance=_labels_to_balance(experiment),
+    )
 
 
 def _labels_to_balance(experiment: AnyExperiment) -> tuple[int, ...] | None:
@@ -127,4 +208,5 @@ def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
     batches = EpochBatches(len(split), min(64, len(split)), seed=seed, epoch=0)
     dataset = dataset_of(split, experiment.eval_transform, seed=0)
     batch = next(iter(_load(dataset, batches, num_workers=0, device=torch.device("cpu"))))
+    assert isinstance(batch.images, torch.Tensor)
     start_from_patches(prompted, batch.images.to(device), torch.Generator().manual_seed(seed))
