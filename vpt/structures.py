@@ -190,18 +190,25 @@ class Inside:
 
     Attributes:
         context: keys and values that no token is behind.
-        deltas: what is added to a projection: normed tokens (B, S, D) -> (B, S, its width).
+        deltas: what is added to a projection: normed tokens (B, S, D) -> (B, S, its width), or
+            what broadcasts to it.
         adapt: what the MLP is taken to make, from what it is given (normed) and what it makes,
             (B, S, D) each.
+        temperature: what the attention's scores are divided by before the softmax, a positive
+            scalar; None: nothing.
     """
 
     context: Context | None = None
     deltas: Mapping[Projection, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     adapt: Callable[[Tensor, Tensor], Tensor] | None = None
+    temperature: Tensor | None = None
 
     @staticmethod
     def joined(one: Inside | None, other: Inside | None) -> Inside | None:
-        """Both: contexts side by side, deltas summed, the second adapts what the first made."""
+        """Both: contexts side by side, deltas summed, the second adapts what the first made.
+
+        Temperatures multiply.
+        """
         if one is None or other is None:
             return other if one is None else one
         return Inside(
@@ -211,7 +218,14 @@ class Inside:
                 for name in {**one.deltas, **other.deltas}
             },
             _chained(one.adapt, other.adapt),
+            _product(one.temperature, other.temperature),
         )
+
+
+def _product(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one * other
 
 
 def _summed(
