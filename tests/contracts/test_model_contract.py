@@ -15,11 +15,11 @@ from vpt.backbones import create_backbone, wrap_backbone
 from vpt.backbones.base import weights_hash
 from vpt.backbones.bundled.glyph_vit import WEIGHTS
 from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
-from vpt.errors import ConfigError, PromptFileError
+from vpt.errors import BackboneError, ConfigError, PromptFileError
 from vpt.models import start_from_patches
-from vpt.prompts import PixelPatch, PixelPrompt
+from vpt.prompts import PixelPatch, PixelPrompt, Prompt
 from vpt.prompts.initializers import paper_uniform_bound
-from vpt.structures import Batch, Dimensions
+from vpt.structures import Batch, Dimensions, Inside
 
 CLASSES = 5
 TUNINGS = ("frozen", "bias", "norm", "last:1", "full")
@@ -444,6 +444,18 @@ def test_gates__mix_what_leaves_a_block_with_what_entered_it():
     assert (found - open_gates).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("kind", ["test_vit", "clip_layer_scale"])
+def test_gates__in_the_backbones_arithmetic(kind):
+    """The first block of the second widens what enters it, from bfloat16 to float32."""
+    native = make(kind)
+    model, images = build(native, "vpt_gated", gate=0.5).eval(), images_for(native)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(images)
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+
+
 @pytest.mark.parametrize("kind", ["test_vit", "clip_custom"])
 def test_a_temperature__divides_the_scores_of_a_block(kind):
     """Written out after the paper: the native model, its queries divided by tau."""
@@ -497,6 +509,25 @@ def test_a_temperature__needs_attention_of_a_known_kind():
     build(make("res_post"), "vpt_gated")
     with pytest.raises(ConfigError, match="leave temperature out"):
         build(make("res_post"), {"name": "vpt_gated", "temperature": True})
+
+
+class _Doubled(Prompt):
+    """A method of a user's that does not ask what the blocks are."""
+
+    inside_layers = (1,)
+
+    def inside(self, layer, batch_size):
+        return Inside(adapt=lambda given, made: 2 * made) if layer == 1 else None
+
+
+@pytest.mark.parametrize("kind", ["res_post", "parallel", "eva_post_norm_rope"])
+def test_what_is_added_inside_an_unknown_block__is_refused__not_computed_otherwise(kind):
+    native = make(kind)
+    with pytest.raises(
+        BackboneError, match=r"block 1 of .* unknown kind: _Doubled can add nothing"
+    ):
+        create_model(native, _Doubled(), num_classes=2)(images_for(native))
+    create_model(make("test_vit"), _Doubled(), num_classes=2)(images_for(make("test_vit")))
 
 
 # ------------------------------------------------------------------------- biases of keys, values

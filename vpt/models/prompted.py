@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones import Backbone
+from vpt.errors import BackboneError
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
 from vpt.structures import Begun, Features, Inside, Tokens
@@ -51,7 +52,7 @@ class PromptedBackbone(nn.Module):
         tokens = begun.made
         tapped: dict[int, Tensor] = {}
         for layer in range(begun.layer, self.backbone.depth):
-            rows, inside = self._rows(layer, tokens), self.prompt.inside(layer, len(begun))
+            rows, inside = self._rows(layer, tokens), self._inside(layer, len(begun))
             if rows is not None:
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
@@ -104,8 +105,19 @@ class PromptedBackbone(nn.Module):
         gate = self.prompt.gate_of(layer) if left.num_prompts else None
         if gate is None:
             return left
-        gate = gate.to(left.values.dtype)
-        return left.with_prompts(torch.lerp(entered.prompts, left.prompts, gate))
+        dtype = left.values.dtype  # under autocast a block may widen what entered it
+        mixed = torch.lerp(entered.prompts.to(dtype), left.prompts, gate.to(dtype))
+        return left.with_prompts(mixed)
+
+    def _inside(self, layer: int, batch_size: int) -> Inside | None:
+        """What the prompt adds inside a block, which must be of a known kind to take it."""
+        inside = self.prompt.inside(layer, batch_size)
+        if inside is not None and not self.backbone.takes_context(layer):
+            raise BackboneError(
+                f"block {layer} of '{self.backbone.name}' is of an unknown kind: "
+                f"{type(self.prompt).__name__} can add nothing inside it; use token prompts"
+            )
+        return inside
 
     def _rows(self, layer: int, tokens: Tokens) -> Tensor | None:
         """The prompt's rows as the block takes them, (1 | B, T, D), in the sequence's type."""
