@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vpt.config import RunConfig
 from vpt.data import Splits
@@ -20,12 +20,12 @@ class CachePlan:
     Attributes:
         train: the training images.
         val: the validation images.
-        lines: how much that is, and why what is not kept is not.
+        lines: by split, how much that is, or why it is not kept.
     """
 
     train: bool = False
     val: bool = False
-    lines: tuple[str, ...] = ()
+    lines: dict[str, str] = field(default_factory=dict)
 
 
 def plan_cache(config: RunConfig, model: Classifier, splits: Splits) -> CachePlan:
@@ -36,22 +36,22 @@ def plan_cache(config: RunConfig, model: Classifier, splits: Splits) -> CachePla
     """
     if config.data.cache == "none":
         return CachePlan()
-    room, kept, lines = config.data.cache_gb * 1e9, set[str](), list[str]()
+    room, kept, lines = config.data.cache_gb * 1e9, set[str](), dict[str, str]()
     for name, what in (("train", "training"), ("val", "validation")):
         count = len(splits.require(name))  # type: ignore[arg-type] # one of the literals
         reason = _changes(config, model, name) or _does_not_fit(config, model, count, room)
         if reason is None:
             kept.add(name)
             room -= count * _image_bytes(model)
-            lines.append(f"keeps {count:,} {what} images {_told(model, count)}")
+            lines[name] = f"keeps {count:,} {what} images {_told(model, count)}"
         elif config.data.cache == "memory":
             raise ConfigError(
                 f"data.cache memory: {what} images cannot be kept, because {reason}; set "
                 "data.cache=auto, which does without, or none"
             )
         else:
-            lines.append(f"computes {what} images every epoch, because {reason}")
-    return CachePlan("train" in kept, "val" in kept, tuple(lines))
+            lines[name] = f"computes {what} images every epoch, because {reason}"
+    return CachePlan("train" in kept, "val" in kept, lines)
 
 
 def _changes(config: RunConfig, model: Classifier, split: str) -> str | None:

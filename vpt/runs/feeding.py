@@ -87,12 +87,23 @@ def _with_cache(
     """The same batches, begun by the unchanging part of the model as `data.cache` says."""
     config = experiment.config
     plan = plan_cache(config, experiment.model, experiment.splits)
-    for line in plan.lines:
-        log(f"cache: {line}")
     start = Start(experiment.model, device, config.train.precision)
+    sizes: dict[int, Begun] = {}
+    lines = dict(plan.lines)
+    if plan.train:
+        sizes, reason = _place_free(experiment, start)
+        if not sizes and config.data.cache == "memory":
+            raise ConfigError(
+                f"data.cache memory: {reason}, or data.cache=auto, which does without"
+            )
+        if not sizes:
+            lines["train"] = f"computes training images every epoch, because {reason}"
+        elif reason:
+            lines["train"] += f"; {reason}"
+    for line in lines.values():
+        log(f"cache: {line}")
     if plan.val:
         data = replace(data, val=KeptBatches(data.val, start))  # type: ignore[arg-type]
-    sizes = _place_free(experiment, start, log) if plan.train else {}
     if not sizes:
         return data
     images = KeptImages(dataset, start, sizes)
@@ -107,32 +118,22 @@ def _with_cache(
     return replace(data, train=train_batches)
 
 
-def _place_free(experiment: Experiment, start: Start, log: Log) -> dict[int, Begun]:
+def _place_free(experiment: Experiment, start: Start) -> tuple[dict[int, Begun], str]:
     """Sizes of training batches in which an image has the same bits wherever it stands.
 
-    Raises:
-        ConfigError: it has not even in full ones, and the cache is asked for.
+    None, where it has not even in full ones. And why a size is left out.
     """
-    images, full = len(experiment.splits.require("train")), experiment.config.data.batch_size
-    full, last = min(images, full), images % full
+    images, batch_size = len(experiment.splits.require("train")), experiment.config.data.batch_size
+    full, last = min(images, batch_size), images % batch_size
     sizes = place_free(start, [full, last] if last and last < full else [full])
     if full not in sizes:
-        reason = (
+        return {}, (
             "an image's last bits depend on its place in the batch here; one thread "
             "(OMP_NUM_THREADS=1) helps"
         )
-        if experiment.config.data.cache == "memory":
-            raise ConfigError(
-                f"data.cache memory: {reason}, or data.cache=auto, which does without"
-            )
-        log(f"cache: computes training images every epoch, because {reason}")
-        return {}
     if last and last not in sizes:
-        log(
-            f"cache: computes the {last} images of an epoch's last batch anew, because their bits "
-            "differ in so small a one"
-        )
-    return sizes
+        return sizes, f"the last {last} of each epoch anew, whose bits differ in so small a batch"
+    return sizes, ""
 
 
 def _order(experiment: AnyExperiment, epoch: int, start_batch: int) -> EpochBatches:
