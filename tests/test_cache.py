@@ -157,7 +157,7 @@ def test_augmented_images__are_computed_every_epoch__validation_is_kept(data, tm
         (
             {"data__cache_gb": 1e-5, "prompt": LAST_2},
             "13 images x 5 tokens x 64 x 4 bytes = 16.64 kB, before block 4, are more than is left "
-            "of data.cache_gb 1e-05 (10.00 kB)",
+            "of data.cache_gb 1e-05 (10.00 kB; raise it)",
         ),
     ],
 )

@@ -72,7 +72,7 @@ def _does_not_fit(config: RunConfig, model: Classifier, count: int, room: float)
         return None
     return (
         f"{count:,} images {_told(model, count)}, are more than is left of data.cache_gb "
-        f"{config.data.cache_gb:g} ({_size(room)})"
+        f"{config.data.cache_gb:g} ({_size(room)}; raise it)"
     )
 
 

@@ -1,8 +1,8 @@
 """Visual prompting in pixel space: a learned frame or patch added to the image.
 
-Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022, section 3.2: the
-model sees x + v, where v is learned on the padding (2 C p (H + W - 2 p) numbers), or on a patch of
-p x p pixels at a fixed or random place (C p^2 numbers).
+Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022, on the design of
+prompts: the model sees x + v, where v is learned on the padding (2 C p (H + W - 2 p) numbers), or
+on a patch of p x p pixels at a fixed or random place (C p^2 numbers).
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class PixelPatch(Prompt):
         width: of its sides in pixels.
         image_size: (H, W) in pixels.
         place: (top, left) of its first pixel.
-        random: in training one place for all images of a forward pass, any where the whole patch is
-            in the image, drawn from torch's generator as dropout is; in eval it stands at `place`.
+        random: in training at one place for all images of a forward pass, drawn from torch's
+            generator as dropout is, so that all of it is in the image; in eval at `place`.
         init: 'zeros' or 'normal'.
         std: of 'normal'.
     """

@@ -81,16 +81,16 @@ class KeptImages:
         like = next(iter(sizes.values())).values
         self._rows = torch.empty((len(dataset), *like.shape[1:]), dtype=like.dtype)
 
-    def batches(self, order: EpochBatches, *, num_workers: int, pin: bool) -> Iterator[Batch]:
+    def batches(self, order: EpochBatches, *, num_workers: int) -> Iterator[Batch]:
         """The batches of an epoch, or of what is left of it."""
         planned = list(order)
         new = self._new(planned)
         missing = [items for items, is_new in zip(planned, new, strict=True) if is_new]
         loaded: Iterator[Batch] = iter(())
         if missing:
-            loaded = iter(
-                make_loader(self._dataset, missing, num_workers=num_workers, pin_memory=pin)
-            )
+            pin = self._start.device.type == "cuda"
+            loader = make_loader(self._dataset, missing, num_workers=num_workers, pin_memory=pin)
+            loaded = iter(loader)
         for items, is_new in zip(planned, new, strict=True):
             yield self._begun(next(loaded)) if is_new else self._found(items)
 

@@ -72,7 +72,7 @@ def fit_data(
 
     evaluator = evaluator_of(val_split, results=results, coco_eval=coco_eval_of(config))
     data = FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
-    if cached and isinstance(experiment, Experiment) and isinstance(dataset, ImageDataset):
+    if cached and isinstance(experiment, Experiment) and not isinstance(dataset, DetectionDataset):
         return _with_cache(data, experiment, dataset, device, log)
     return data
 
@@ -85,37 +85,40 @@ def _with_cache(
     log: Log,
 ) -> FitData:
     """The same batches, begun by the unchanging part of the model as `data.cache` says."""
-    config = experiment.config
-    plan = plan_cache(config, experiment.model, experiment.splits)
-    start = Start(experiment.model, device, config.train.precision)
-    sizes: dict[int, Begun] = {}
-    lines = dict(plan.lines)
+    plan = plan_cache(experiment.config, experiment.model, experiment.splits)
+    start = Start(experiment.model, device, experiment.config.train.precision)
+    lines, sizes = dict(plan.lines), dict[int, Begun]()
     if plan.train:
-        sizes, reason = _place_free(experiment, start)
-        if not sizes and config.data.cache == "memory":
-            raise ConfigError(
-                f"data.cache memory: {reason}, or data.cache=auto, which does without"
-            )
-        if not sizes:
-            lines["train"] = f"computes training images every epoch, because {reason}"
-        elif reason:
-            lines["train"] += f"; {reason}"
+        sizes, lines["train"] = _kept_sizes(experiment, start, lines["train"])
     for line in lines.values():
         log(f"cache: {line}")
     if plan.val:
         data = replace(data, val=KeptBatches(data.val, start))  # type: ignore[arg-type]
-    if not sizes:
-        return data
-    images = KeptImages(dataset, start, sizes)
+    if sizes:
+        images = KeptImages(dataset, start, sizes)
+        data = replace(data, train=lambda *at: _kept_batches(experiment, images, *at))
+    return data
 
-    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
-        return images.batches(
-            _order(experiment, epoch, start_batch),
-            num_workers=config.data.num_workers,
-            pin=device.type == "cuda",
-        )
 
-    return replace(data, train=train_batches)
+def _kept_batches(
+    experiment: Experiment, images: KeptImages, epoch: int, start_batch: int
+) -> Iterable[AnyBatch]:
+    order, workers = _order(experiment, epoch, start_batch), experiment.config.data.num_workers
+    return images.batches(order, num_workers=workers)
+
+
+def _kept_sizes(experiment: Experiment, start: Start, line: str) -> tuple[dict[int, Begun], str]:
+    """Sizes of training batches by which images are kept, and the line about it.
+
+    Raises:
+        ConfigError: there are none, and the cache is asked for.
+    """
+    sizes, reason = _place_free(experiment, start)
+    if sizes:
+        return sizes, f"{line}; {reason}" if reason else line
+    if experiment.config.data.cache == "memory":
+        raise ConfigError(f"data.cache memory: {reason}, or data.cache=auto, which does without")
+    return {}, f"computes training images every epoch, because {reason}"
 
 
 def _place_free(experiment: Experiment, start: Start) -> tuple[dict[int, Begun], str]:
