@@ -93,6 +93,12 @@ def test_a_run_with_a_cache__is_the_run_without__bit_for_bit(recipe, data, tmp_p
     ]
 
 
+def test_a_run_without_validation__keeps_its_training_images(data, tmp_path):
+    changes = {"data__train_on": "train_and_val", "train__select": "last", "prompt": LAST_2}
+    lines = both(tmp_path, data, **changes)
+    assert [line.split(" x ")[0] for line in lines] == ["cache: keeps 28 training images"]
+
+
 @pytest.mark.parametrize(
     "kind", ["siglip", "eva02", "dinov3", "rope_mixed", "res_post", "clip_custom", "clip_pe"]
 )

@@ -530,6 +530,15 @@ def test_run_config__allowed_value__survives_dump(run_file: Path, override: str)
             "optim.warmup_epochs 4.0 exceeds train.epochs 3; lower it",
         ),
         (
+            "data.train_on=train_and_val",
+            "train.select top1 needs a validation split, which data.train_on train_and_val learns "
+            "from; set train.select: last",
+        ),
+        (
+            "data={train_on: train_and_val, shots: 4, dataset: photos, batch_size: 8}",
+            "data: train_on train_and_val takes all images of both; leave out shots",
+        ),
+        (
             "loss.class_weights=[1, 0]",
             "loss.class_weights.1: value 0 is not allowed: must be greater than 0",
         ),

@@ -201,6 +201,9 @@ def test_the_papers_preprocessing__replaces_the_backbones(data, tmp_path):
     assert model.preprocess.mean == (0.485, 0.456, 0.406)
     assert (model.preprocess.interpolation, model.preprocess.crop_pct) == ("bilinear", 0.875)
     assert model.backbone.preprocess.mean == (0.5, 0.5, 0.5)
+    squashed = build(make_config(tmp_path, data, data__preprocess="squash")).model.preprocess
+    assert squashed.mean == model.preprocess.mean
+    assert (squashed.crop_mode, squashed.crop_pct) == ("squash", 1.0)
 
 
 def test_a_data_set_without_validation__is_refused_before_a_backbone_is_made(tmp_path, monkeypatch):

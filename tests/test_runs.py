@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import vpt.data.loader
 import vpt.engine.events
 import vpt.engine.fit
 import vpt.runs
+import vpt.runs.training
 import vpt.storage.atomic_file
 from tests.fixtures import make_folder, make_image
 from tests.training import (
@@ -111,10 +113,11 @@ def write_weights(path, seed):
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_drawing():
-    """The confusion matrix's picture, which has its own tests, is most of a tiny run's time."""
+    """The confusion matrix's picture and FLOPs, which have tests, are most of a tiny run's time."""
     with pytest.MonkeyPatch.context() as patch:
         picture = np.zeros((4, 4, 3), np.uint8)
         patch.setattr(vpt.engine.events, "draw_confusion_matrix", lambda counts, names: picture)
+        patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
         yield
 
 
@@ -627,7 +630,50 @@ def test_the_test_split__is_read_once__after_all_training(data, tmp_path, monkey
     parts = [path.relative_to(data).parts[0] for path in paths]
     assert parts.count("test") == 15
     assert parts.index("test") > max(parts.index("val"), len(parts) - 16)
-    assert parts.count("val") == 15 * 3
+    errors_shown = parts.count("val") - 15 * 3  # read again at best epochs
+    assert 0 <= errors_shown <= 15 * 3
+
+
+def test_without_the_test_split__no_image_of_it_is_read__and_the_result_stands(
+    data, tmp_path, monkeypatch
+):
+    paths = reads(monkeypatch)
+    config = make_config(tmp_path / "run", data)
+    result = train(config, read_test=False)
+    assert result.test is None
+    assert result.val
+    assert {path.relative_to(data).parts[0] for path in paths} == {"train", "val"}
+    assert train(config, read_test=False, mode="resume") == result
+
+
+def test_train_and_val__learns_from_both__keeps_the_last_epoch__and_resumes_exactly(
+    data, tmp_path, monkeypatch
+):
+    both = {"data__train_on": "train_and_val", "train__select": "last"}
+    paths = reads(monkeypatch)
+    result = train(make_config(tmp_path / "whole", data, **both, data__scan=False))
+    parts = Counter(path.relative_to(data).parts[0] for path in paths)
+    assert parts["train"] + parts["val"] == 2 * (13 + 15) + 16  # 16 are shown at the start
+    assert parts["val"] >= 2 * 15
+    assert parts["test"] == 15
+    assert (result.val, result.best_epoch, result.steps) == ({}, 1, 2 * 7)
+    assert not any(
+        key.startswith("val/") for line in metrics_lines(tmp_path / "whole") for key in line
+    )
+    last = prompt_tensors(tmp_path / "whole", "prompt_last.safetensors")
+    assert same_bits(prompt_tensors(tmp_path / "whole"), last)
+
+    class StopError(Exception):
+        pass
+
+    def stop(epoch, metrics):
+        raise StopError
+
+    config = make_config(tmp_path / "parts", data, **both)
+    with pytest.raises(StopError):
+        train(config, on_validation=stop)
+    assert train(config, mode="resume").test == result.test
+    assert same_bits(prompt_tensors(tmp_path / "parts"), prompt_tensors(tmp_path / "whole"))
 
 
 def test_the_best_epoch__is_chosen_on_validation__and_its_prompt_is_tested(data, weights, tmp_path):
@@ -801,7 +847,8 @@ def test_tensorboard_and_metrics__tell_the_same__and_all_that_was_promised(tmp_p
         for key, value in line.items()
         if key not in ("step", "time")
     ]
-    shown = [(tag, e.step, e.value) for tag in scalars for e in events.Scalars(tag)]
+    curves = [tag for tag in scalars if not tag.startswith("best/")]  # those are of its table
+    shown = [(tag, e.step, e.value) for tag in curves for e in events.Scalars(tag)]
     assert len(mirrored) == len(shown)
     for one, other in zip(sorted(mirrored), sorted(shown), strict=True):
         assert one[:2] == other[:2]

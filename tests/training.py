@@ -12,8 +12,8 @@ from vpt.config import RunConfig, validate
 from vpt.engine.checkpoint import CheckpointStore
 from vpt.engine.prompt_file import read_prompt_file
 
-TIMED = ("seconds", "train_seconds")
-"""State that is time, and differs between any two runs."""
+TIMED = ("seconds", "train_seconds", "val_seconds", "energy")
+"""State that is time or energy, and differs between any two runs."""
 
 
 def make_config(run_dir: Path, data: Path, **changes: Any) -> RunConfig:
@@ -67,6 +67,7 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def result_without_time(run_dir: Path) -> dict[str, Any]:
     """result.json without time and memory, and the prompt file's size, which its path enters."""
-    timed = ("seconds", "images_per_second", "peak_memory_bytes", "prompt_bytes")
+    timed = ("seconds", "images_per_second", "val_images_per_second", "energy")
+    timed += ("peak_memory_bytes", "prompt_bytes")
     result = json.loads((run_dir / "result.json").read_text())
     return {key: value for key, value in result.items() if key not in timed}

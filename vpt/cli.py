@@ -68,7 +68,7 @@ def train(
     mode = _open_mode(resume=resume, overwrite=overwrite)
     settings = load_config(config, overrides or ())
     if dry_run:
-        out.print(plan_table(runs.make_plan(build(settings)), settings.run_dir))
+        out.print(plan_table(runs.make_plan(build(settings), log=log), settings.run_dir))
         return
     result = runs.train(settings, mode=mode, log=log, console=out)
     if result.finished != "done":
@@ -112,12 +112,19 @@ def plan_table(plan: Any, run_dir: Path) -> Table:
         "parameters": ", ".join(f"{part} {count:,}" for part, count in plan.parameters.items()),
         "trained": f"{plan.trained:,}",
         "checkpoint": f"{plan.checkpoint_bytes / 2**20:.1f} MB",
+        "GFLOPs per image": _plan_flops(plan),
         "peak memory": f"{plan.peak_memory_bytes / 2**20:,.0f} MB after a few steps",
         "time": f"about {format_seconds(plan.seconds)}, from a few steps",
     }
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _plan_flops(plan: Any) -> str:
+    from vpt.reports.tables import gigaflops
+
+    return f"{gigaflops(plan.step_flops)} to train, {gigaflops(plan.forward_flops)} to evaluate"
 
 
 @app.command()
@@ -468,6 +475,62 @@ def clip_eval(
 
 
 @app.command()
+def sweep(
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CONFIG [key=value]...", help="e.g. configs/sweeps/digits.yaml"),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="in place of CONFIG: configs/<suite>/adamw.yaml")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes to start here")] = 1,
+) -> None:
+    """Choose each method's settings on validation, test them over seeds, and report.
+
+    The same command elsewhere is one more worker, and after an interruption it goes on.
+    """
+    from vpt.protocols import sweep as sweeps
+    from vpt.protocols.sweep_config import load_sweep
+    from vpt.protocols.sweep_results import read_sweep
+
+    words = config or []
+    paths = [Path(word) for word in words if "=" not in word]
+    if suite is not None:
+        paths.append(Path("configs") / suite / "adamw.yaml")
+    if len(paths) != 1:
+        raise typer.BadParameter("give one config, e.g. configs/sweeps/digits.yaml, or --suite")
+    settings = load_sweep(paths[0], [word for word in words if "=" in word])
+    sweeps.sweep(settings, workers=workers, log=log)
+    _report(read_sweep(settings), settings.run_dir)
+
+
+@app.command()
+def report(
+    sweeps: Annotated[
+        list[Path], typer.Argument(metavar="SWEEP...", help="run_dirs of sweeps, or their configs")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="folder of the files; default: the first sweep's run_dir")
+    ] = None,
+) -> None:
+    """Print and write what sweeps have measured so far: tables, CSV, plots."""
+    from vpt.protocols.sweep_results import find_sweep, read_sweep
+
+    settings = [find_sweep(place) for place in sweeps]
+    units = [unit for each in settings for unit in read_sweep(each)]
+    _report(units, output or settings[0].run_dir)
+
+
+def _report(units: Sequence[Any], folder: Path) -> None:
+    from vpt.reports.sweep_report import sweep_tables, write_report
+
+    for table in sweep_tables(units):
+        out.print(table.rich())
+    files = write_report(units, folder)
+    log(f"written to {folder}/: {', '.join(file.name for file in files)}")
+
+
+@app.command()
 def show(prompt: PromptPath) -> None:
     """Print what a prompt file says about itself, as JSON."""
     from vpt.engine.prompt_file import read_prompt_header
@@ -503,18 +566,20 @@ def list_names(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["run", "detection", "clip-eval"],
-        typer.Argument(help="a run's config, a detector's, or clip-eval's"),
+        Literal["run", "detection", "clip-eval", "sweep"],
+        typer.Argument(help="a run's config, a detector's, clip-eval's or a sweep's"),
     ] = "run",
 ) -> None:
     """Print the JSON Schema of a config, for editors."""
     from vpt.config import DetectionRunConfig, RunConfig, json_schema
     from vpt.protocols.clip_setup import ClipEvalConfig
+    from vpt.protocols.sweep_config import SweepConfig
 
     configs: dict[str, Any] = {
         "run": RunConfig,
         "detection": DetectionRunConfig,
         "clip-eval": ClipEvalConfig,
+        "sweep": SweepConfig,
     }
     log(json.dumps(json_schema(configs[kind]), indent=2))
 
@@ -549,13 +614,37 @@ def pretrain_bundled(
     log(f"written to {weights}")
 
 
-data_app = typer.Typer(help="Look at data before training on them.", no_args_is_help=True)
+data_app = typer.Typer(help="Get data, and look at them before training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
 @data_app.callback()
 def data_commands() -> None:
-    """Look at data before training on them."""
+    """Get data, and look at them before training."""
+
+
+@data_app.command("get")
+def get_data(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="a descriptor: its name in datasets/, e.g. dtd_split1, or its path"
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="the data set's folder; default: the descriptor's root")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="seconds that a server may be silent, or very slow")
+    ] = 60.0,
+) -> None:
+    """Fetch a data set, verify and unpack it, and say what is there.
+
+    What was interrupted goes on; what is complete is left alone.
+    """
+    from vpt import runs
+
+    runs.get_dataset(dataset, to=to, timeout=timeout, log=log, console=err)
 
 
 @data_app.command("check")

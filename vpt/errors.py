@@ -29,3 +29,15 @@ class PromptFileError(VptError):
 
 class RunError(VptError):
     """A run cannot start, go on or be saved: directory in use, no space, loss not finite."""
+
+
+class RunInUseError(RunError):
+    """Another process works in the run's directory."""
+
+
+class DivergedError(RunError):
+    """Training went astray: its loss or gradient is not finite."""
+
+
+class DownloadError(VptError):
+    """A file could not be fetched, or is not what was published."""

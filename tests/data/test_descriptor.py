@@ -8,6 +8,11 @@ from vpt.errors import ConfigError, DataError
 DATASETS = Path(__file__).parents[2] / "datasets"
 
 
+WITHOUT_SENTENCES = {
+    *("cub_200_2011", "coco2017", "custom_coco", "nabirds", "stanford_dogs", "svhn")
+}
+
+
 def written(folder: Path, text: str) -> Path:
     path = folder / "birds.yaml"
     path.write_text(text)
@@ -16,23 +21,17 @@ def written(folder: Path, text: str) -> Path:
 
 def test_datasets__every_file__is_a_descriptor():
     paths = sorted(DATASETS.rglob("*.yaml"))
-    assert {path.stem for path in paths} >= {
-        "caltech101",
-        "coco2017",
-        "cub_200_2011",
-        "custom_coco",
-        "digits",
-        "dtd",
-        "eurosat",
-        "imagenet",
-        "oxford_pets",
+    assert {path.stem for path in paths if path.parent == DATASETS} == {
+        *("caltech101", "cifar100", "coco2017", "cub_200_2011", "custom_coco", "digits", "dtd"),
+        *("dtd_split1", "eurosat", "fgvc_aircraft", "flowers102", "food101", "imagenet", "nabirds"),
+        *("oxford_pets", "oxford_pets_official", "stanford_cars", "stanford_dogs", "svhn"),
     }
     for path in paths:
         descriptor = load_descriptor(path)
         assert descriptor.licence
         assert descriptor.source
         assert (descriptor.text.templates is None) == (
-            path.stem in ("cub_200_2011", "coco2017", "custom_coco") or path.parent.name == "vtab"
+            path.stem in WITHOUT_SENTENCES or path.parent.name == "vtab"
         )
 
 
@@ -68,7 +67,7 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b", "format"),
         (
             "name: b\nformat: csv\nimages: a",
-            "'images' is for format split_zhou and imagenet and coco",
+            "'images' is for format split_zhou and imagenet and path_list and coco",
         ),
         ("name: b\nformat: split_zhou\nfile: a\ncolumns: {path: p}", "'columns' is for format csv"),
         ("name: b\nformat: split_zhou", "split_zhou needs 'file'"),
@@ -81,6 +80,19 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b\nformat: coco\nfile: a.json", "'file' is for format csv and split_zhou"),
         ("name: b\nformat: coco\nmetric: top1", "metric 'top1' is not what format coco is"),
         ("name: b\nformat: cub\nmetric: ap", "metric 'ap' is not what format cub is judged by"),
+        ("name: b\nformat: folder\nfiles: [{url: 'http://a.org/a.zip'}]", "there is no checksum"),
+        ("name: b\nformat: folder\nfiles: [{url: 'ftp://a.org/a.zip'}]", "no https address"),
+        ("name: b\nformat: folder\nfiles: [{url: 'https://a.org/'}]", "file name ''"),
+        ("name: b\nformat: folder\nfiles: [{page: a}]", "file name ''"),
+        ("name: b\nformat: folder\nfiles: [{name: ../a.zip}]", "file name '../a.zip'"),
+        ("name: b\nformat: folder\nfiles: [{name: a.mat, take: b}]", "'take' is for archives"),
+        ("name: b\nformat: folder\nfiles: [{name: a.zip, into: ../b}]", "files.0.into"),
+        ("name: b\nformat: folder\nfiles: [{name: a.zip, checksum: 'md5:12'}]", "files.0.checksum"),
+        (
+            "name: b\nformat: folder\nfiles: [{name: a.zip}, {name: a.zip}]",
+            "'a.zip' is listed twice",
+        ),
+        ("name: b\nformat: csv\nsuffix: .jpg", "'suffix' is for format path_list"),
         ("name: b\nformat: cub\nsplits: {train: x}", "splits.train: cub has its own places"),
         ("name: b\nformat: cub\ntext: {templates: [a cat]}", "template 'a cat' needs {} or {c}"),
         ("name: b\nformat: cub\ntext: {templates: ['{} {x}']}", "template '{} {x}' needs"),

@@ -221,7 +221,7 @@ def test_cub__official_layout__keeps_the_official_test_split(tmp_path):
 def test_cub__descriptor_of_the_project__asks_for_all_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     descriptor = load_descriptor(DATASETS / "cub_200_2011.yaml")
-    with pytest.raises(DataError, match=r"not in 'data/CUB_200_2011'; to get them: download"):
+    with pytest.raises(DataError, match=r"not in 'data/CUB_200_2011'; to get them: vpt data get"):
         read_splits(descriptor)
     with pytest.raises(DataError, match=r"12 images in test, 5794 are expected"):
         read_splits(descriptor, make_cub(tmp_path))

@@ -13,6 +13,7 @@ from vpt.evaluation import (
     MethodRuns,
     PromptFileResult,
 )
+from vpt.evaluation.energy import Energy, absent
 
 CLASSES = tuple(f"class {number}" for number in range(8))
 SEEDS = (1, 2, 3)
@@ -44,7 +45,9 @@ def make_measured(top1: float, classes: tuple[str, ...] = CLASSES) -> Measured:
 def make_runs(method: str, shots: int, tops: tuple[float, ...]) -> MethodRuns:
     runs = tuple(map(make_measured, tops))
     size = SIZES[method]
-    return MethodRuns(method, shots, SEEDS[: len(tops)], runs, size, 4 * size, 2.5)
+    energy = (Energy(4.0, "gpu", "measured"), absent("machine", "no codecarbon"))
+    cost = (2.5, 1_000_000, 2_000_000, energy)
+    return MethodRuns(method, shots, SEEDS[: len(tops)], runs, size, 4 * size, *cost)
 
 
 def make_few_shot(shots: int, measured_at: int | None = None, seeds: int = 3) -> FewShot:

@@ -224,8 +224,8 @@ def test_the_test_split__is_not_read_before_a_run_has_ended(data, tmp_path, monk
     config = values(tmp_path / "run", data, protocols=["few_shot"], shots=[1], seeds=[1])
     config["methods"] = {"vpt_deep": config["methods"]["vpt_deep"]}
     evaluate_clip(load_clip_eval(write_yaml(tmp_path / "clip.yaml", config)))
-    # zero-shot, then twice: start of the prompts, train, validate, test
-    assert seen == ["test", *["train", "train", "val", "test"] * 2]
+    # zero-shot, then twice: pictures of the start, train, validate, pictures of errors, test
+    assert seen == ["test", *["train", "train", "val", "val", "test"] * 2]
 
 
 def run(*words: object) -> int:

@@ -74,7 +74,7 @@ def test_a_single_rate__is_taken_untried__as_the_table_says(tmp_path, monkeypatc
     def refuse(config):
         raise AssertionError("tried out")
 
-    monkeypatch.setattr("vpt.protocols.detector_comparison.try_out", refuse)
+    monkeypatch.setattr("vpt.protocols.detector_comparison.try_with_cost", refuse)
     one = "learning_rates={head_only: [1e-3], vpt_deep: [1e-2], last_2: [1e-4]}"
     config = load_detector_comparison(SHIPPED, [*SMALL, one, f"run_dir={tmp_path / 'out'}"])
     result = compare_detectors(config)

@@ -131,10 +131,11 @@ class DataConfig(Schema):
 
     dataset: Path = Field(description="a descriptor YAML, or a folder of images by class")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
-    preprocess: Literal["backbone", "imagenet"] = Field(
+    preprocess: Literal["backbone", "imagenet", "squash"] = Field(
         "backbone",
-        description="of all images: the backbone's own, or the paper's (ImageNet mean and std, "
-        "bilinear, short side to size / 0.875)",
+        description="of all images: the backbone's own; or the paper's (ImageNet's mean and std, "
+        "bilinear): imagenet for FGVC, short side to size / 0.875, cropped; squash for VTAB-1k, "
+        "both sides to the size",
     )
     transform: TransformConfig = Field(
         default_factory=TransformConfig, description="augmentation of training images"
@@ -167,7 +168,11 @@ class DataConfig(Schema):
         description="base: the first half of the classes, one more if odd; new: the second; cut "
         "after shots are drawn",
     )
-
+    train_on: Literal["train", "train_and_val"] = Field(
+        "train",
+        description="train_and_val: learn from both once everything is chosen; there is no "
+        "validation then, and the last epoch is kept",
+    )
     balance: bool = Field(
         False,
         description="draw every class equally often: images of rare classes several times an "
@@ -185,6 +190,9 @@ class DataConfig(Schema):
     def _check_choice(self) -> DataConfig:
         if self.selection is not None and self.shots is not None:
             raise ValueError("selection and shots both choose the training images; give one")
+        chosen = "selection" if self.selection is not None else "shots"
+        if self.train_on == "train_and_val" and (self.shots or self.selection):
+            raise ValueError(f"train_on train_and_val takes all images of both; leave out {chosen}")
         return self
 
     @model_validator(mode="after")
@@ -329,6 +337,21 @@ class RunConfig(Schema):
             raise ValueError(
                 "data.balance and loss.class_weights balanced both even out the classes; give one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> RunConfig:
+        if self.data.train_on == "train_and_val":
+            if self.train.select != "last":
+                raise ValueError(
+                    f"train.select {self.train.select} needs a validation split, which "
+                    "data.train_on train_and_val learns from; set train.select: last"
+                )
+            if self.train.early_stopping is not None:
+                raise ValueError(
+                    "train.early_stopping needs a validation split, which data.train_on "
+                    "train_and_val learns from; leave it out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -36,7 +36,14 @@ from vpt.data.loader import (
     scan_images,
 )
 from vpt.data.parts import check_classes
-from vpt.data.sampling import EpochBatches, coop_few_shot, few_shot, holdout, restrict_classes
+from vpt.data.sampling import (
+    EpochBatches,
+    coop_few_shot,
+    few_shot,
+    holdout,
+    restrict_classes,
+    with_val_in_train,
+)
 from vpt.data.scenes import SceneSettings, write_scenes
 from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
@@ -93,5 +100,6 @@ __all__ = [
     "to_coco_dict",
     "told",
     "training_transform",
+    "with_val_in_train",
     "write_scenes",
 ]

@@ -15,6 +15,7 @@ from vpt.data.parts import (
     check_class_folders,
     check_files,
     class_folders,
+    class_names,
     hint,
     images_below,
     read_json,
@@ -48,7 +49,7 @@ def read_split_zhou(descriptor: Descriptor, root: Path) -> Parts:
         for split, part in entries.items()
     }
     check_files(sample for part in samples.values() for sample in part)
-    return Parts(_class_names(descriptor, file, names), samples)
+    return Parts(class_names(descriptor, file, names), samples)
 
 
 def _entries(file: Path) -> dict[SplitName, list[_Entry]]:
@@ -126,7 +127,7 @@ def read_imagenet(descriptor: Descriptor, root: Path) -> Parts:
     for wnid in ids:
         if wnid not in listed:
             raise DataError(f"{root / _NAMES}: no name for class folder '{wnid}'")
-    names = _class_names(descriptor, root / _NAMES, _told_apart(ids, listed))
+    names = class_names(descriptor, root / _NAMES, _told_apart(ids, listed))
     words = () if descriptor.classes else tuple(listed[wnid] for wnid in ids)
     return Parts(names, samples, words=words)
 
@@ -156,11 +157,3 @@ def _image_folder(descriptor: Descriptor, root: Path) -> Path:
     if not folder.is_dir():
         raise DataError(f"no folder of images '{folder}'{hint(descriptor)}")
     return folder
-
-
-def _class_names(descriptor: Descriptor, source: Path, names: list[str]) -> tuple[str, ...]:
-    if descriptor.classes is not None and len(descriptor.classes) != len(names):
-        raise DataError(
-            f"{source} has {len(names)} classes, the descriptor {len(descriptor.classes)}"
-        )
-    return tuple(descriptor.classes or names)

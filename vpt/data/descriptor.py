@@ -9,10 +9,27 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vpt.config import Schema, load_yaml, validate
+from vpt.data.published import PublishedFile
 from vpt.errors import DataError
 
 Format = Literal[
-    "folder", "csv", "image_list", "cub", "sklearn_digits", "split_zhou", "imagenet", "coco"
+    "folder",
+    "csv",
+    "image_list",
+    "path_list",
+    "cub",
+    "nabirds",
+    "flowers102",
+    "stanford_dogs",
+    "stanford_cars",
+    "fgvc_aircraft",
+    "oxford_pets",
+    "cifar100",
+    "svhn",
+    "sklearn_digits",
+    "split_zhou",
+    "imagenet",
+    "coco",
 ]
 
 
@@ -26,11 +43,11 @@ class Cut(Schema):
 class SplitSources(Schema):
     """Where each split is found.
 
-    folder: a sub-folder of class folders. csv, image_list: a file, or with `columns.split` a value
-    in that column. coco: a JSON file. val and test may be a `Cut`: test is cut out of train first,
-    val out of the rest. What is not named is taken from its usual place (train/, val/, test/;
-    train.csv, ...; train.txt, ...; annotations/train.json, ...) if there is one. The other formats
-    say it themselves and take only cuts.
+    folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
+    `columns.split` a value in that column. coco: a JSON file. val and test may be a `Cut`: test is
+    cut out of train first, val out of the rest. What is not named is taken from its usual place
+    (train/, val/, test/; train.csv, ...; train.txt, ...; annotations/train.json, ...) if there is
+    one. The other formats say it themselves and take only cuts.
     """
 
     train: str | None = None
@@ -97,7 +114,8 @@ class Descriptor(Schema):
         splits: see `SplitSources`.
         file: the one file that lists all splits, relative to root (csv, split_zhou).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            coco); for coco also one for each split.
+            path_list, coco); for coco also one for each split.
+        suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
         columns: header names of CSV files.
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
@@ -106,8 +124,8 @@ class Descriptor(Schema):
         metric: what the data set is usually judged by; of coco always ap.
         licence: under which terms the images may be used.
         source: where it was published.
-        checksum: 'algorithm:hex' of what is downloaded; of the arrays for sklearn_digits, where it
-            is checked.
+        checksum: 'algorithm:hex' of the arrays of sklearn_digits; files have theirs in `files`.
+        files: what `vpt data get` fetches and unpacks into root.
         how_to_get: one line: what to download, from where, and where to put it.
     """
 
@@ -117,6 +135,7 @@ class Descriptor(Schema):
     splits: SplitSources = SplitSources()
     file: str | None = None
     images: str | ImageFolders | None = None
+    suffix: str = ""
     columns: Columns = Columns()
     classes: list[str] | None = None
     text: TextNames = TextNames()
@@ -126,6 +145,7 @@ class Descriptor(Schema):
     licence: str | None = None
     source: str | None = None
     checksum: str | None = Field(default=None, pattern=r"^[a-z0-9]+:[0-9a-f]+$")
+    files: list[PublishedFile] = Field(default_factory=list)
     how_to_get: str | None = None
 
     @model_validator(mode="before")
@@ -140,6 +160,14 @@ class Descriptor(Schema):
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise ValueError(f"class '{twice}' is listed twice")
+        return self
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Descriptor:
+        names = [file.file_name for file in self.files]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"files: '{twice}' is listed twice; give one another 'name'")
         return self
 
     @model_validator(mode="after")
@@ -177,9 +205,10 @@ class Descriptor(Schema):
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "file": ("csv", "split_zhou"),
     "columns": ("csv",),
-    "images": ("split_zhou", "imagenet", "coco"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco"),
+    "suffix": ("path_list",),
 }
-_NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list", "coco")
+_NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list", "path_list", "coco")
 
 
 def _refuse_boxes(folder: Path) -> None:

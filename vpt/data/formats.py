@@ -13,8 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vpt.data.array_formats import read_cifar100, read_svhn
 from vpt.data.coop_formats import read_imagenet, read_split_zhou
 from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.fine_grained import (
+    read_cub,
+    read_fgvc_aircraft,
+    read_flowers102,
+    read_nabirds,
+    read_oxford_pets,
+    read_stanford_cars,
+    read_stanford_dogs,
+)
 from vpt.data.parts import (
     Parts,
     check_class_folders,
@@ -107,7 +117,9 @@ def _split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitN
         if exists:
             paths[split] = path
         elif source is not None:
-            raise DataError(f"splits.{split} of '{descriptor.name}': no such path '{path}'")
+            raise DataError(
+                f"splits.{split} of '{descriptor.name}': no such path '{path}'{hint(descriptor)}"
+            )
     return paths
 
 
@@ -177,6 +189,25 @@ def _read_image_list(descriptor: Descriptor, root: Path) -> Parts:
     return _label_rows(descriptor, root, rows)
 
 
+def _read_path_list(descriptor: Descriptor, root: Path) -> Parts:
+    """'class/image' in each line: the folder of an image is its class."""
+    lists = _split_paths(descriptor, root, suffix=".txt")
+    if not lists:
+        raise DataError(f"'{root}' has no list of images{hint(descriptor)}")
+    folder = Path(str(descriptor.images or ""))
+    rows: dict[SplitName, list[_Row]] = {}
+    for split, file in lists.items():
+        rows[split] = []
+        for where, (path,) in text_rows(file, fields=1, what="class/image"):
+            name, slash, rest = path.partition("/")
+            if not (name and slash and rest) or ".." in path.split("/"):
+                raise DataError(f"{where}: '{path[:80]}' is not 'class/image'")
+            key = (folder / f"{path}{descriptor.suffix}").as_posix()
+            rows[split].append(_Row(key, name, where))
+    names = descriptor.classes or sorted({row.label for part in rows.values() for row in part})
+    return _label_rows(descriptor.model_copy(update={"classes": names}), root, rows)
+
+
 def _key(path: str) -> str:
     return Path(path).as_posix()
 
@@ -225,54 +256,6 @@ def _is_integer(text: str) -> bool:
     return re.fullmatch(r"-?[0-9]{1,9}", text) is not None
 
 
-# CUB-200-2011
-
-
-def _read_cub(descriptor: Descriptor, root: Path) -> Parts:
-    for name in _CUB_FILES:
-        if not (root / name).is_file():
-            raise DataError(f"'{root}' has no {name}{hint(descriptor)}")
-    classes = _cub_table(root / "classes.txt", "class_id class_name")
-    class_of = _cub_table(root / "image_class_labels.txt", "image_id class_id")
-    is_train = _cub_table(root / "train_test_split.txt", "image_id is_training_image")
-    labels = {class_id: label for label, class_id in enumerate(sorted(classes, key=int))}
-    samples: dict[SplitName, list[Sample]] = {"train": [], "test": []}
-    for image, key in _cub_table(root / "images.txt", "image_id image_name").items():
-        class_id, train = class_of.get(image), is_train.get(image)
-        if class_id not in labels:
-            raise DataError(
-                f"{root / 'image_class_labels.txt'}: image {image} has class {class_id}, "
-                f"which is not in classes.txt (1..{len(labels)})"
-            )
-        if train not in ("0", "1"):
-            raise DataError(
-                f"{root / 'train_test_split.txt'}: image {image} is marked {train}; use 1 or 0"
-            )
-        part: SplitName = "train" if train == "1" else "test"
-        samples[part].append(Sample(root / "images" / key, labels[class_id], key))
-    check_files(sample for part in samples.values() for sample in part)
-    names = descriptor.classes or [classes[class_id] for class_id in labels]
-    if len(names) != len(labels):
-        raise DataError(
-            f"{root / 'classes.txt'} has {len(labels)} classes, the descriptor {len(names)}"
-        )
-    return Parts(tuple(names), samples)
-
-
-_CUB_FILES = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
-
-
-def _cub_table(path: Path, what: str) -> dict[str, str]:
-    table: dict[str, str] = {}
-    for where, (number, value) in text_rows(path, fields=2, what=what):
-        if not _is_integer(number):
-            raise DataError(f"{where}: '{number}' is no id ('{what}' is expected)")
-        if number in table:
-            raise DataError(f"{where}: id {number} is listed twice")
-        table[number] = value
-    return table
-
-
 # The digits of scikit-learn
 
 
@@ -302,7 +285,16 @@ _READERS: dict[str, Callable[[Descriptor, Path], Parts]] = {
     "folder": _read_folder,
     "csv": _read_csv,
     "image_list": _read_image_list,
-    "cub": _read_cub,
+    "path_list": _read_path_list,
+    "cub": read_cub,
+    "nabirds": read_nabirds,
+    "flowers102": read_flowers102,
+    "stanford_dogs": read_stanford_dogs,
+    "stanford_cars": read_stanford_cars,
+    "fgvc_aircraft": read_fgvc_aircraft,
+    "oxford_pets": read_oxford_pets,
+    "cifar100": read_cifar100,
+    "svhn": read_svhn,
     "sklearn_digits": _read_sklearn_digits,
     "split_zhou": read_split_zhou,
     "imagenet": read_imagenet,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,28 @@ def find_root(descriptor: Descriptor, root: Path | None) -> Path:
             + ("" if descriptor.how_to_get else "; set data.root to the folder that holds them")
         )
     return root
+
+
+def class_names(descriptor: Descriptor, source: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """The descriptor's names of classes, or those found in `source`.
+
+    Raises:
+        DataError: there are not as many, or two are alike.
+    """
+    if descriptor.classes is not None and len(descriptor.classes) != len(names):
+        raise DataError(
+            f"{source} has {len(names)} classes, the descriptor {len(descriptor.classes)}"
+        )
+    chosen = tuple(descriptor.classes or names)
+    check_unlike(source, chosen)
+    return chosen
+
+
+def check_unlike(source: Path, names: Sequence[str]) -> None:
+    """Refuse a list in which two classes have one name."""
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise DataError(f"{source}: class '{twice[:80]}' is listed twice")
 
 
 def check_counts(descriptor: Descriptor, images: Mapping[str, int]) -> None:

@@ -97,6 +97,16 @@ def _drawn(split: Split, shots: int, stream: random.Random) -> Split:
     return split.with_samples(chosen)
 
 
+def with_val_in_train(splits: Splits) -> Splits:
+    """The splits with the validation images among the training images, and no validation split.
+
+    Raises:
+        DataError: train or val is missing.
+    """
+    train, val = splits.require("train"), splits.require("val")
+    return replace(splits, train=train.with_samples(train.samples + val.samples), val=None)
+
+
 def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Splits:
     """The splits with the first half of the classes ('base') or the second ('new') alone.
 

@@ -38,7 +38,7 @@ class Split:
         name: 'train', 'val' or 'test'.
         samples: the images.
         class_names: in label order.
-        array: (images, H, W) uint8 greys for samples without a file.
+        array: (images, H, W) uint8 greys, or (images, H, W, 3) RGB, for samples without a file.
     """
 
     name: str

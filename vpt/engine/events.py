@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from vpt.errors import RunError
 from vpt.storage.atomic_file import write_atomic, write_error
@@ -129,10 +131,31 @@ class Events:
             pixels = draw_precision_recall(curves)
             self._draw("add_image", tag, pixels, step, dataformats="HWC")
 
-    def text(self, tag: str, text: str) -> None:
+    def text(self, tag: str, text: str, *, step: int = 0) -> None:
         """Show a text as it is, in a fixed-width font."""
         indented = "\n".join(f"    {line}" for line in text.splitlines())
-        self._draw("add_text", tag, indented, 0)
+        self._draw("add_text", tag, indented, step)
+
+    def hparams(self, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Show a run's settings beside its final metrics, in this run's own file.
+
+        The settings and the metrics are in TensorBoard alone: config.yaml and result.json hold
+        them already.
+
+        Args:
+            step: optimiser steps done.
+            settings: JSON values by dotted keys; None and lists are shown as text.
+            metrics: by names that no curve has.
+        """
+        if self._writer is None:
+            return
+        shown = {key: _shown(value) for key, value in settings.items()}
+        file: Any = self._writer.file_writer
+        parts = hparams(shown, dict(metrics))  # type: ignore[no-untyped-call]
+        for part in parts:  # add_hparams would make a run of its own
+            self._on_tensorboard(partial(file.add_summary, part, step))
+        for name, value in metrics.items():
+            self._draw("add_scalar", name, value, step)
 
     def flush(self) -> None:
         """Bring everything written so far to the disk.
@@ -266,6 +289,12 @@ def _new_figure() -> tuple[Any, Any]:
 
     figure = Figure(figsize=(7, 6), dpi=100, layout="constrained")
     return figure, figure.subplots()
+
+
+def _shown(value: Any) -> str | float:
+    """A setting as TensorBoard's table takes it: a number, or a text."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number or isinstance(value, str) else json.dumps(value)
 
 
 def _plain(name: str) -> str:

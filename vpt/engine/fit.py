@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import autocast
+from vpt.engine.energy import EnergyMeter
 from vpt.engine.evaluate import evaluate
 from vpt.engine.events import Events
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
@@ -27,13 +28,18 @@ from vpt.engine.optim import (
     set_learning_rates,
 )
 from vpt.engine.progress import TrainingProgress
-from vpt.errors import RunError
+from vpt.errors import DivergedError, RunError
 from vpt.evaluation import Evaluator
+from vpt.evaluation.energy import Energy, energies, total
 from vpt.models import NO_CONSISTENCY, Consistency, PromptedModel
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Batch
 
 T = TypeVar("T")
+
+OnValidation = Callable[[int, dict[str, float]], None]
+
+_ENERGY_SECONDS = 60  # between looks at the energy; a processor's counter begins anew within hours
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,13 @@ class FitData:
     Attributes:
         train: (epoch, batches to skip) -> the rest of that epoch's batches.
         batches_per_epoch: of the training set.
-        val: () -> the validation batches.
+        val: () -> the validation batches; None: there are none, and `select` is 'last'.
         evaluator: of the validation batches.
     """
 
     train: Callable[[int, int], Iterable[AnyBatch]]
     batches_per_epoch: int
-    val: Callable[[], Iterable[AnyBatch]]
+    val: Callable[[], Iterable[AnyBatch]] | None
     evaluator: Evaluator
 
 
@@ -103,15 +109,20 @@ class Outputs:
         events: curves.
         checkpoints: for `--resume`.
         on_best: called with the metrics of a new best epoch; the model holds its tensors.
+        on_validation: called with the epoch (0-based) and its metrics, when they are saved; what it
+            raises ends the run.
         log: takes plain lines.
         console: for a progress bar, if it is a terminal.
+        meter: of the energy; what it has counted so far is the run's.
     """
 
     events: Events | None = None
     checkpoints: CheckpointStore | None = None
     on_best: Callable[[dict[str, float]], None] = lambda metrics: None
+    on_validation: OnValidation = lambda epoch, metrics: None
     log: Callable[[str], None] = lambda line: None
     console: Console | None = None
+    meter: EnergyMeter | None = None
 
 
 @dataclass
@@ -129,6 +140,10 @@ class FitState:
         images: trained on so far, over all epochs and attempts.
         train_seconds: spent in training steps and waiting for their data.
         seconds: spent training and validating, earlier attempts counted in.
+        val_images: validated on so far, likewise.
+        val_seconds: spent validating.
+        energy: of the time up to this state, likewise; what is done after the last checkpoint of
+            an attempt that is killed is in no state, neither its seconds nor its energy.
         finished: why the run is over, if it is.
     """
 
@@ -142,6 +157,9 @@ class FitState:
     images: int = 0
     train_seconds: float = 0.0
     seconds: float = 0.0
+    val_images: int = 0
+    val_seconds: float = 0.0
+    energy: tuple[Energy, ...] = ()
     finished: str | None = None
 
 
@@ -168,7 +186,8 @@ def fit(
 
     Raises:
         Interrupted: SIGTERM or SIGINT; a checkpoint of this step is saved.
-        RunError: the loss or the gradient is not finite, or a file cannot be written.
+        DivergedError: the loss or the gradient is not finite.
+        RunError: a file cannot be written.
     """
     loop = _Loop(model, data, settings, device, outputs or Outputs())
     if resume is not None:
@@ -217,7 +236,7 @@ class _Loop:
         self.state = FitState()
         self.parts: dict[str, float] = {}
         self.mean_loss: float | None = None  # since the last line of the log
-        self.last_checkpoint = time.monotonic()
+        self.last_checkpoint = self.last_energy = time.monotonic()
 
     def progress(self, state: FitState) -> TrainingProgress:
         console = self.outputs.console or Console(quiet=True, force_terminal=False)
@@ -318,9 +337,9 @@ class _Loop:
             return
         raise self._diverged("loss" if not math.isfinite(loss) else "gradient", rates)
 
-    def _diverged(self, what: str, rates: dict[str, float]) -> RunError:
+    def _diverged(self, what: str, rates: dict[str, float]) -> DivergedError:
         lr = max(rates.values(), default=0.0)
-        return RunError(
+        return DivergedError(
             f"the {what} is not finite at step {self.state.step} (lr {lr:g}); lower optim.lr or "
             "set optim.clip_grad_norm; the last checkpoint and prompt file are as they were"
         )
@@ -345,8 +364,40 @@ class _Loop:
     def evaluate_epoch(self, epoch: int, stop: StopRequest) -> None:
         """Validate after an epoch, keep the best, decide whether the run is over, save."""
         began = time.monotonic()
+        metrics = self._validate(stop)
+        state = self.state
+        if not all(math.isfinite(value) for value in metrics.values()):
+            rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
+            raise self._diverged("validation loss", rates)
+        spent = time.monotonic() - began
+        state.seconds, state.val_seconds = state.seconds + spent, state.val_seconds + spent
+        state.evaluated = epoch + 1
+        is_best = self._note(metrics, epoch)
+        mark = " (best)" if is_best else ""
+        headline = self.data.evaluator.headline or tuple(metrics)
+        shown = {name: metrics[name] for name in headline if name in metrics}
+        parts = [] if self.mean_loss is None else [f"train loss {self.mean_loss:.4f}"]
+        parts += [format_metrics(shown)] if shown else []
+        self.outputs.log(f"epoch {epoch + 1}/{self.settings.epochs} {', '.join(parts)}{mark}")
+        if self.outputs.events is not None:
+            self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
+        if is_best:
+            self.outputs.on_best(metrics)
+        state.finished = self._finish_reason()
+        self.save()
+        if stop:
+            self._save_and_stop(stop)
+        self.outputs.on_validation(epoch, metrics)
+
+    def _validate(self, stop: StopRequest) -> dict[str, float]:
+        """The metrics of the validation images; none where there are no such images."""
+        if self.data.val is None:
+            return {}
+        seen = 0
 
         def after_batch(images: int) -> None:
+            nonlocal seen
+            seen += images
             if stop:
                 self._save_and_stop(stop)
 
@@ -358,28 +409,8 @@ class _Loop:
             precision=self.settings.precision,
             after_batch=after_batch,
         )
-        state = self.state
-        if not all(math.isfinite(value) for value in metrics.values()):
-            rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
-            raise self._diverged("validation loss", rates)
-        state.seconds += time.monotonic() - began
-        state.evaluated = epoch + 1
-        is_best = self._note(metrics, epoch)
-        mark = " (best)" if is_best else ""
-        headline = self.data.evaluator.headline or tuple(metrics)
-        shown = {name: metrics[name] for name in headline if name in metrics}
-        loss = "" if self.mean_loss is None else f"train loss {self.mean_loss:.4f}, "
-        self.outputs.log(
-            f"epoch {epoch + 1}/{self.settings.epochs} {loss}{format_metrics(shown)}{mark}"
-        )
-        if self.outputs.events is not None:
-            self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
-        if is_best:
-            self.outputs.on_best(metrics)
-        state.finished = self._finish_reason()
-        self.save()
-        if stop:
-            self._save_and_stop(stop)
+        self.state.val_images += seen
+        return metrics
 
     def _note(self, metrics: dict[str, float], epoch: int) -> bool:
         """Whether this epoch is the best so far; on ties the earlier one stays."""
@@ -431,8 +462,11 @@ class _Loop:
     def _stop_or_save(self, stop: StopRequest) -> None:
         if stop:
             self._save_and_stop(stop)
-        if time.monotonic() - self.last_checkpoint >= self.settings.checkpoint_seconds:
+        now = time.monotonic()
+        if now - self.last_checkpoint >= self.settings.checkpoint_seconds:
             self.save()
+        elif now - self.last_energy >= _ENERGY_SECONDS:
+            self._count_energy()
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         self.save()
@@ -445,6 +479,7 @@ class _Loop:
     def save(self) -> None:
         """A checkpoint of this step; the curves are on the disk before it is."""
         self.last_checkpoint = time.monotonic()
+        self._count_energy()
         if self.outputs.events is not None:
             self.outputs.events.flush()
         if self.outputs.checkpoints is None:
@@ -457,6 +492,11 @@ class _Loop:
             "metrics_lines": None if self.outputs.events is None else self.outputs.events.lines,
         }
         self.outputs.checkpoints.save(self.state.step, tensors, state)
+
+    def _count_energy(self) -> None:
+        self.last_energy = time.monotonic()
+        if self.outputs.meter is not None:
+            self.state.energy = total(self.state.energy, self.outputs.meter.take())
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint as if the run had never stopped.
@@ -477,6 +517,7 @@ class _Loop:
         load_optimizer_tensors(self.optimizer, checkpoint.tensors)
         self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.state.__dict__.update(checkpoint.state["fit"])
+        self.state.energy = energies(checkpoint.state["fit"].get("energy", ()))
 
 
 def format_metrics(metrics: dict[str, float]) -> str:

@@ -59,3 +59,27 @@ def stop_request() -> Iterator[StopRequest]:
         _active.remove(request)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupted_at_once(message: str) -> Iterator[None]:
+    """Raise `Interrupted` wherever SIGTERM or SIGINT comes.
+
+    For work that is safe to cut anywhere. Outside the main thread no signal can be caught.
+
+    Args:
+        message: what the user is told, with {signal} for what came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(message.format(signal=signal.Signals(number).name))
+
+    before = {number: signal.signal(number, answer) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

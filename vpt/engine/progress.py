@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from vpt.data import LEFT_OUT
 
@@ -134,3 +142,61 @@ def format_seconds(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+@contextmanager
+def bytes_progress(
+    name: str, console: Console, log: Log, *, line_seconds: float = 15.0
+) -> Iterator[Callable[[int, int | None], None]]:
+    """What shows how much of a file has come: a bar on a terminal, elsewhere a line now and then.
+
+    Args:
+        name: of the file.
+        console: on a terminal a bar is drawn there.
+        log: takes plain lines, else.
+        line_seconds: between plain lines.
+
+    Yields:
+        A function of the bytes that are there and how many there will be (None: not known).
+    """
+    if not console.is_terminal:
+        yield _byte_lines(name, log, line_seconds)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _byte_lines(name: str, log: Log, line_seconds: float) -> Callable[[int, int | None], None]:
+    began = last = time.monotonic()
+    start: int | None = None
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal last, start
+        start = done if start is None else start
+        now = time.monotonic()
+        if now - last < line_seconds:
+            return
+        last = now
+        speed = (done - start) / max(now - began, 1e-9)
+        eta = f", ETA {format_seconds((total - done) / speed)}" if total and speed else ""
+        of = f" of {format_bytes(total)}" if total else ""
+        log(f"{name}: {format_bytes(done)}{of}, {format_bytes(round(speed))}/s{eta}")
+
+    return show
+
+
+def format_bytes(count: int) -> str:
+    """'1.1 GB', '64.3 MB', '481 kB' or '502 bytes'; powers of 1000."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1000:.0f} kB" if count >= 1000 else f"{count} bytes"

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import torch
 
-from vpt.errors import RunError
+from vpt.engine.projector import FILE_NAMES
+from vpt.errors import RunError, RunInUseError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RESULT_NAME",
     "OpenMode",
     "RunDirectory",
+    "discard_weights",
     "environment",
     "free_bytes",
     "open_run_directory",
@@ -58,7 +60,7 @@ _FILES = (
 )
 _FOLDERS = {
     "checkpoints": re.compile(r"step_\d{8,}\.safetensors(\.damaged)?"),
-    "tensorboard": re.compile(r"events\.out\.tfevents\..+"),
+    "tensorboard": re.compile(rf"events\.out\.tfevents\..+|{FILE_NAMES.pattern}"),
 }
 
 _held: set[int] = set()
@@ -148,6 +150,24 @@ def open_run_directory(path: Path, *, mode: OpenMode) -> RunDirectory:
         _unlock(lock)
         raise
     return RunDirectory(path, lock)
+
+
+def discard_weights(path: Path) -> None:
+    """Remove a finished run's checkpoints and prompt files; its result and curves stay.
+
+    Raises:
+        RunError: a file cannot be removed, or another process uses the directory.
+    """
+    with open_run_directory(path, mode="resume") as run:
+        try:
+            for file in (run.best_prompt, run.last_prompt):
+                file.unlink(missing_ok=True)
+            if run.checkpoints.is_dir():
+                for file in run.checkpoints.iterdir():
+                    file.unlink()
+                run.checkpoints.rmdir()
+        except OSError as error:
+            raise RunError(f"cannot remove the weights in {path}: {error.strerror}") from error
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -256,7 +276,7 @@ def _take_lock(path: Path) -> int:
         _held.discard(descriptor)
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise RunError(f"{path} is in use by {holder}; wait for it or stop it") from error
+            raise RunInUseError(f"{path} is in use by {holder}; wait for it or stop it") from error
         if error.errno in (errno.ENOLCK, errno.ENOTSUP):
             raise RunError(
                 f"the file system of {path} has no locks, so two runs could mix there; "

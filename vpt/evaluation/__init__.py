@@ -1,7 +1,7 @@
 """What is measured of a model; knows nothing of the loop."""
 
 from vpt.evaluation.base import Evaluator
-from vpt.evaluation.classification import ClassificationEvaluator
+from vpt.evaluation.classification import ClassificationEvaluator, Mistake
 from vpt.evaluation.clip_results import (
     FREE_BASELINES,
     BaseAndNew,
@@ -37,6 +37,7 @@ __all__ = [
     "FewShot",
     "Measured",
     "MethodRuns",
+    "Mistake",
     "PromptFileResult",
     "average_base_to_new",
     "check_coco_eval",

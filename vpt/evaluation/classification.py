@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_calibration_error,
     multiclass_confusion_matrix,
 )
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that is wrong.
+
+    Attributes:
+        place: its position in the split, if that was evaluated in its order.
+        label: the true class.
+        predicted: the one that was found.
+        confidence: its probability.
+        loss: cross entropy in nats.
+    """
+
+    place: int
+    label: int
+    predicted: int
+    confidence: float
+    loss: float
 
 
 class ClassificationEvaluator:
@@ -65,6 +86,24 @@ class ClassificationEvaluator:
         counts = self.confusion_matrix()
         pairs = zip(counts.diagonal().tolist(), counts.sum(dim=1).tolist(), strict=True)
         return [hits / images if images else None for hits, images in pairs]
+
+    def worst_mistakes(self, count: int) -> list[Mistake]:
+        """Up to `count` images that are wrong, those with the highest confidence first."""
+        logits, labels = torch.cat(self._logits), torch.cat(self._labels)
+        confidences, predicted = logits.softmax(dim=-1).max(dim=-1)
+        wrong = (predicted != labels).nonzero().flatten()
+        order = confidences[wrong].argsort(descending=True, stable=True)[:count]
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        return [
+            Mistake(
+                place,
+                int(labels[place]),
+                int(predicted[place]),
+                float(confidences[place]),
+                float(losses[place]),
+            )
+            for place in wrong[order].tolist()
+        ]
 
     def confusion_matrix(self) -> Tensor:
         """(C, C) counts; rows are the true classes, columns the predicted ones."""

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from vpt.evaluation.energy import Energy, energies
+
 _SAME_SETTING = (
     "dataset",
     "images",
@@ -71,6 +73,9 @@ class MethodRuns:
         trained_parameters: numbers that are trained.
         file_bytes: size of the prompt file.
         seconds: of training and validation in one run, mean over the seeds.
+        forward_flops: floating-point operations per image in evaluation; None: not counted.
+        step_flops: the same in training.
+        energy: of training and validation, of all its runs.
     """
 
     method: str
@@ -80,6 +85,9 @@ class MethodRuns:
     trained_parameters: int
     file_bytes: int
     seconds: float
+    forward_flops: int | None = None
+    step_flops: int | None = None
+    energy: tuple[Energy, ...] = ()
 
     def mean(self, metric: str) -> float:
         """The mean of a metric over the seeds."""
@@ -150,6 +158,9 @@ class BaseToNew:
         trained_parameters: numbers that are trained.
         file_bytes: size of the prompt file.
         seconds: of training and validation in one run, mean over the seeds.
+        forward_flops: floating-point operations per image in evaluation; None: not counted.
+        step_flops: the same in training.
+        energy: of training and validation, of all its runs.
     """
 
     method: str
@@ -160,6 +171,9 @@ class BaseToNew:
     trained_parameters: int
     file_bytes: int
     seconds: float
+    forward_flops: int | None = None
+    step_flops: int | None = None
+    energy: tuple[Energy, ...] = ()
 
     @property
     def base_mean(self) -> float:
@@ -537,7 +551,12 @@ def _all_measured(values: Sequence[Mapping[str, Any]]) -> tuple[Measured, ...]:
 def _run_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that `MethodRuns` and `BaseToNew` share."""
     names = ("method", "shots", "trained_parameters", "file_bytes", "seconds")
-    return {"seeds": tuple(values["seeds"]), **{name: values[name] for name in names}}
+    return {
+        "seeds": tuple(values["seeds"]),
+        **{name: values[name] for name in names},
+        **{name: values.get(name) for name in ("forward_flops", "step_flops")},
+        "energy": energies(values.get("energy", ())),
+    }
 
 
 def _listed(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from vpt.evaluation.energy import Energy, total
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -15,10 +17,14 @@ class Trial:
     Attributes:
         lr: peak rate, per optimiser step.
         val: validation top-1 (or AP) of the best epoch, in [0, 1], for each trial seed.
+        seconds: of training and validation, of all trial seeds.
+        energy: of that time.
     """
 
     lr: float
     val: tuple[float, ...]
+    seconds: float = 0.0
+    energy: tuple[Energy, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -38,6 +44,9 @@ class MethodResult:
         trained_parameters: numbers that are trained, head included.
         file_bytes: size of the prompt file.
         seconds: of training and validation in one run, mean over the seeds.
+        forward_flops: floating-point operations per image in evaluation; None: not counted.
+        step_flops: the same in training.
+        energy: of training and validation, of all its tested runs.
     """
 
     trials: tuple[Trial, ...]
@@ -47,6 +56,9 @@ class MethodResult:
     trained_parameters: int
     file_bytes: int
     seconds: float
+    forward_flops: int | None = None
+    step_flops: int | None = None
+    energy: tuple[Energy, ...] = ()
 
     @property
     def test_top1_mean(self) -> float:
@@ -78,6 +90,9 @@ class DetectorResult:
         file_bytes: size of the prompt file.
         seconds: of training and validation in one run, mean over the seeds.
         peak_memory_bytes: of a process that did nothing but one run, the most of all runs.
+        forward_flops: floating-point operations per image in evaluation; None: not counted.
+        step_flops: the same in training.
+        energy: of training and validation, of all its tested runs.
     """
 
     trials: tuple[Trial, ...]
@@ -89,6 +104,9 @@ class DetectorResult:
     file_bytes: int
     seconds: float
     peak_memory_bytes: int
+    forward_flops: int | None = None
+    step_flops: int | None = None
+    energy: tuple[Energy, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -96,6 +114,19 @@ class DetectorResult:
 
 
 AnyResult = TypeVar("AnyResult", MethodResult, DetectorResult)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What several runs cost.
+
+    Attributes:
+        seconds: of training and validation.
+        energy: of that time.
+    """
+
+    seconds: float
+    energy: tuple[Energy, ...]
 
 
 @dataclass(frozen=True)
@@ -118,10 +149,25 @@ class Comparison(Generic[AnyResult]):
     versions: Mapping[str, Any]
     seconds: float
 
+    @property
+    def tested(self) -> Cost:
+        """Of the runs that were tested."""
+        methods = self.methods.values()
+        seconds = sum(method.seconds for method in methods) * len(self.seeds)
+        return Cost(seconds, total(*(method.energy for method in methods)))
+
+    @property
+    def tried(self) -> Cost:
+        """Of the runs that chose the learning rates."""
+        trials = [trial for method in self.methods.values() for trial in method.trials]
+        energy = total(*(trial.energy for trial in trials))
+        return Cost(sum(trial.seconds for trial in trials), energy)
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """The fields as JSON values, and the cost of tested runs and of trials."""
         methods = {name: method.to_dict() for name, method in self.methods.items()}
-        return {**asdict(self), "methods": methods}
+        costs = {"tested_runs": asdict(self.tested), "trials": asdict(self.tried)}
+        return {**asdict(self), "methods": methods, "cost": costs}
 
 
 def chosen_rate(trials: Sequence[Trial], rates: Sequence[float]) -> float:

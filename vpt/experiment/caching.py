@@ -38,7 +38,10 @@ def plan_cache(config: RunConfig, model: Classifier, splits: Splits) -> CachePla
         return CachePlan()
     room, kept, lines = config.data.cache_gb * 1e9, set[str](), dict[str, str]()
     for name, what in (("train", "training"), ("val", "validation")):
-        count = len(splits.require(name))  # type: ignore[arg-type] # one of the literals
+        split = splits.get(name)  # type: ignore[arg-type] # one of the literals
+        if split is None:
+            continue
+        count = len(split)
         reason = _changes(config, model, name) or _does_not_fit(config, model, count, room)
         if reason is None:
             kept.add(name)

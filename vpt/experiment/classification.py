@@ -25,6 +25,7 @@ from vpt.data import (
     read_splits,
     restrict_classes,
     training_transform,
+    with_val_in_train,
 )
 from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import (
@@ -50,7 +51,7 @@ class Experiment:
     Attributes:
         config: as given.
         descriptor: of the data set.
-        splits: train (cut to `data.shots`), val, test.
+        splits: train (cut to `data.shots`, or with val in it), val, test.
         model: untrained, on the CPU.
         train_transform: (image, seed) -> tensor.
         eval_transform: the same with the seed ignored.
@@ -127,7 +128,8 @@ def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
     descriptor = load_descriptor(config.data.dataset)
     splits = _chosen(config, read_splits(descriptor, config.data.root))
     splits.require("train")
-    splits.require("val")
+    if config.data.train_on == "train":
+        splits.require("val")
     splits = restrict_classes(splits, config.data.classes)
     check_classes(descriptor, splits)
     return descriptor, splits
@@ -136,6 +138,8 @@ def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
 def _chosen(config: RunConfig, splits: Splits) -> Splits:
     """The splits with the images of `data.selection`, or `data.shots` of each class."""
     data = config.data
+    if data.train_on == "train_and_val":
+        return with_val_in_train(splits)
     if data.selection is not None:
         return apply_selection(splits, data.selection)
     train = splits.require("train")
@@ -160,7 +164,10 @@ def preprocess_of(backbone: Backbone, choice: str) -> Preprocess:
     own = backbone.preprocess
     if choice == "backbone":
         return own
-    return Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear", crop_pct=0.875)
+    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    if choice == "squash":
+        return replace(paper, crop_mode="squash")
+    return replace(paper, crop_pct=0.875)
 
 
 def _start_from(model: Classifier, path: Path) -> None:

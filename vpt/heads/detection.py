@@ -51,6 +51,14 @@ class DetectionHead(nn.Module, ABC):
     loss_names: tuple[str, ...] = ("classification", "box")
 
     @abstractmethod
+    def outputs(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the layers make of the maps, by name, over all anchors of all maps, in fp32.
+
+        Args:
+            levels: a map (B, channels, h, w) per stride, finest first.
+        """
+
+    @abstractmethod
     def loss(
         self, levels: Sequence[Tensor], targets: Sequence[DetectionTargets]
     ) -> dict[str, Tensor]:
@@ -105,8 +113,8 @@ class TorchvisionHead(DetectionHead):
     def _model(self) -> Any:
         return self._detector[0]
 
-    def _outputs(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The layers' outputs over all anchors of all maps, in fp32."""
+    def outputs(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """See `DetectionHead.outputs`."""
         assert len(levels) == len(self.strides), (len(levels), self.strides)
         return {name: output.float() for name, output in self.layers(list(levels)).items()}
 
@@ -133,7 +141,7 @@ class TorchvisionHead(DetectionHead):
         """See `DetectionHead.loss`."""
         for place, each in enumerate(targets):
             check_targets(each, self.num_classes, place)
-        outputs = self._outputs(levels)
+        outputs = self.outputs(levels)
         given = [{"boxes": each.boxes.float(), "labels": each.labels} for each in targets]
         per_level = self._anchors.per_level(levels)
         anchors, lengths = [torch.cat(per_level)] * len(given), [len(each) for each in per_level]
@@ -144,7 +152,7 @@ class TorchvisionHead(DetectionHead):
     @torch.no_grad()
     def detect(self, levels: Sequence[Tensor]) -> list[Detections]:
         """See `DetectionHead.detect`."""
-        outputs = self._outputs(levels)
+        outputs = self.outputs(levels)
         anchors = self._anchors.per_level(levels)
         lengths = [len(each) for each in anchors]
         by_level = {

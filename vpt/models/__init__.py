@@ -4,6 +4,7 @@ from vpt.models.base import PromptedModel
 from vpt.models.classifier import Classifier
 from vpt.models.consistency import NO_CONSISTENCY, Consistency
 from vpt.models.detector import Detector
+from vpt.models.flops import Flops, count_flops
 from vpt.models.prompted import PromptedBackbone, start_from_patches
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Classifier",
     "Consistency",
     "Detector",
+    "Flops",
     "PromptedBackbone",
     "PromptedModel",
+    "count_flops",
     "start_from_patches",
 ]

@@ -59,6 +59,10 @@ class PromptedModel(nn.Module):
         """What training lowers: 'loss', and where it has several its parts 'loss_<part>'."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
+    def outputs(self, images: Tensor) -> Sequence[Tensor]:
+        """Everything that the loss compares with the truth, of images (B, 3, H, W)."""
+        raise NotImplementedError(f"{type(self).__name__} has no outputs")
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Everything that is trained: all parts, of the backbone the selected tensors."""
         return [parameter for _, parameter in self.trained_tensors() if parameter.requires_grad]

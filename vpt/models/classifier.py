@@ -66,6 +66,10 @@ class Classifier(PromptedModel):
     def _needs(self) -> tuple[str, ...]:
         return ("pooled",) if self.head is None else self.head.needs
 
+    def outputs(self, images: Tensor) -> Sequence[Tensor]:
+        """See `PromptedModel.outputs`: the logits, or without a head the feature."""
+        return (self(images),)
+
     def loss(
         self,
         batch: Batch,

@@ -61,6 +61,10 @@ class Detector(PromptedModel):
         """B detections of preprocessed images (B, 3, S, S), in their pixels."""
         return self.head.detect(self.maps(images))
 
+    def outputs(self, images: Tensor) -> Sequence[Tensor]:
+        """See `PromptedModel.outputs`: the head's, of all cells of all maps."""
+        return tuple(self.head.outputs(self.maps(images)).values())
+
     def loss(self, batch: DetectionBatch) -> dict[str, Tensor]:
         """What training lowers: 'loss', the sum of the parts 'loss_<part>'.
 

@@ -10,7 +10,7 @@ from vpt.data import Splits, restrict_classes
 from vpt.engine.run_dir import PROMPT_NAME
 from vpt.evaluation import BaseAndNew, BaseToNew, Measured
 from vpt.protocols.clip_setup import Bench, cannot_name_new
-from vpt.protocols.few_shot import mean_seconds, measured_of, method_config, train_method
+from vpt.protocols.few_shot import costs_of, mean_seconds, measured_of, method_config, train_method
 from vpt.protocols.zero_shot import measure_zero_shot
 
 PLACE = "base_to_new"
@@ -47,6 +47,7 @@ def _run_method(bench: Bench, name: str, base: Splits, new: Splits) -> BaseToNew
         trained_parameters=results[0].parameters["trained"],
         file_bytes=results[0].prompt_bytes,
         seconds=mean_seconds(results),
+        **costs_of(results),
     )
     bench.log(
         f"{name}, base to new: base {measured.base_mean:.1%}, new {measured.new_mean:.1%}, "

@@ -21,18 +21,19 @@ from vpt.backbones import Backbone
 from vpt.config import RunConfig, load_yaml, validate
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.evaluation.comparison import Comparison, MethodResult, Trial, best_trial, chosen_rate
+from vpt.evaluation.energy import total
 from vpt.experiment import backbone_of, load_splits
-from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
+from vpt.protocols.methods import Log, RatesConfig, prepare_run_dir, trial_of
 from vpt.protocols.setup import (
     Advance,
     cpu_threads,
     laid_over,
     progress,
 )
-from vpt.runs import RunResult, train, try_out
+from vpt.runs import RunResult, train, try_with_cost
 
 
-class ComparisonConfig(MethodsConfig):
+class ComparisonConfig(RatesConfig):
     """Which methods are compared, from which learning rates and on which seeds."""
 
     def run_config(self, method: str, *, lr: float, seed: int) -> RunConfig:
@@ -127,6 +128,9 @@ def _run_method(config: ComparisonConfig, name: str, tools: _Tools) -> MethodRes
         trained_parameters=results[0].parameters["trained"],
         file_bytes=results[0].prompt_bytes,
         seconds=statistics.fmean(result.seconds for result in results),
+        forward_flops=results[0].forward_flops,
+        step_flops=results[0].step_flops,
+        energy=total(*(result.energy for result in results)),
     )
     spread = f" +- {method.test_top1_std:.1%}" if len(tests) > 1 else ""
     tools.log(
@@ -136,12 +140,12 @@ def _run_method(config: ComparisonConfig, name: str, tools: _Tools) -> MethodRes
 
 
 def _try_rate(config: ComparisonConfig, name: str, lr: float, tools: _Tools) -> Trial:
-    values = []
+    tried = []
     for seed in config.trial_seeds:
         tools.advance(f"{name}, lr {lr:g}, trial seed {seed}")
         run = config.run_config(name, lr=lr, seed=seed)
-        values.append(try_out(run, backbone=tools.backbone)["top1"])
-    return Trial(lr, tuple(values))
+        tried.append(try_with_cost(run, backbone=tools.backbone))
+    return trial_of(lr, tried, "top1")
 
 
 def _run_seed(

@@ -24,10 +24,11 @@ from vpt.engine.interrupt import Interrupted
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import ConfigError
 from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, chosen_rate
-from vpt.protocols.methods import Log, MethodsConfig, prepare_run_dir
+from vpt.evaluation.energy import total
+from vpt.protocols.methods import Log, RatesConfig, prepare_run_dir, trial_of
 from vpt.protocols.setup import cpu_threads, laid_over
 from vpt.protocols.workers import run_apart
-from vpt.runs import RunResult, train, truth_and_found, try_out
+from vpt.runs import RunResult, train, truth_and_found, try_with_cost
 
 Result = TypeVar("Result")
 
@@ -55,7 +56,7 @@ class ScenesConfig(Schema):
         )
 
 
-class DetectorComparisonConfig(MethodsConfig):
+class DetectorComparisonConfig(RatesConfig):
     """Which tunings are compared, from which learning rates, on which seeds and pictures."""
 
     scenes: ScenesConfig = Field(description="the pictures, written to run_dir/scenes")
@@ -147,7 +148,7 @@ def _try_rates(config: DetectorComparisonConfig, log: Log) -> dict[str, tuple[Tr
     """Every method's learning rates on the trial seeds."""
     jobs = {
         (name, lr, seed): partial(
-            _with_threads, config.threads, try_out, config.run_config(name, lr=lr, seed=seed)
+            _with_threads, config.threads, try_with_cost, config.run_config(name, lr=lr, seed=seed)
         )
         for seed in config.trial_seeds
         for name, rates in config.rates_to_try.items()
@@ -156,11 +157,13 @@ def _try_rates(config: DetectorComparisonConfig, log: Log) -> dict[str, tuple[Tr
     found = run_apart(
         jobs,
         processes=config.processes,
-        done=lambda key, val: log(f"{key[0]}, lr {key[1]:g}: validation AP {val['AP']:.1%}"),
+        done=lambda key, tried: log(
+            f"{key[0]}, lr {key[1]:g}: validation AP {tried.val['AP']:.1%}"
+        ),
     )
     return {
         name: tuple(
-            Trial(lr, tuple(found[name, lr, seed]["AP"] for seed in config.trial_seeds))
+            trial_of(lr, [found[name, lr, seed] for seed in config.trial_seeds], "AP")
             for lr in config.rates_to_try.get(name, ())
         )
         for name in config.methods
@@ -206,6 +209,9 @@ def _summary(trials: tuple[Trial, ...], lr: float, results: Sequence[RunResult])
         file_bytes=results[0].prompt_bytes,
         seconds=statistics.fmean(result.seconds for result in results),
         peak_memory_bytes=max(result.peak_memory_bytes for result in results),
+        forward_flops=results[0].forward_flops,
+        step_flops=results[0].step_flops,
+        energy=total(*(result.energy for result in results)),
     )
 
 

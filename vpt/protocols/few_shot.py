@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vpt.config import RunConfig
 from vpt.engine.run_dir import RESULT_NAME
 from vpt.evaluation import FewShot, Measured, MethodRuns
+from vpt.evaluation.energy import total
 from vpt.protocols.clip_setup import Bench, Part, without_scan
 from vpt.runs import RunResult, train
 
@@ -63,6 +65,15 @@ def mean_seconds(results: Sequence[RunResult]) -> float:
     return statistics.fmean(result.seconds for result in results)
 
 
+def costs_of(results: Sequence[RunResult]) -> dict[str, Any]:
+    """The operations of one run, and the energy of all."""
+    return {
+        "forward_flops": results[0].forward_flops,
+        "step_flops": results[0].step_flops,
+        "energy": total(*(result.energy for result in results)),
+    }
+
+
 def _summary(name: str, shots: int, bench: Bench, results: Sequence[RunResult]) -> MethodRuns:
     images = len(bench.splits.require("test"))
     runs = MethodRuns(
@@ -73,6 +84,7 @@ def _summary(name: str, shots: int, bench: Bench, results: Sequence[RunResult]) 
         trained_parameters=results[0].parameters["trained"],
         file_bytes=results[0].prompt_bytes,
         seconds=mean_seconds(results),
+        **costs_of(results),
     )
     bench.log(
         f"{name}, {in_words(shots)}: top-1 {runs.top1_mean:.1%} +- {runs.top1_std:.1%}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vpt.config import Schema
 from vpt.errors import RunError
+from vpt.evaluation.comparison import Trial
+from vpt.evaluation.energy import total
 from vpt.protocols.setup import OWN_KEYS, SHARED_KEYS, Name, Seed, refuse_keys
+from vpt.runs import Tried
 
 Log = Callable[[str], None]
 
@@ -18,7 +21,7 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 class MethodsConfig(Schema):
-    """Which methods are compared, from which learning rates and on which seeds."""
+    """Which methods are compared, on what and on which seeds."""
 
     run_dir: Path = Field(description="folder of the result and of all runs; new or empty")
     base: dict[str, Any] = Field(
@@ -27,16 +30,12 @@ class MethodsConfig(Schema):
     methods: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)] = Field(
         description="what each method changes in the base: prompt, tuning, optim, train, .."
     )
-    learning_rates: dict[str, Annotated[list[Rate], Field(min_length=1)]] = Field(
-        description="the values of optim.lr that each method tries, equally many for all; a "
-        "single one is taken untried"
-    )
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         description="of the runs that are tested"
     )
     trial_seeds: list[Seed] = Field(
         default_factory=list,
-        description="of the runs that choose the learning rates; none of `seeds`",
+        description="of the runs that choose between settings; none of `seeds`",
     )
     threads: Annotated[int, Field(gt=0)] | None = Field(
         None, description="CPU threads, on which the last bits depend; null: torch's own number"
@@ -64,7 +63,22 @@ class MethodsConfig(Schema):
         return seeds
 
     @model_validator(mode="after")
-    def _check_fairness(self) -> MethodsConfig:
+    def _check_trial_seeds(self) -> MethodsConfig:
+        if common := set(self.seeds) & set(self.trial_seeds):
+            raise ValueError(f"trial_seeds {sorted(common)} are also in seeds; use other ones")
+        return self
+
+
+class RatesConfig(MethodsConfig):
+    """Which methods are compared, from which learning rates and on which seeds."""
+
+    learning_rates: dict[str, Annotated[list[Rate], Field(min_length=1)]] = Field(
+        description="the values of optim.lr that each method tries, equally many for all; a "
+        "single one is taken untried"
+    )
+
+    @model_validator(mode="after")
+    def _check_fairness(self) -> RatesConfig:
         if self.learning_rates.keys() != self.methods.keys():
             raise ValueError(
                 f"learning_rates are of {sorted(self.learning_rates)}, methods are "
@@ -77,8 +91,6 @@ class MethodsConfig(Schema):
             )
         if self.rates_to_try and not self.trial_seeds:
             raise ValueError("trial_seeds are missing: seeds of the runs that choose the rates")
-        if common := set(self.seeds) & set(self.trial_seeds):
-            raise ValueError(f"trial_seeds {sorted(common)} are also in seeds; use other ones")
         return self
 
     @property
@@ -109,3 +121,13 @@ def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool = False) -> 
         raise RunError(
             f"{run_dir} is not empty; remove it, use --overwrite, or set another run_dir"
         )
+
+
+def trial_of(lr: float, tried: Sequence[Tried], metric: str) -> Trial:
+    """One learning rate tried on every trial seed, judged by a metric of validation."""
+    return Trial(
+        lr,
+        tuple(each.val[metric] for each in tried),
+        sum(each.seconds for each in tried),
+        total(*(each.energy for each in tried)),
+    )

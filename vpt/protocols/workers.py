@@ -26,6 +26,7 @@ def run_apart(
     *,
     processes: int,
     done: Callable[[Key, Result], None] = lambda key, result: None,
+    lost: Callable[[Key], None] | None = None,
 ) -> dict[Key, Result]:
     """The results of all jobs, in their order.
 
@@ -36,6 +37,8 @@ def run_apart(
         jobs: functions that can be pickled, by a name of any kind.
         processes: at once; 0: one after another, in this process.
         done: is called here with every result, as they come.
+        lost: is called with every job whose process ended without a word, and the others go on;
+            None: that is an error.
 
     Raises:
         RunError: a process ended without a word, as one does that takes too much memory.
@@ -47,6 +50,18 @@ def run_apart(
         results[key] = result
         done(key, result)
 
+    def keep_next() -> None:
+        key, outcome = running.next_result(stop)
+        if outcome:
+            keep(key, *outcome)
+        elif lost is None:
+            raise RunError(
+                "a run's process ended without a word, perhaps for want of memory; try fewer "
+                "processes at once"
+            )
+        else:
+            lost(key)
+
     if processes == 0:
         for key, job in jobs.items():
             keep(key, job())
@@ -54,11 +69,11 @@ def run_apart(
         with stop_request() as stop, _Running() as running:
             for key, job in jobs.items():
                 if len(running) == processes:
-                    keep(*running.next_result(stop))
+                    keep_next()
                 running.start(key, job)
             while running:
-                keep(*running.next_result(stop))
-    return {key: results[key] for key in jobs}
+                keep_next()
+    return {key: results[key] for key in jobs if key in results}
 
 
 class _Running:
@@ -79,8 +94,8 @@ class _Running:
         there.close()
         self._by_pipe[here] = (key, process)
 
-    def next_result(self, stop: StopRequest) -> tuple[Any, Any]:
-        """Key and result of the job that ends first."""
+    def next_result(self, stop: StopRequest) -> tuple[Any, tuple[Any, ...]]:
+        """Key of the job that ends first and (its result,); or (), if it ended without a word."""
         while not stop:
             ready = wait(self._by_pipe, timeout=_LOOK_SECONDS)
             if ready and not stop:
@@ -88,21 +103,20 @@ class _Running:
                 return self._take(ready[0])
         raise Interrupted(f"stopped by {stop.signal_name}")
 
-    def _take(self, pipe: Connection) -> tuple[Any, Any]:
+    def _take(self, pipe: Connection) -> tuple[Any, tuple[Any, ...]]:
         try:
             error, result = pipe.recv()
         except EOFError:
-            raise RunError(
-                "a run's process ended without a word, perhaps for want of memory; try fewer "
-                "processes at once"
-            ) from None
+            key, process = self._by_pipe.pop(pipe)
+            process.join()
+            return key, ()
         if isinstance(error, Interrupted):  # its own words are about its run alone
             raise Interrupted("stopped by a signal")
         if error is not None:
             raise error
         key, process = self._by_pipe.pop(pipe)
         process.join()
-        return key, result
+        return key, (result,)
 
     def __enter__(self) -> _Running:
         return self

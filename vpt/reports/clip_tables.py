@@ -30,12 +30,12 @@ from vpt.evaluation import (
     short_names,
     to_clip_benchmark,
 )
+from vpt.reports.plots import png
 from vpt.reports.tables import (
     file_size,
     markdown_table,
     mean_and_spread,
     paper_name,
-    png,
     spread_words,
 )
 from vpt.storage.atomic_file import write_atomic, write_error

@@ -9,7 +9,9 @@ from rich.table import Table
 from vpt.engine.run_dir import write_json_atomic, write_text_atomic
 from vpt.evaluation.comparison import Comparison, DetectorResult
 from vpt.reports.tables import (
+    energy_words,
     file_size,
+    gigaflops,
     markdown_table,
     mean_and_spread,
     paper_name,
@@ -19,6 +21,8 @@ from vpt.reports.tables import (
 
 COLUMNS = ("Method", "AP (%)", "AP50 (%)", "Parameters", "Seconds", "Memory")
 """Few enough for a terminal of 80 characters; rates and file sizes are in result.json."""
+
+_WIDE = (*COLUMNS, "GFLOPs")
 
 
 def detection_table(result: Comparison[DetectorResult]) -> Table:
@@ -37,8 +41,12 @@ def write_detection(result: Comparison[DetectorResult], directory: Path) -> None
     Raises:
         RunError: a file cannot be written.
     """
-    rows = [_cells(name, method) for name, method in result.methods.items()]
-    text = markdown_table(_title(result), COLUMNS, rows, _caption(result))
+    rows = [
+        (*_cells(name, method), gigaflops(method.step_flops))
+        for name, method in result.methods.items()
+    ]
+    caption = f"{_caption(result)} GFLOPs: of a training step, per image."
+    text = markdown_table(_title(result), _WIDE, rows, caption)
     write_text_atomic(directory / "table.md", text)
     write_json_atomic(directory / "result.json", result.to_dict())
 
@@ -63,8 +71,9 @@ def _title(result: Comparison[DetectorResult]) -> str:
 
 def _caption(result: Comparison[DetectorResult]) -> str:
     rates = rate_words(result.setting["trials_per_method"])
+    energy = energy_words(result.tested.energy, result.tried.energy)
     return (
         f"Test AP: {spread_words(len(result.seeds))}. Parameters: trained ones, neck and head "
         f"included. Rates: {rates}. Seconds: of one run; "
-        f"{result.seconds:.0f} s in all. Memory: peak of a run's process."
-    )
+        f"{result.seconds:.0f} s in all. Memory: peak of a run's process. {energy}"
+    ).rstrip()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.table import Table
 
 from vpt.engine.run_dir import write_json_atomic, write_text_atomic
 from vpt.evaluation.comparison import Comparison, MethodResult
+from vpt.evaluation.energy import Energy, total
+from vpt.reports.plots import Cloud, accuracy_plot
 from vpt.storage.atomic_file import write_atomic
 
 PAPER_NAMES = {
@@ -40,7 +38,8 @@ PAPER_NAMES = {
 }
 """How the papers write the usual methods; see `paper_name`."""
 
-COLUMNS = ("Method", "Test top-1 (%)", "Parameters", "File", "Seconds", "Rate")
+COLUMNS = ("Method", "Test top-1 (%)", "Parameters", "File", "GFLOPs", "Seconds")
+"""Few enough for a terminal of 80 characters; rates and energies are in result.json."""
 
 
 def comparison_table(result: Comparison[MethodResult]) -> Table:
@@ -71,40 +70,17 @@ def write_comparison(result: Comparison[MethodResult], directory: Path) -> None:
 
 
 def comparison_plot(result: Comparison[MethodResult]) -> bytes:
-    """Test top-1 against trained parameters, one point per method, as a PNG of 1200 x 750 px."""
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    for number, (name, method) in enumerate(result.methods.items()):
-        _draw_method(axes, name, method, colour=f"C{number}")
-    _draw_axes(axes, result)
-    return png(figure)
-
-
-def _draw_method(axes: Axes, name: str, method: MethodResult, *, colour: str) -> None:
-    """Mean and spread as a large point with a bar, each seed as a small one."""
-    x, mean = method.trained_parameters, 100 * method.test_top1_mean
-    seeds = [100 * value for value in method.test_top1]
-    axes.plot([x] * len(seeds), seeds, "o", color=colour, alpha=0.35, markersize=5, zorder=2)
-    spread = 100 * method.test_top1_std
-    label = f"{paper_name(name)}: {_cells(name, method)[1]} %"
-    axes.errorbar(
-        x, mean, spread, fmt="o", color=colour, markersize=10, capsize=6, zorder=3, label=label
-    )
-
-
-def _draw_axes(axes: Axes, result: Comparison[MethodResult]) -> None:
-    axes.set_title(f"{_title(result)}\n{_spread(result)}", fontsize="medium")
-    axes.set_xlabel("Trained parameters (log scale)")
-    axes.set_ylabel("Test top-1 (%)")
-    axes.set_xscale("log")
-    sizes = [method.trained_parameters for method in result.methods.values()]
-    axes.set_xlim(min(sizes) / 2, max(sizes) * 2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: _count(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(y=0.15)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+    """Test top-1 against trained parameters, one point per method, as a PNG 1200 px wide."""
+    clouds = [
+        Cloud(
+            f"{paper_name(name)}: {mean_and_spread(method.test_top1)} %",
+            method.trained_parameters,
+            [100 * value for value in method.test_top1],
+        )
+        for name, method in result.methods.items()
+    ]
+    title = f"{_title(result)}\n{_spread(result)}"
+    return accuracy_plot(clouds, title=title, ylabel="Test top-1 (%)")
 
 
 def _cells(name: str, method: MethodResult) -> tuple[str, ...]:
@@ -113,8 +89,8 @@ def _cells(name: str, method: MethodResult) -> tuple[str, ...]:
         mean_and_spread(method.test_top1),
         f"{method.trained_parameters:,}",
         file_size(method.file_bytes),
+        gigaflops(method.step_flops),
         f"{method.seconds:.1f}",
-        f"{method.lr:g}",
     )
 
 
@@ -129,10 +105,12 @@ def _title(result: Comparison[MethodResult]) -> str:
 
 def _caption(result: Comparison[MethodResult]) -> str:
     rate = rate_words(result.setting["trials_per_method"])
+    energy = energy_words(result.tested.energy, result.tried.energy)
     return (
-        f"Test top-1: {_spread(result)}. Parameters: trained ones. Rate: {rate}. "
-        f"Seconds: of one run; {result.seconds:.0f} s in all."
-    )
+        f"Test top-1: {_spread(result)}. Parameters: trained ones. Learning rates: {rate}. "
+        f"GFLOPs: of a training step, per image. "
+        f"Seconds: of one run; {result.seconds:.0f} s in all. {energy}"
+    ).rstrip()
 
 
 def _spread(result: Comparison[MethodResult]) -> str:
@@ -142,6 +120,24 @@ def _spread(result: Comparison[MethodResult]) -> str:
 def rate_words(trials: int) -> str:
     """How each method's learning rate was chosen."""
     return f"the best of {trials} on validation" if trials else "the config's"
+
+
+def gigaflops(flops: int | None) -> str:
+    """Floating-point operations in 10^9, three digits of them; '-' where they are not counted."""
+    return "-" if flops is None else f"{flops / 1e9:#.3g}".rstrip(".")
+
+
+def energy_words(*readings: Sequence[Energy]) -> str:
+    """What all runs took, for captions: 'Energy: 12.3 kJ (gpu, measured), trials counted in.'.
+
+    '' where nothing of it is known.
+    """
+    known = [
+        f"{energy.joules / 1e3:#.3g} kJ ({energy.scope}, {energy.state})"
+        for energy in total(*readings)
+        if energy.joules is not None
+    ]
+    return f"Energy: {', '.join(known)}, trials counted in." if known else ""
 
 
 def paper_name(method: str) -> str:
@@ -170,21 +166,6 @@ def markdown_table(
     return "\n".join([f"**{heading}**", "", *lines, "", caption, ""])
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
-
-
 def file_size(size: int) -> str:
     """8 kB, 10.8 MB."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
-
-
-def _count(value: float) -> str:
-    """1k, 300k, 2M."""
-    for unit, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"

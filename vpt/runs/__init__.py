@@ -8,6 +8,7 @@ from vpt.runs.detection import (
     rescore,
     truth_and_found,
 )
+from vpt.runs.getting import get_dataset
 from vpt.runs.inference import (
     Prediction,
     evaluate_prompt,
@@ -18,16 +19,20 @@ from vpt.runs.inference import (
 from vpt.runs.outputs import opened, prepare_outputs, write_classes
 from vpt.runs.plan import Plan, make_plan
 from vpt.runs.probe import probe
-from vpt.runs.training import RunResult, train, try_out
+from vpt.runs.start import FREE_ON_RESUME
+from vpt.runs.training import RunResult, Tried, train, try_out, try_with_cost
 
 __all__ = [
+    "FREE_ON_RESUME",
     "BoxPrediction",
     "Plan",
     "Prediction",
     "RunResult",
+    "Tried",
     "evaluate_detector",
     "evaluate_prompt",
     "evaluate_split",
+    "get_dataset",
     "make_plan",
     "opened",
     "precision_of",
@@ -39,6 +44,7 @@ __all__ = [
     "train",
     "truth_and_found",
     "try_out",
+    "try_with_cost",
     "write_classes",
     "write_predictions",
 ]

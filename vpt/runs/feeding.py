@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +55,30 @@ def fit_data(
         ConfigError: `data.cache: memory` cannot be had.
     """
     config = experiment.config
-    train_split, val_split = experiment.splits.require("train"), experiment.splits.require("val")
+    train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
     dataset = dataset_of(train_split, experiment.train_transform, config.seed)
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
         batches = _order(experiment, epoch, start_batch)
         return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
 
-    def val_batches() -> Iterable[AnyBatch]:
+    def val_batches(split: AnySplit) -> Iterable[AnyBatch]:
         return in_order(
-            val_split,
+            split,
             experiment.eval_transform,
             batch_size=config.data.eval_batch_size or config.data.batch_size,
             num_workers=config.data.num_workers,
             device=device,
         )
 
-    evaluator = evaluator_of(val_split, results=results, coco_eval=coco_eval_of(config))
-    data = FitData(train_batches, experiment.batches_per_epoch, val_batches, evaluator)
+    data = FitData(
+        train_batches,
+        experiment.batches_per_epoch,
+        val=None if val_split is None else partial(val_batches, val_split),
+        evaluator=evaluator_of(
+            val_split or train_split, results=results, coco_eval=coco_eval_of(config)
+        ),
+    )
     if cached and isinstance(experiment, Experiment) and not isinstance(dataset, DetectionDataset):
         return _with_cache(data, experiment, dataset, device, log)
     return data
@@ -92,7 +99,7 @@ def _with_cache(
         sizes, lines["train"] = _kept_sizes(experiment, start, lines["train"])
     for line in lines.values():
         log(f"cache: {line}")
-    if plan.val:
+    if plan.val and data.val is not None:
         data = replace(data, val=KeptBatches(data.val, start))  # type: ignore[arg-type]
     if sizes:
         images = KeptImages(dataset, start, sizes)

@@ -9,7 +9,9 @@ import torch
 
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.fit import FitState, fit, total_steps
+from vpt.engine.progress import Log
 from vpt.experiment import AnyExperiment
+from vpt.runs.cost import flops_of
 from vpt.runs.feeding import fit_data
 
 
@@ -27,6 +29,8 @@ class Plan:
         seconds: estimated from a few real steps, without a cache; a validation image counts a third
             of a training image.
         peak_memory_bytes: after those steps.
+        forward_flops: floating-point operations per image in evaluation; None: not counted.
+        step_flops: the same in training.
     """
 
     images: dict[str, int]
@@ -37,9 +41,11 @@ class Plan:
     checkpoint_bytes: int
     seconds: float
     peak_memory_bytes: int
+    forward_flops: int | None = None
+    step_flops: int | None = None
 
 
-def make_plan(experiment: AnyExperiment) -> Plan:
+def make_plan(experiment: AnyExperiment, *, log: Log = lambda line: None) -> Plan:
     """A plan from a few real training steps; the experiment's model is used up by them."""
     config, splits = experiment.config, experiment.splits
     device = choose_device(config.train.device)
@@ -47,9 +53,10 @@ def make_plan(experiment: AnyExperiment) -> Plan:
     state = _rehearse(experiment, device, steps=3)
     per_image = state.train_seconds / state.images
     validations = -(-config.train.epochs // config.train.evaluate_every)
-    val_images = len(splits.require("val")) * validations
+    val_images = 0 if splits.val is None else len(splits.val) * validations
     steps = total_steps(experiment.settings, experiment.batches_per_epoch)
     train_images = steps / state.step * state.images
+    memory, flops = peak_memory_bytes(device), flops_of(experiment, log)
     return Plan(
         images={
             name: len(split) for name in ("train", "val", "test") if (split := splits.get(name))
@@ -60,7 +67,9 @@ def make_plan(experiment: AnyExperiment) -> Plan:
         trained=sum(p.numel() for p in experiment.model.trainable_parameters()),
         checkpoint_bytes=checkpoint_bytes(experiment),
         seconds=per_image * (train_images + val_images / 3),
-        peak_memory_bytes=peak_memory_bytes(device),
+        peak_memory_bytes=memory,
+        forward_flops=flops.forward if flops else None,
+        step_flops=flops.step if flops else None,
     )
 
 
@@ -68,8 +77,9 @@ def _rehearse(experiment: AnyExperiment, device: torch.device, *, steps: int) ->
     """A few training steps, and validation on one batch, without a trace."""
     settings = replace(experiment.settings, max_steps=steps)
     data = fit_data(experiment, device, cached=False)
-    short = replace(data, val=lambda: islice(data.val(), 1))
-    return fit(experiment.model.to(device), short, settings, device=device)
+    if (val := data.val) is not None:
+        data = replace(data, val=lambda: islice(val(), 1))
+    return fit(experiment.model.to(device), data, settings, device=device)
 
 
 def checkpoint_bytes(experiment: AnyExperiment) -> int:

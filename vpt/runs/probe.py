@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from vpt.backbones import Backbone
 from vpt.config import RunConfig
 from vpt.data import Split
 from vpt.engine.device import choose_device, peak_memory_bytes
+from vpt.engine.energy import open_meter
 from vpt.engine.fit import format_metrics
 from vpt.engine.progress import Log, images_progress
 from vpt.engine.run_dir import open_run_directory, write_json_atomic
@@ -28,6 +29,7 @@ from vpt.errors import ConfigError, RunError
 from vpt.experiment import Experiment, build
 from vpt.heads import LinearHead
 from vpt.runs.cache import Start
+from vpt.runs.cost import flops_of
 from vpt.runs.feeding import in_order
 from vpt.runs.inference import evaluate_split
 from vpt.runs.start import scanned, write_start
@@ -81,18 +83,19 @@ def probe(
         raise RunError(f"{config.run_dir} is not empty; use --overwrite, or another run_dir")
     device = choose_device(config.train.device)
     experiment = build(config, backbone=backbone)
-    with open_run_directory(config.run_dir, mode=mode) as run:
+    with open_run_directory(config.run_dir, mode=mode) as run, open_meter(device) as meter:
         kept = scanned(experiment, log)
         assert isinstance(kept, Experiment)
         write_start(run, kept)
         began = time.monotonic()
+        meter.take()
         kept.model.to(device).eval()
         train, val = (
             _features(kept, kept.splits.require(name), device, console) for name in ("train", "val")
         )
         read_seconds = time.monotonic() - began
         chosen = _fit_head(kept, train, val)
-        seconds = time.monotonic() - began
+        seconds, energy = time.monotonic() - began, meter.take()
         log(f"C {chosen:g} is best on validation, of {len(STRENGTHS)} from 1e-4 to 1e4")
         found = {
             split.name: evaluate_split(
@@ -129,7 +132,10 @@ def probe(
             seed=config.seed,
             trained_parameters=trained,
             test_per_class=per_class,
+            energy=energy,
         )
+        if flops := flops_of(kept, log):
+            result = replace(result, forward_flops=flops.forward)
         write_json_atomic(run.result, asdict(result))
         name = "test" if "test" in metrics else "val"
         log(f"{name}: {format_metrics(metrics[name])}; {run.best_prompt}")
@@ -147,6 +153,8 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"a probe is of features as they are: set {key}={name}")
     if config.tuning != "frozen":
         raise ConfigError("a probe is of features as they are: set tuning=frozen")
+    if config.data.train_on != "train":
+        raise ConfigError("a probe chooses C on the validation split: set data.train_on=train")
 
 
 @torch.no_grad()

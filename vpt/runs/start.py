@@ -35,6 +35,7 @@ from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import AnyExperiment
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
+from vpt.structures import Preprocess
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -100,7 +101,7 @@ def newest_checkpoint(run: RunDirectory, config: AnyRunConfig, log: Log) -> Chec
 
 
 def _refuse_other_config(before: AnyRunConfig, now: AnyRunConfig, path: Path) -> None:
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    old, new = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     changed = [k for k in changed if k not in FREE_ON_RESUME]
     if changed:
@@ -111,13 +112,14 @@ def _refuse_other_config(before: AnyRunConfig, now: AnyRunConfig, path: Path) ->
         )
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested JSON objects as one, by dotted keys."""
     if not isinstance(values, dict):
         return {prefix: values}
     return {
         k: v
         for key, value in values.items()
-        for k, v in _flat(value, f"{prefix}.{key}".strip(".")).items()
+        for k, v in flat(value, f"{prefix}.{key}".strip(".")).items()
     }
 
 
@@ -203,7 +205,12 @@ def show_start(events: Events, experiment: AnyExperiment) -> None:
     dataset = dataset_of(split, experiment.train_transform, experiment.config.seed)
     order = EpochBatches(len(split), min(16, len(split)), seed=experiment.config.seed, epoch=0)
     images = torch.stack([dataset[item][0] for item in next(iter(order))])
+    events.images(0, "train/inputs", seen_pixels(images, preprocess))
+    events.text("config", dump(experiment.config))
+
+
+def seen_pixels(images: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """Preprocessed images (B, 3, H, W) as pixels in [0, 1]."""
     mean = torch.tensor(preprocess.mean).view(3, 1, 1)
     std = torch.tensor(preprocess.std).view(3, 1, 1)
-    events.images(0, "train/inputs", (images * std + mean).clamp(0, 1))
-    events.text("config", dump(experiment.config))
+    return (images * std + mean).clamp(0, 1)

@@ -15,8 +15,9 @@ from vpt.config import AnyRunConfig
 from vpt.data import told
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
+from vpt.engine.energy import open_meter
 from vpt.engine.events import Events
-from vpt.engine.fit import FitState, Outputs, fit, format_metrics
+from vpt.engine.fit import FitState, OnValidation, Outputs, fit, format_metrics
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
 from vpt.engine.progress import LeftOut, Log
 from vpt.engine.prompt_file import read_prompt_file
@@ -27,12 +28,15 @@ from vpt.engine.run_dir import (
     write_json_atomic,
 )
 from vpt.evaluation import NOTHING
+from vpt.evaluation.energy import Energy, energies
 from vpt.experiment import AnyExperiment, DetectionExperiment, build
 from vpt.models import PromptedModel
 from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.cost import flops_of
 from vpt.runs.detection import show_validation
 from vpt.runs.feeding import coco_eval_of, fit_data, start_prompts
 from vpt.runs.inference import confusions_of, measure, per_class_of
+from vpt.runs.showing import harmless, show_errors, show_result, write_points
 from vpt.runs.start import (
     check_space,
     newest_checkpoint,
@@ -64,6 +68,10 @@ class RunResult:
         trained_parameters: `trained_counts`.
         left_out: images, boxes and entries of the data that were left out.
         test_per_class: share of each class's test images that is right, None where it has none.
+        forward_flops: floating-point operations per image in evaluation, see `count_flops`.
+        step_flops: the same in training, forward and backward; None where there are no steps.
+        val_images_per_second: in validation; None without such images.
+        energy: of the time that `seconds` counts, by what counted it; each may be absent.
     """
 
     test: dict[str, float] | None
@@ -80,14 +88,20 @@ class RunResult:
     trained_parameters: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
     test_per_class: dict[str, float | None] | None = None
+    forward_flops: int | None = None
+    step_flops: int | None = None
+    val_images_per_second: float | None = None
+    energy: tuple[Energy, ...] = ()
 
 
 def train(
     config: AnyRunConfig,
     *,
     mode: OpenMode = "new",
+    read_test: bool = True,
     backbone: Backbone | None = None,
     text: TextTower | None = None,
+    on_validation: OnValidation = lambda epoch, metrics: None,
     log: Log = lambda line: None,
     console: Console | None = None,
 ) -> RunResult:
@@ -98,8 +112,10 @@ def train(
     Args:
         config: checked.
         mode: 'new' wants an empty directory; 'resume' goes on exactly; 'overwrite' starts anew.
+        read_test: False leaves the test split alone: the run is for choosing between configs.
         backbone: one in memory, to share between runs.
         text: its text tower, likewise.
+        on_validation: called with the epoch (0-based) and its metrics; what it raises ends the run.
         log: takes plain lines.
         console: for a progress bar, if it is a terminal.
 
@@ -109,6 +125,9 @@ def train(
     """
     device = choose_device(config.train.device)
     experiment = build(config, backbone=backbone, text=text)
+    if not read_test:
+        rest = replace(experiment.splits, test=None)
+        experiment = experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
     with open_run_directory(config.run_dir, mode=mode) as run:
         resume = newest_checkpoint(run, config, log) if mode == "resume" else None
         if mode == "resume" and resume is None and not run.result.exists():
@@ -134,7 +153,17 @@ def train(
         with _open_events(run, resume, log) as events:
             if resume is None:
                 show_start(events, experiment)
-            result = _train_in(run, experiment, events, resume, device, log, console)
+            outputs = Outputs(
+                events=events,
+                checkpoints=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
+                on_validation=on_validation,
+                log=log,
+                console=console,
+            )
+            result = _train_in(run, experiment, outputs, events, resume, device)
+        # Counted after the memory was read, for it takes some; and trials differ in numbers alone.
+        if read_test and (flops := flops_of(experiment, log)):
+            result = replace(result, forward_flops=flops.forward, step_flops=flops.step)
         result = replace(result, left_out=len(left_out.lines))
         write_json_atomic(run.result, asdict(result))
         return result
@@ -147,8 +176,28 @@ def _trained_line(model: PromptedModel) -> str:
     return f"trains {sum(counts.values()):,} parameters ({parts}); {frozen:,} stay as they are"
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What a training that leaves no file behind measured.
+
+    Attributes:
+        val: metrics of the best epoch on the validation split.
+        seconds: spent training and validating.
+        energy: of that time.
+    """
+
+    val: dict[str, float]
+    seconds: float
+    energy: tuple[Energy, ...] = ()
+
+
 def try_out(config: AnyRunConfig, *, backbone: Backbone | None = None) -> dict[str, float]:
-    """The best epoch's validation metrics of a training that leaves no file behind.
+    """The best epoch's validation metrics of `try_with_cost`."""
+    return try_with_cost(config, backbone=backbone).val
+
+
+def try_with_cost(config: AnyRunConfig, *, backbone: Backbone | None = None) -> Tried:
+    """A training that leaves no file behind: its best epoch in validation, and what it cost.
 
     The test split is not read: this is for choosing between configs. Images are not scanned first.
 
@@ -165,9 +214,11 @@ def try_out(config: AnyRunConfig, *, backbone: Backbone | None = None) -> dict[s
     experiment.model.to(device)
     start_prompts(experiment, device)
     data = fit_data(experiment, device)
-    state = fit(experiment.model, data, experiment.settings, device=device)
+    with open_meter(device) as meter:
+        outputs = Outputs(meter=meter)
+        state = fit(experiment.model, data, experiment.settings, device=device, outputs=outputs)
     assert state.best is not None
-    return state.best
+    return Tried(state.best, state.seconds, state.energy)
 
 
 def _open_events(run: RunDirectory, resume: Checkpoint | None, log: Log) -> Events:
@@ -180,13 +231,12 @@ def _open_events(run: RunDirectory, resume: Checkpoint | None, log: Log) -> Even
 def _train_in(
     run: RunDirectory,
     experiment: AnyExperiment,
+    outputs: Outputs,
     events: Events,
     resume: Checkpoint | None,
     device: torch.device,
-    log: Log,
-    console: Console | None,
 ) -> RunResult:
-    config, model = experiment.config, experiment.model.to(device)
+    model, log = experiment.model.to(device), outputs.log
     if resume is None:
         start_prompts(experiment, device)
     else:
@@ -197,23 +247,23 @@ def _train_in(
         _save(run.best_prompt, experiment, metrics)
         if isinstance(data.evaluator, BoxEvaluator):
             show_validation(events, data.evaluator)
+        with harmless("errors", log):
+            show_errors(events, experiment, data.evaluator)
 
-    outputs = Outputs(
-        events=events,
-        checkpoints=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
-        on_best=keep_best,
-        log=log,
-        console=console,
-    )
-    with stop_request() as stop:
+    with stop_request() as stop, open_meter(device) as meter:
+        outputs = replace(outputs, on_best=keep_best, meter=meter)
         state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
         assert state.best is not None
         _save(run.last_prompt, experiment, {})
         model.load_trained(read_prompt_file(run.best_prompt)[1])
         test, per_class = _test(run, experiment, events, state, device, stop)
-    result = _result(run, experiment, state, test, per_class, device)
-    best = test if test is not None else state.best
-    log(f"{'test' if test is not None else 'val'}: {format_metrics(best)}; {run.best_prompt}")
+        with harmless("settings", log):
+            show_result(events, experiment, state.best, test)
+        with harmless("tokens", log):
+            write_points(run, model)
+        result = _result(run, experiment, state, test, per_class, device)
+    found = {"test": test} if test is not None else {"val": state.best} if state.best else {}
+    log("; ".join([f"{k}: {format_metrics(v)}" for k, v in found.items()] + [str(run.best_prompt)]))
     return result
 
 
@@ -286,8 +336,11 @@ def _result(
         seed=experiment.config.seed,
         trained_parameters=experiment.model.trained_counts(),
         test_per_class=per_class,
+        val_images_per_second=state.val_images / state.val_seconds if state.val_images else None,
+        energy=state.energy,
     )
 
 
 def _read_result(path: Path) -> RunResult:
-    return RunResult(**json.loads(path.read_text()))
+    values = json.loads(path.read_text())
+    return RunResult(**{**values, "energy": energies(values.get("energy", ()))})

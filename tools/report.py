@@ -1,0 +1,7 @@
+"""`python tools/report.py ...`: the same as `vpt report ...`."""
+
+import sys
+
+from vpt.cli import main
+
+main(["report", *sys.argv[1:]])
