@@ -212,7 +212,17 @@ def test_schema_show_list_and_doctor__print(place, capsys):
     assert "timm/vit_small_patch16_dinov3" in capsys.readouterr().out
     assert run("list", "prompts")[0] == 0
     assert capsys.readouterr().out.split() == [
-        *("adapter", "kv", "lora", "none", "pixels", "vpt_deep", "vpt_gated", "vpt_shallow")
+        *(
+            "adapter",
+            "kv",
+            "kv_bias",
+            "lora",
+            "none",
+            "pixels",
+            "vpt_deep",
+            "vpt_gated",
+            "vpt_shallow",
+        )
     ]
     assert run("doctor")[0] == 0
     assert "bundled model    runs" in capsys.readouterr().out

@@ -80,7 +80,7 @@ def test_every_config_named__exists_and_validates():
 
 def test_the_prompts_table__is_valid_config():
     rows = re.findall(r"^\| `prompt: (.+?)` \|", README, flags=re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 12
     for value in rows:
         load_config(ROOT / "configs/finetune.yaml", [f"prompt={value}"])
 

@@ -73,6 +73,10 @@ RECIPES = {
         "optim__clip_grad_norm": 0.5,
         "train__select": "loss",
     },
+    "patch": {
+        "prompt": {"name": "pixels", "form": "patch", "width": 8, "random": True},
+        "optim__accumulation": 2,
+    },
     "clip": {
         **ALL_AT_ONCE,
         "backbone": "bundled/glyph_clip",

@@ -190,18 +190,25 @@ class Inside:
 
     Attributes:
         context: keys and values that no token is behind.
-        deltas: what is added to a projection: normed tokens (B, S, D) -> (B, S, its width).
+        deltas: what is added to a projection: normed tokens (B, S, D) -> (B, S, its width), or
+            what broadcasts to it.
         adapt: what the MLP is taken to make, from what it is given (normed) and what it makes,
             (B, S, D) each.
+        temperature: what the attention's scores are divided by before the softmax, a positive
+            scalar; None: nothing.
     """
 
     context: Context | None = None
     deltas: Mapping[Projection, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     adapt: Callable[[Tensor, Tensor], Tensor] | None = None
+    temperature: Tensor | None = None
 
     @staticmethod
     def joined(one: Inside | None, other: Inside | None) -> Inside | None:
-        """Both: contexts side by side, deltas summed, the second adapts what the first made."""
+        """Both: contexts side by side, deltas summed, the second adapts what the first made.
+
+        Temperatures multiply.
+        """
         if one is None or other is None:
             return other if one is None else one
         return Inside(
@@ -211,7 +218,14 @@ class Inside:
                 for name in {**one.deltas, **other.deltas}
             },
             _chained(one.adapt, other.adapt),
+            _product(one.temperature, other.temperature),
         )
+
+
+def _product(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one * other
 
 
 def _summed(
@@ -262,16 +276,48 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What the part of a model that never changes made of a batch of images.
+
+    Attributes:
+        made: the tokens as they enter block `layer`; or, where no block is left, the pooled
+            feature (B, F).
+        layer: the block that comes next, 0..L.
+    """
+
+    made: Tokens | Tensor
+    layer: int
+
+    @property
+    def values(self) -> Tensor:
+        """(B, P + N, D), or the pooled feature (B, F)."""
+        return self.made.values if isinstance(self.made, Tokens) else self.made
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def with_values(self, values: Tensor) -> Begun:
+        """The same of other images."""
+        if isinstance(self.made, Tokens):
+            return replace(self, made=replace(self.made, values=values))
+        return replace(self, made=values)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Begun:
+        """The values on a device; what all images share stays where it is."""
+        return self.with_values(self.values.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images of one step and what is known of them.
 
     Attributes:
-        images: (B, 3, H, W) float32, preprocessed.
+        images: (B, 3, H, W) float32, preprocessed; or what was begun with them.
         labels: (B,) int64.
         indices: (B,) int64, positions in the data set's split.
     """
 
-    images: Tensor
+    images: Tensor | Begun
     labels: Tensor
     indices: Tensor
 

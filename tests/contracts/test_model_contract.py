@@ -15,11 +15,11 @@ from vpt.backbones import create_backbone, wrap_backbone
 from vpt.backbones.base import weights_hash
 from vpt.backbones.bundled.glyph_vit import WEIGHTS
 from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
-from vpt.errors import ConfigError, PromptFileError
+from vpt.errors import BackboneError, ConfigError, PromptFileError
 from vpt.models import start_from_patches
-from vpt.prompts import PixelPrompt
+from vpt.prompts import PixelPatch, PixelPrompt, Prompt
 from vpt.prompts.initializers import paper_uniform_bound
-from vpt.structures import Batch, Dimensions
+from vpt.structures import Batch, Dimensions, Inside
 
 CLASSES = 5
 TUNINGS = ("frozen", "bias", "norm", "last:1", "full")
@@ -53,6 +53,10 @@ CASES: dict[str, tuple[Any, Formula]] = {
     "kv": (
         {"name": "kv", "num_tokens": 3},
         lambda at: at.depth * 3 * width_of(at, "query"),
+    ),
+    "kv_bias": (  # keys' alone get rounding for a gradient, see the test of it
+        {"name": "kv_bias", "targets": ["value"]},
+        lambda at: at.depth * width_of(at, "value"),
     ),
     "lora": (
         {"name": "lora", "rank": 2},
@@ -119,6 +123,22 @@ VARIANTS: dict[str, tuple[Any, Formula]] = {
     "gated_and_shallow": (
         [{"name": "vpt_gated", "num_tokens": 2}, {"name": "vpt_shallow", "num_tokens": 3}],
         lambda at: 5 * at.embed_dim + at.depth - 1,
+    ),
+    "kv_bias_beside_kv": (
+        [{"name": "kv", "num_tokens": 2}, {"name": "kv_bias", "layers": {"first": 2}}],
+        lambda at: at.depth * 2 * width_of(at, "query") + 2 * 2 * width_of(at, "key"),
+    ),
+    "gated_with_temperature": (
+        {"name": "vpt_gated", "num_tokens": 3, "temperature": True},
+        lambda at: 3 * at.embed_dim + at.depth - 1 + at.depth,
+    ),
+    "patch": (
+        {"name": "pixels", "form": "patch", "width": 9, "place": [4, 5]},
+        lambda at: 3 * 9 * 9,
+    ),
+    "random_patch_and_tokens": (
+        [{"name": "pixels", "form": "patch", "width": 9, "random": True}, "vpt_shallow"],
+        lambda at: 3 * 9 * 9 + 10 * at.embed_dim,
     ),
     "pixels_and_tokens": (
         [{"name": "pixels", "width": 4}, {"name": "vpt_deep", "num_tokens": 2}],
@@ -424,6 +444,176 @@ def test_gates__mix_what_leaves_a_block_with_what_entered_it():
     assert (found - open_gates).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("kind", ["test_vit", "clip_layer_scale"])
+def test_gates__in_the_backbones_arithmetic(kind):
+    """The first block of the second widens what enters it, from bfloat16 to float32."""
+    native = make(kind)
+    model, images = build(native, "vpt_gated", gate=0.5).eval(), images_for(native)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(images)
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["test_vit", "clip_custom"])
+def test_a_temperature__divides_the_scores_of_a_block(kind):
+    """Written out after the paper: the native model, its queries divided by tau."""
+    native = make(kind)
+    options = {"name": "vpt_gated", "num_tokens": 3, "gate": 50.0, "temperature": True}
+    model, images = build(native, options).eval(), images_for(native, 2)
+    shallow = build(native, "vpt_shallow", num_tokens=3).eval()
+    taus = torch.linspace(0.5, 2.0, model.backbone.depth)
+    with torch.no_grad():
+        shallow.prompt.tokens.copy_(model.prompt.tokens)
+        cold = shallow.prompted(images).pooled
+        warm = model.prompted(images).pooled
+        torch.testing.assert_close(warm, cold, atol=1e-5, rtol=1e-5)  # tau starts as 1
+        model.prompt.log_temperature.copy_(taus.log())
+        found = model.prompted(images).pooled
+        for index, tau in enumerate(taus):
+            _divide_scores(shallow.backbone.attention(index), float(tau))
+        expected = shallow.prompted(images).pooled
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - warm).abs().max() > 1e-2
+
+
+def _divide_scores(attention, tau):
+    """Make a native module's scores smaller by its queries: their norm, or their projection."""
+    if hasattr(attention, "ln_q"):
+        parts = attention.ln_q.weight, attention.ln_q.bias
+    else:
+        parts = attention.qkv.weight.chunk(3)[0], attention.qkv.bias.chunk(3)[0]
+    for part in parts:
+        part.div_(tau)
+
+
+@pytest.mark.parametrize("kind", ["eva02", "clip_tok"])
+def test_temperatures__of_a_list_multiply__and_both_ways_agree(kind):
+    native = make(kind)
+    gated = {"name": "vpt_gated", "num_tokens": 2, "temperature": True}
+    model, images = build(native, [gated, gated]).eval(), images_for(native)
+    single = build(native, [gated, {**gated, "temperature": False}]).eval()
+    with torch.no_grad():
+        for each, twin in zip(model.prompt.prompts, single.prompt.prompts, strict=True):
+            each.log_temperature.copy_(torch.linspace(-0.5, 0.2, 3))
+            twin.tokens.copy_(each.tokens)
+        single.prompt.prompts[0].log_temperature.copy_(2 * torch.linspace(-0.5, 0.2, 3))
+        found = model.prompted(images).pooled
+        torch.testing.assert_close(found, single.prompted(images).pooled, atol=1e-5, rtol=1e-5)
+        model.prompted.insert = True
+        torch.testing.assert_close(found, model.prompted(images).pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_a_temperature__needs_attention_of_a_known_kind():
+    build(make("res_post"), "vpt_gated")
+    with pytest.raises(ConfigError, match="leave temperature out"):
+        build(make("res_post"), {"name": "vpt_gated", "temperature": True})
+
+
+class _Doubled(Prompt):
+    """A method of a user's that does not ask what the blocks are."""
+
+    inside_layers = (1,)
+
+    def inside(self, layer, batch_size):
+        return Inside(adapt=lambda given, made: 2 * made) if layer == 1 else None
+
+
+@pytest.mark.parametrize("kind", ["res_post", "parallel", "eva_post_norm_rope"])
+def test_what_is_added_inside_an_unknown_block__is_refused__not_computed_otherwise(kind):
+    native = make(kind)
+    with pytest.raises(
+        BackboneError, match=r"block 1 of .* unknown kind: _Doubled can add nothing"
+    ):
+        create_model(native, _Doubled(), num_classes=2)(images_for(native))
+    create_model(make("test_vit"), _Doubled(), num_classes=2)(images_for(make("test_vit")))
+
+
+# ------------------------------------------------------------------------- biases of keys, values
+
+BIASED = ["test_vit", "siglip", "dinov3", "eva02", "clip_tok", "clip_custom", "avg_no_fc_norm"]
+
+
+@pytest.mark.parametrize("kind", BIASED)
+@pytest.mark.parametrize("prompt", ["none", "vpt_deep", "vpt_shallow"])
+def test_freed_biases__are_those_of_the_native_module(kind, prompt):
+    """The native model with its own key and value biases changed, where it has them."""
+    native = make(kind)
+    model, images = build(native, [prompt, "kv_bias"]).eval(), images_for(native, 3)
+    plain = build(wrap_backbone(native), prompt).eval()
+    with torch.no_grad():
+        for one, other in zip(
+            model.prompt.prompts[0].parameters(), plain.prompt.parameters(), strict=True
+        ):
+            other.copy_(one)
+        before = plain.prompted(images).pooled
+        torch.testing.assert_close(model.prompted(images).pooled, before, atol=1e-5, rtol=1e-5)
+        for name in ("key", "value"):
+            model.prompt.prompts[1].biases[name].normal_(std=0.5)
+        found = model.prompted(images).pooled
+        for layer in range(model.backbone.depth):
+            _add_biases(plain.backbone.attention(layer), model.prompt.prompts[1], layer)
+        expected = plain.prompted(images).pooled
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (found - before).abs().max() > 1e-2
+
+
+def _add_biases(attention, prompt, layer):
+    """Add to the module's own biases; one without them gets some."""
+    key, value = prompt.biases["key"][layer], prompt.biases["value"][layer]
+    added = torch.cat([torch.zeros_like(key), key, value])
+    if getattr(attention, "in_proj_bias", None) is not None:
+        attention.in_proj_bias += added
+    elif getattr(attention, "q_bias", None) is not None:
+        attention.k_bias += key
+        attention.v_bias += value
+    elif attention.qkv.bias is not None:
+        attention.qkv.bias += added
+    else:
+        attention.qkv.bias = torch.nn.Parameter(added)
+
+
+def gradients_of_biases(kind, prompt):
+    """Of keys and of values, the largest."""
+    native = make(kind)
+    model = build(native, [prompt, "kv_bias"]).train()
+    model.loss(Batch(images_for(native, 4), torch.arange(4), torch.arange(4)))["loss"].backward()
+    biases = model.prompt.prompts[1].biases
+    return tuple(float(biases[name].grad.abs().max()) for name in ("key", "value"))
+
+
+@pytest.mark.parametrize("kind", ["test_vit", "clip_tok"])
+@pytest.mark.parametrize("prompt", ["none", "vpt_deep", "vpt_shallow"])
+def test_a_key_bias__that_all_keys_get__is_not_seen_by_the_softmax(kind, prompt):
+    keys, values = gradients_of_biases(kind, prompt)
+    assert keys < 1e-4 * values
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt"), [("test_vit", "kv"), ("dinov3", "none"), ("qk_norm", "none")]
+)
+def test_a_key_bias__that_not_all_get_alike__has_a_gradient(kind, prompt):
+    keys, values = gradients_of_biases(kind, prompt)
+    assert keys > 1e-3 * values
+
+
+def test_freed_biases__need_attention_of_a_known_kind():
+    with pytest.raises(ConfigError, match="use tuning=bias"):
+        build(make("parallel"), "kv_bias")
+
+
+def test_freed_biases__in_the_backbones_arithmetic():
+    native = make("test_vit")
+    model, images = build(native, ["vpt_deep", "kv_bias"]).eval(), images_for(native)
+    with torch.no_grad():
+        model.prompt.prompts[1].biases["value"].normal_()
+        exact = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(images)
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+
+
 # ------------------------------------------------------------------------------- keys and values
 
 
@@ -579,6 +769,49 @@ def test_a_frame__changes_the_border_alone__and_all_of_it():
 def test_a_frame_that_leaves_nothing__is_refused():
     with pytest.raises(ConfigError, match="width 6 leaves nothing of a 12x17 image"):
         PixelPrompt(6, (12, 17))
+
+
+def test_a_patch__changes_its_place_alone__and_all_of_it():
+    prompt = PixelPatch(3, (12, 17), place=(8, 14), init="normal").train()
+    images = torch.randn(2, 3, 12, 17)
+    expected = images.clone()
+    expected[:, :, 8:11, 14:17] += prompt.patch.detach()
+    assert torch.equal(prompt.on_images(images), expected)
+    assert sum(p.numel() for p in prompt.parameters()) == 27
+
+
+def test_a_random_patch__is_where_the_seed_says__all_over_the_image__and_fixed_in_evaluation():
+    prompt = PixelPatch(3, (12, 17), place=(1, 2), random=True, init="normal").train()
+    images = torch.zeros(2, 3, 12, 17)
+
+    def place(seed):
+        torch.manual_seed(seed)
+        changed = prompt.on_images(images).detach()
+        rows, columns = (changed[0, 0] != 0).nonzero().T
+        top, left = int(rows.min()), int(columns.min())
+        assert torch.equal(changed[0], changed[1])
+        assert torch.equal(changed[1, :, top : top + 3, left : left + 3], prompt.patch)
+        assert int((changed != 0).sum()) == 2 * 27
+        return top, left
+
+    places = [place(seed) for seed in range(400)]
+    assert places == [place(seed) for seed in range(400)]
+    assert {top for top, _ in places} == set(range(10))
+    assert {left for _, left in places} == set(range(15))
+    prompt.eval()
+    assert {place(seed) for seed in range(3)} == {(1, 2)}
+
+
+@pytest.mark.parametrize("place", [(10, 0), (0, 15)])
+def test_a_patch_that_leaves_the_image__is_refused(place):
+    with pytest.raises(ConfigError, match="does not lie in a 12x17 image"):
+        PixelPatch(3, (12, 17), place=place)
+
+
+@pytest.mark.parametrize("options", [{"place": [1, 2]}, {"random": True}])
+def test_a_frame_with_a_place__is_refused(options):
+    with pytest.raises(ConfigError, match="set form: patch"):
+        build(make("test_vit"), {"name": "pixels", "width": 4, **options})
 
 
 def test_a_list__stands_side_by_side__and_refuses_different_layers():

@@ -155,7 +155,7 @@ def test_the_comparison_of_methods__gives_each_the_same_budget__and_has_every_pr
     runs = [config.run_config(name, lr=0.1, seed=0) for name in config.methods]
     assert {run.prompt["name"] for run in runs} == set(list_prompts())
     assert len({(run.train.epochs, run.data.batch_size, run.data.shots) for run in runs}) == 1
-    assert len(config.methods) == 13
+    assert len(config.methods) == 14
 
 
 TRIALS = st.lists(

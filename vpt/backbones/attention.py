@@ -55,7 +55,8 @@ def attend(
     Args:
         attention: a module for which `is_known_attention` holds.
         x: (B, S, D), normed.
-        inside: keys and values (without rotation), and what is added to the projections.
+        inside: keys and values (without rotation), what is added to the projections, and the
+            temperature.
         keep: compute the first `keep` queries only.
         rotary: timm's concatenated sin and cos of the tokens after the first `num_unrotated`.
         num_unrotated: P, or P + T where prompts are in the sequence.
@@ -71,6 +72,8 @@ def attend(
         half = getattr(attention, "rotate_half", False)
         q = _rotate(q, rotary, num_unrotated, half).type_as(v)
         k = _rotate(k, rotary, num_unrotated, half).type_as(v)
+    if inside.temperature is not None:
+        q = q / inside.temperature.to(q.dtype)
     k, v = _repeat_groups(attention, k), _repeat_groups(attention, v)
     if inside.context is not None:
         joined = Context.joined(Context(k, v), inside.context)
@@ -100,8 +103,8 @@ _Deltas = Mapping[Projection, Callable[[Tensor], Tensor]]
 
 
 def _plus(out: Tensor, deltas: _Deltas, name: Projection, x: Tensor) -> Tensor:
-    """A projection's output with what is added to it."""
-    return out + deltas[name](x) if name in deltas else out
+    """A projection's output with what is added to it, in its own type."""
+    return out + deltas[name](x).to(out.dtype) if name in deltas else out
 
 
 _MOST_WEIGHTS = 2**26

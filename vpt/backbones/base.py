@@ -258,15 +258,28 @@ class Backbone(nn.Module, ABC):
             return self._last_blocks(names, count)
         raise BackboneError(f"cannot select '{what}': use all, biases, norms or blocks:last:k")
 
+    @property
+    def first_trained(self) -> int | None:
+        """Where training first touches this backbone, None if it does nowhere.
+
+        -1 is before the blocks, 0..L-1 in a block, L after them.
+        """
+        places = self._places([name for name, _ in self.named_parameters()])
+        return min((place for name, place in places.items() if name in self._trained), default=None)
+
     def _last_blocks(self, names: list[str], count: int) -> list[str]:
-        found = [(name, re.search(r"(?:^|\.)(?:res)?blocks\.(\d+)\.", name)) for name in names]
-        last_block = max(place for place, (_, match) in enumerate(found) if match)
-        return [
-            name
-            for place, (name, match) in enumerate(found)
-            if (int(match[1]) >= self.depth - count if match else place > last_block)
-            or name in self._after_blocks
-        ]
+        return [name for name, place in self._places(names).items() if place >= self.depth - count]
+
+    def _places(self, names: list[str]) -> dict[str, int]:
+        """The block of each parameter, in the module's order: -1 before them, L after them."""
+        found = [re.search(r"(?:^|\.)(?:res)?blocks\.(\d+)\.", name) for name in names]
+        last_block = max(order for order, match in enumerate(found) if match)
+        return {
+            name: int(match[1])
+            if match
+            else (self.depth if order > last_block or name in self._after_blocks else -1)
+            for order, (name, match) in enumerate(zip(names, found, strict=True))
+        }
 
 
 _BIASES = frozenset({"bias", "q_bias", "v_bias", "in_proj_bias"})

@@ -178,6 +178,13 @@ class DataConfig(Schema):
         description="draw every class equally often: images of rare classes several times an "
         "epoch, those of frequent ones in other epochs",
     )
+    cache: Literal["none", "auto", "memory"] = Field(
+        "none",
+        description="keep what training does not change of images (features, or tokens before the "
+        "first prompted or tuned block) for the next epoch, bit for bit; auto: where that is "
+        "possible; memory: or refuse",
+    )
+    cache_gb: Positive = Field(4.0, description="most gigabytes of memory for the cache")
 
     @model_validator(mode="after")
     def _check_choice(self) -> DataConfig:

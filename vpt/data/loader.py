@@ -126,7 +126,11 @@ def drop_bad(split: OneSplit, bad: Sequence[BadImage]) -> OneSplit:
 
 
 def make_loader(
-    dataset: ImageDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
+    dataset: ImageDataset,
+    batches: EpochBatches | list[list[tuple[int, int]]],
+    *,
+    num_workers: int,
+    pin_memory: bool,
 ) -> BatchLoader[Batch]:
     """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
 
@@ -147,7 +151,7 @@ class BatchLoader(Generic[AnyBatch]):
 
     Args:
         dataset: its items are got by (epoch, index).
-        batches: of one epoch.
+        batches: of one epoch, or of a part of it.
         collate: some items as a tuple of tensors, tuples and lists: what torch can pin, unlike
             dataclasses.
         assemble: the batch of what `collate` gave.
@@ -161,7 +165,7 @@ class BatchLoader(Generic[AnyBatch]):
     def __init__(
         self,
         dataset: Dataset[AnyItem],
-        batches: EpochBatches,
+        batches: EpochBatches | list[list[tuple[int, int]]],
         collate: Callable[[list[AnyItem]], tuple[Any, ...]],
         assemble: Callable[..., AnyBatch],
         *,

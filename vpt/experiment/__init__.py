@@ -6,6 +6,7 @@ from typing import overload
 
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig, DetectionRunConfig, RunConfig
+from vpt.experiment.caching import CachePlan, plan_cache
 from vpt.experiment.classification import (
     Experiment,
     build_classification,
@@ -19,12 +20,14 @@ from vpt.text import TextTower
 
 __all__ = [
     "AnyExperiment",
+    "CachePlan",
     "DetectionExperiment",
     "Experiment",
     "backbone_of",
     "build",
     "head_with_templates",
     "load_splits",
+    "plan_cache",
     "preprocess_of",
 ]
 

@@ -34,6 +34,7 @@ from vpt.engine.prompt_file import (
     read_prompt_header,
 )
 from vpt.errors import ConfigError, PromptFileError
+from vpt.experiment.caching import plan_cache
 from vpt.experiment.settings import backbone_of, fit_settings
 from vpt.models import Classifier, Consistency
 from vpt.seeding import derive_seed
@@ -108,6 +109,7 @@ def build_classification(
             "nothing to train: no prompt, no head with parameters and a frozen backbone"
         )
     model.check_consistency(Consistency(**config.loss.consistency.model_dump()))
+    plan_cache(config, model, splits)
     if config.train.init_from is not None:
         _start_from(model, config.train.init_from)
     return Experiment(

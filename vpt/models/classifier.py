@@ -15,7 +15,7 @@ from vpt.models.base import PromptedModel
 from vpt.models.consistency import NO_CONSISTENCY, Consistency, feature_distance, logit_divergence
 from vpt.models.prompted import PromptedBackbone
 from vpt.prompts import NoPrompt
-from vpt.structures import Batch, Features, Preprocess, TextIdentity
+from vpt.structures import Batch, Begun, Features, Preprocess, TextIdentity
 
 
 class Classifier(PromptedModel):
@@ -44,7 +44,7 @@ class Classifier(PromptedModel):
         self.head = head
         self.text = text
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Begun) -> Tensor:
         """Logits (B, C) of preprocessed images (B, 3, H, W); without a head, features (B, F)."""
         if self.head is None:
             features: Features = self.prompted(images)
@@ -52,6 +52,19 @@ class Classifier(PromptedModel):
             return features.pooled
         logits: Tensor = self.head(self.prompted(images, need=self.head.needs))
         return logits
+
+    @property
+    def begins_with_pooled(self) -> bool:
+        """Whether `begin` gives the pooled feature, and not tokens."""
+        return self.prompted.leaves_feature and set(self._needs) == {"pooled"}
+
+    def begin(self, images: Tensor) -> Begun:
+        """What training has no part in, of images (B, 3, H, W); see `PromptedBackbone.begin`."""
+        return self.prompted.begin(images, need=self._needs)
+
+    @property
+    def _needs(self) -> tuple[str, ...]:
+        return ("pooled",) if self.head is None else self.head.needs
 
     def outputs(self, images: Tensor) -> Sequence[Tensor]:
         """See `PromptedModel.outputs`: the logits, or without a head the feature."""
@@ -84,7 +97,7 @@ class Classifier(PromptedModel):
         return {"loss": total, **parts, "logits": logits.detach()}
 
     def _consistency(
-        self, images: Tensor, features: Features, logits: Tensor, weights: Consistency
+        self, images: Tensor | Begun, features: Features, logits: Tensor, weights: Consistency
     ) -> dict[str, Tensor]:
         """The weighted distances from the frozen model, which sees the same images."""
         self.check_consistency(weights)
@@ -128,7 +141,7 @@ class Classifier(PromptedModel):
 
     @torch.no_grad()
     def predict(
-        self, images: Tensor, *, probabilities: Literal["softmax", "sigmoid"] = "softmax"
+        self, images: Tensor | Begun, *, probabilities: Literal["softmax", "sigmoid"] = "softmax"
     ) -> Tensor:
         """Class probabilities (B, C).
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones import Backbone
+from vpt.errors import BackboneError
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
-from vpt.structures import Features, Inside, Tokens
+from vpt.structures import Begun, Features, Inside, Tokens
 
 
 class PromptedBackbone(nn.Module):
@@ -34,19 +35,24 @@ class PromptedBackbone(nn.Module):
         self.insert = insert
 
     def forward(
-        self, images: Tensor, *, need: Sequence[str] = ("pooled",), taps: Sequence[int] = ()
+        self, images: Tensor | Begun, *, need: Sequence[str] = ("pooled",), taps: Sequence[int] = ()
     ) -> Features:
         """Features of images (B, 3, H, W); what is not needed is not computed.
 
         Args:
-            images: preprocessed.
+            images: preprocessed; or what was begun with them, to go on from. That of `begin` gives
+                the same bits.
             need: of 'pooled', 'prefix', 'prompts', 'patches'.
-            taps: layers whose patch tokens are wanted, as they leave the block.
+            taps: layers whose patch tokens are wanted, as they leave the block; none of those that
+                were begun.
         """
-        tokens = self.backbone.embed(self.prompt.on_images(images))
+        begun = images if isinstance(images, Begun) else self._embedded(images)
+        if isinstance(begun.made, Tensor):
+            return Features(self.backbone.grid, pooled=begun.made)
+        tokens = begun.made
         tapped: dict[int, Tensor] = {}
-        for layer in range(self.backbone.depth):
-            rows, inside = self._rows(layer, tokens), self.prompt.inside(layer, len(images))
+        for layer in range(begun.layer, self.backbone.depth):
+            rows, inside = self._rows(layer, tokens), self._inside(layer, len(begun))
             if rows is not None:
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
@@ -62,13 +68,56 @@ class PromptedBackbone(nn.Module):
                 tapped[layer] = tokens.patches
         return self._features(tokens, need, tapped)
 
+    @property
+    def first_change(self) -> int:
+        """The first block that anything trained has a part in.
+
+        -1: the images or their embedding; L: none of the blocks, at most what comes after.
+        """
+        touched = (self.prompt.first_touched, self.backbone.first_trained)
+        return min((each for each in touched if each is not None), default=self.backbone.depth)
+
+    @property
+    def leaves_feature(self) -> bool:
+        """Whether the pooled feature itself is what it is without training."""
+        return self.first_change == self.backbone.depth and self.backbone.first_trained is None
+
+    def begin(self, images: Tensor, *, need: Sequence[str] = ("pooled",)) -> Begun:
+        """What nothing that is trained has a part in, of preprocessed images (B, 3, H, W).
+
+        The tokens before the block `first_change`; or the pooled feature, where that too stays as
+        it is and nothing else is needed.
+        """
+        layer, backbone = self.first_change, self.backbone
+        assert layer >= 0, "training changes the images or their embedding"
+        tokens = backbone.embed(images)
+        for index in range(layer):
+            tokens = backbone.run_block(index, tokens)
+        if self.leaves_feature and set(need) == {"pooled"}:
+            return Begun(backbone.pool(tokens), layer)
+        return Begun(tokens, layer)
+
+    def _embedded(self, images: Tensor) -> Begun:
+        return Begun(self.backbone.embed(self.prompt.on_images(images)), 0)
+
     def _gated(self, layer: int, entered: Tokens, left: Tokens) -> Tokens:
         """The sequence after a block, its prompts mixed with those before it."""
         gate = self.prompt.gate_of(layer) if left.num_prompts else None
         if gate is None:
             return left
-        gate = gate.to(left.values.dtype)
-        return left.with_prompts(torch.lerp(entered.prompts, left.prompts, gate))
+        dtype = left.values.dtype  # under autocast a block may widen what entered it
+        mixed = torch.lerp(entered.prompts.to(dtype), left.prompts, gate.to(dtype))
+        return left.with_prompts(mixed)
+
+    def _inside(self, layer: int, batch_size: int) -> Inside | None:
+        """What the prompt adds inside a block, which must be of a known kind to take it."""
+        inside = self.prompt.inside(layer, batch_size)
+        if inside is not None and not self.backbone.takes_context(layer):
+            raise BackboneError(
+                f"block {layer} of '{self.backbone.name}' is of an unknown kind: "
+                f"{type(self.prompt).__name__} can add nothing inside it; use token prompts"
+            )
+        return inside
 
     def _rows(self, layer: int, tokens: Tokens) -> Tensor | None:
         """The prompt's rows as the block takes them, (1 | B, T, D), in the sequence's type."""

@@ -4,17 +4,20 @@ from vpt.prompts.adapter import AdapterPrompt
 from vpt.prompts.base import Prompt, PromptList, build_prompt
 from vpt.prompts.gated import GatedPrompt
 from vpt.prompts.key_value import KeyValuePrompt
+from vpt.prompts.kv_bias import BiasPrompt
 from vpt.prompts.lora import LoraPrompt
 from vpt.prompts.none import NoPrompt
-from vpt.prompts.pixels import PixelPrompt
+from vpt.prompts.pixels import PixelPatch, PixelPrompt
 from vpt.prompts.tokens import TokenPrompt
 
 __all__ = [
     "AdapterPrompt",
+    "BiasPrompt",
     "GatedPrompt",
     "KeyValuePrompt",
     "LoraPrompt",
     "NoPrompt",
+    "PixelPatch",
     "PixelPrompt",
     "Prompt",
     "PromptList",

@@ -64,6 +64,13 @@ class Prompt(nn.Module):
         """The images (B, 3, H, W), normalised, as the method wants the backbone to see them."""
         return images
 
+    @property
+    def first_touched(self) -> int | None:
+        """The first block that the method has a part in, -1 for the images, None for none."""
+        if type(self).on_images is not Prompt.on_images:
+            return -1
+        return min((*self.layers, *self.inside_layers), default=None)
+
     def set_patch_rows(self, layer: int, patches: Tensor) -> None:
         """Take (T, D) patch tokens of the training set as start values.
 
@@ -139,6 +146,12 @@ class PromptList(Prompt):
         for prompt in self._members:
             images = prompt.on_images(images)
         return images
+
+    @property
+    def first_touched(self) -> int | None:
+        """See `Prompt.first_touched`; the first of any member's."""
+        touched = [prompt.first_touched for prompt in self._members]
+        return min((each for each in touched if each is not None), default=None)
 
     def set_patch_rows(self, layer: int, patches: Tensor) -> None:
         """Share the patch tokens out among the members that want some."""

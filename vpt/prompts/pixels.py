@@ -1,14 +1,16 @@
-"""Visual prompting in pixel space: a learned frame added to the image.
+"""Visual prompting in pixel space: a learned frame or patch added to the image.
 
-Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022 (the padding prompt).
+Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022, on the design of
+prompts: the model sees x + v, where v is learned on the padding (2 C p (H + W - 2 p) numbers), or
+on a patch of p x p pixels at a fixed or random place (C p^2 numbers).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vpt.config import Schema
@@ -17,15 +19,31 @@ from vpt.prompts.base import Prompt
 from vpt.registry import PROMPTS
 from vpt.structures import Dimensions
 
+Place = Annotated[int, Field(ge=0)]
+
 
 class PixelOptions(Schema):
     """Options of `pixels`."""
 
-    width: int = Field(30, gt=0, description="of the frame, in pixels of the preprocessed image")
+    form: Literal["frame", "patch"] = Field("frame", description="where the learned pixels are")
+    width: int = Field(
+        30, gt=0, description="of the frame, or of the patch's sides, in preprocessed pixels"
+    )
+    place: tuple[Place, Place] = Field((0, 0), description="patch: [top, left] of its first pixel")
+    random: bool = Field(
+        False,
+        description="patch: in training at another place each step; evaluation is at `place`",
+    )
     init: Literal["zeros", "normal"] = Field(
         "zeros", description="normal: standard deviation `std`"
     )
     std: float = Field(0.02, gt=0.0, description="in normalised pixel values")
+
+    @model_validator(mode="after")
+    def _check_form(self) -> PixelOptions:
+        if self.form == "frame" and (self.random or self.place != (0, 0)):
+            raise ValueError("place and random are of a patch; set form: patch")
+        return self
 
 
 class PixelPrompt(Prompt):
@@ -74,8 +92,74 @@ class PixelPrompt(Prompt):
         return images + torch.cat([self.top, rows, self.bottom], dim=1).to(images.dtype)
 
 
-def _build(at: Dimensions, **options: Any) -> PixelPrompt:
-    return PixelPrompt(image_size=at.image_size, **options)
+class PixelPatch(Prompt):
+    """A square of learned values, added to the normalised image.
+
+    Parameters: `patch` (3, width, width).
+
+    Args:
+        width: of its sides in pixels.
+        image_size: (H, W) in pixels.
+        place: (top, left) of its first pixel.
+        random: in training at one place for all images of a forward pass, drawn from torch's
+            generator as dropout is, so that all of it is in the image; in eval at `place`.
+        init: 'zeros' or 'normal'.
+        std: of 'normal'.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        image_size: tuple[int, int],
+        *,
+        place: tuple[int, int] = (0, 0),
+        random: bool = False,
+        init: Literal["zeros", "normal"] = "zeros",
+        std: float = 0.02,
+    ):
+        super().__init__()
+        self.options = {"name": "pixels", "form": "patch", "width": width, "place": list(place)}
+        self.options |= {"random": random, "init": init, "std": std}
+        height, total_width = image_size
+        if place[0] + width > height or place[1] + width > total_width:
+            raise ConfigError(
+                f"a patch of prompt.width {width} at prompt.place {list(place)} does not lie in a "
+                f"{height}x{total_width} image"
+            )
+        self.place, self.random = (place[0], place[1]), random
+        self.patch = nn.Parameter(torch.zeros(3, width, width))
+        if init == "normal":
+            nn.init.normal_(self.patch, std=std)
+
+    def on_images(self, images: Tensor) -> Tensor:
+        """See `Prompt.on_images`."""
+        rows, row_in = self._along(images.shape[2], self.place[0])
+        columns, column_in = self._along(images.shape[3], self.place[1])
+        seen = self.patch[:, rows][:, :, columns]
+        return images + (seen * (row_in[:, None] & column_in)).to(images.dtype)
+
+    def _along(self, length: int, start: int) -> tuple[Tensor, Tensor]:
+        """For each pixel of a side the patch's pixel that is there, and whether one is."""
+        width = self.patch.shape[1]
+        offset = torch.arange(length, device=self.patch.device)
+        if self.random and self.training:
+            offset = offset - torch.randint(length - width + 1, (1,)).to(offset.device)
+        else:
+            offset = offset - start
+        return offset.clamp(0, width - 1), (offset >= 0) & (offset < width)
+
+
+def _build(
+    at: Dimensions,
+    *,
+    form: Literal["frame", "patch"] = "frame",
+    place: tuple[int, int] = (0, 0),
+    random: bool = False,
+    **options: Any,
+) -> Prompt:
+    if form == "frame":
+        return PixelPrompt(image_size=at.image_size, **options)
+    return PixelPatch(image_size=at.image_size, place=place, random=random, **options)
 
 
 PROMPTS.register("pixels", PixelOptions, _build)

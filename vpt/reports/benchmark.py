@@ -236,6 +236,7 @@ def _relative_difference(value: Tensor, expected: Tensor) -> float:
 
 def _training_steps(ways: _Ways, batch: Batch) -> dict[str, Run]:
     def train(model: Classifier, optimizer: torch.optim.Optimizer, of_images: bool) -> None:
+        assert isinstance(batch.images, Tensor)
         images = batch.images.detach().requires_grad_(of_images)
         optimizer.zero_grad()
         model.loss(replace(batch, images=images))["loss"].backward()  # type: ignore[no-untyped-call]

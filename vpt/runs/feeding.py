@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,39 +21,45 @@ from vpt.data import (
     make_loader,
 )
 from vpt.engine.fit import FitData
+from vpt.engine.progress import Log
+from vpt.errors import ConfigError
 from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
-from vpt.experiment import AnyExperiment, Experiment
+from vpt.experiment import AnyExperiment, Experiment, plan_cache
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.cache import KeptBatches, KeptImages, Start, place_free
 from vpt.seeding import derive_seed
-from vpt.structures import AnyBatch
+from vpt.structures import AnyBatch, Begun
 
 AnySplit = Split | DetectionSplit
 
 
 def fit_data(
-    experiment: AnyExperiment, device: torch.device, *, results: Path | None = None
+    experiment: AnyExperiment,
+    device: torch.device,
+    *,
+    results: Path | None = None,
+    cached: bool = True,
+    log: Log = lambda line: None,
 ) -> FitData:
     """Training and validation batches for `fit`.
 
     Args:
-        experiment: built.
+        experiment: built; with a cache its model is on the device.
         device: where batches will go.
         results: where a detector's validation writes its detections.
+        cached: whether `data.cache` holds.
+        log: told what is kept, and what is not.
+
+    Raises:
+        ConfigError: `data.cache: memory` cannot be had.
     """
     config = experiment.config
     train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
     dataset = dataset_of(train_split, experiment.train_transform, config.seed)
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
-        batches = EpochBatches(
-            len(train_split),
-            config.data.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            start_batch=start_batch,
-            balance=_labels_to_balance(experiment),
-        )
+        batches = _order(experiment, epoch, start_batch)
         return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
 
     def val_batches(split: AnySplit) -> Iterable[AnyBatch]:
@@ -64,13 +71,91 @@ def fit_data(
             device=device,
         )
 
-    return FitData(
+    data = FitData(
         train_batches,
         experiment.batches_per_epoch,
         val=None if val_split is None else partial(val_batches, val_split),
         evaluator=evaluator_of(
             val_split or train_split, results=results, coco_eval=coco_eval_of(config)
         ),
+    )
+    if cached and isinstance(experiment, Experiment) and not isinstance(dataset, DetectionDataset):
+        return _with_cache(data, experiment, dataset, device, log)
+    return data
+
+
+def _with_cache(
+    data: FitData,
+    experiment: Experiment,
+    dataset: ImageDataset,
+    device: torch.device,
+    log: Log,
+) -> FitData:
+    """The same batches, begun by the unchanging part of the model as `data.cache` says."""
+    plan = plan_cache(experiment.config, experiment.model, experiment.splits)
+    start = Start(experiment.model, device, experiment.config.train.precision)
+    lines, sizes = dict(plan.lines), dict[int, Begun]()
+    if plan.train:
+        sizes, lines["train"] = _kept_sizes(experiment, start, lines["train"])
+    for line in lines.values():
+        log(f"cache: {line}")
+    if plan.val and data.val is not None:
+        data = replace(data, val=KeptBatches(data.val, start))  # type: ignore[arg-type]
+    if sizes:
+        images = KeptImages(dataset, start, sizes)
+        data = replace(data, train=lambda *at: _kept_batches(experiment, images, *at))
+    return data
+
+
+def _kept_batches(
+    experiment: Experiment, images: KeptImages, epoch: int, start_batch: int
+) -> Iterable[AnyBatch]:
+    order, workers = _order(experiment, epoch, start_batch), experiment.config.data.num_workers
+    return images.batches(order, num_workers=workers)
+
+
+def _kept_sizes(experiment: Experiment, start: Start, line: str) -> tuple[dict[int, Begun], str]:
+    """Sizes of training batches by which images are kept, and the line about it.
+
+    Raises:
+        ConfigError: there are none, and the cache is asked for.
+    """
+    sizes, reason = _place_free(experiment, start)
+    if sizes:
+        return sizes, f"{line}; {reason}" if reason else line
+    if experiment.config.data.cache == "memory":
+        raise ConfigError(f"data.cache memory: {reason}, or data.cache=auto, which does without")
+    return {}, f"computes training images every epoch, because {reason}"
+
+
+def _place_free(experiment: Experiment, start: Start) -> tuple[dict[int, Begun], str]:
+    """Sizes of training batches in which an image has the same bits wherever it stands.
+
+    None, where it has not even in full ones. And why a size is left out.
+    """
+    images, batch_size = len(experiment.splits.require("train")), experiment.config.data.batch_size
+    full, last = min(images, batch_size), images % batch_size
+    sizes = place_free(start, [full, last] if last and last < full else [full])
+    if full not in sizes:
+        return {}, (
+            "an image's last bits depend on its place in the batch here; one thread "
+            "(OMP_NUM_THREADS=1) helps"
+        )
+    if last and last not in sizes:
+        return sizes, f"the last {last} of each epoch anew, whose bits differ in so small a batch"
+    return sizes, ""
+
+
+def _order(experiment: AnyExperiment, epoch: int, start_batch: int) -> EpochBatches:
+    """Which training images come in which batch."""
+    config = experiment.config
+    return EpochBatches(
+        len(experiment.splits.require("train")),
+        config.data.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        start_batch=start_batch,
+        balance=_labels_to_balance(experiment),
     )
 
 
@@ -134,4 +219,5 @@ def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
     batches = EpochBatches(len(split), min(64, len(split)), seed=seed, epoch=0)
     dataset = dataset_of(split, experiment.eval_transform, seed=0)
     batch = next(iter(_load(dataset, batches, num_workers=0, device=torch.device("cpu"))))
+    assert isinstance(batch.images, torch.Tensor)
     start_from_patches(prompted, batch.images.to(device), torch.Generator().manual_seed(seed))

@@ -26,8 +26,8 @@ class Plan:
         parameters: by part, trained ones; 'backbone' counts all of the backbone's.
         trained: how many are trained in all.
         checkpoint_bytes: of one checkpoint, about.
-        seconds: estimated from a few real steps; a validation image counts a third of a training
-            image.
+        seconds: estimated from a few real steps, without a cache; a validation image counts a third
+            of a training image.
         peak_memory_bytes: after those steps.
         forward_flops: floating-point operations per image in evaluation; None: not counted.
         step_flops: the same in training.
@@ -76,7 +76,7 @@ def make_plan(experiment: AnyExperiment, *, log: Log = lambda line: None) -> Pla
 def _rehearse(experiment: AnyExperiment, device: torch.device, *, steps: int) -> FitState:
     """A few training steps, and validation on one batch, without a trace."""
     settings = replace(experiment.settings, max_steps=steps)
-    data = fit_data(experiment, device)
+    data = fit_data(experiment, device, cached=False)
     if (val := data.val) is not None:
         data = replace(data, val=lambda: islice(val(), 1))
     return fit(experiment.model.to(device), data, settings, device=device)

@@ -20,7 +20,7 @@ from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import RunConfig
 from vpt.data import Split
-from vpt.engine.device import autocast, choose_device, peak_memory_bytes
+from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.energy import open_meter
 from vpt.engine.fit import format_metrics
 from vpt.engine.progress import Log, images_progress
@@ -28,6 +28,7 @@ from vpt.engine.run_dir import open_run_directory, write_json_atomic
 from vpt.errors import ConfigError, RunError
 from vpt.experiment import Experiment, build
 from vpt.heads import LinearHead
+from vpt.runs.cache import Start
 from vpt.runs.cost import flops_of
 from vpt.runs.feeding import in_order
 from vpt.runs.inference import evaluate_split
@@ -162,6 +163,7 @@ def _features(
 ) -> Features:
     """The pooled features of a split, each image seen as in evaluation."""
     config, rows, labels = experiment.config, [], []
+    start = Start(experiment.model, device, config.train.precision)
     batches = in_order(
         split,
         experiment.eval_transform,
@@ -172,9 +174,8 @@ def _features(
     with images_progress(len(split), console) as advance:
         for batch in batches:
             assert isinstance(batch, Batch)
-            with autocast(device, config.train.precision):
-                pooled = experiment.model.prompted(batch.images.to(device)).pooled
-            rows.append(pooled.float().cpu())
+            assert isinstance(batch.images, torch.Tensor)
+            rows.append(start(batch.images).values.float().cpu())
             labels.append(batch.labels)
             advance(len(batch.labels))
     return Features(torch.cat(rows).numpy(), torch.cat(labels).numpy())

@@ -45,6 +45,8 @@ FREE_ON_RESUME = frozenset(
         "run_dir",
         "data.root",
         "data.num_workers",
+        "data.cache",
+        "data.cache_gb",
         "data.scan",
         "train.max_hours",
         "train.checkpoint_seconds",

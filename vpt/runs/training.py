@@ -241,7 +241,7 @@ def _train_in(
         start_prompts(experiment, device)
     else:
         log(f"going on from step {resume.step}")
-    data = fit_data(experiment, device, results=run.val_results)
+    data = fit_data(experiment, device, results=run.val_results, log=log)
 
     def keep_best(metrics: dict[str, float]) -> None:
         _save(run.best_prompt, experiment, metrics)
