@@ -259,7 +259,8 @@ class LossConfig(Schema):
     class_weights: Literal["balanced"] | list[Positive] | None = Field(
         None,
         description="balanced: inversely to the class counts; or one weight per class, in the "
-        "order of the classes; null: equal",
+        "order of the classes; null: equal. Of multi-label data they weigh a class's images "
+        "against all others, balanced by others / images of the class",
     )
     consistency: ConsistencyConfig = Field(
         default_factory=ConsistencyConfig,
@@ -285,9 +286,12 @@ class TrainConfig(Schema):
     early_stopping: PositiveInt | None = Field(
         None, description="stop after so many epochs without a better validation metric"
     )
-    select: Literal["top1", "mean_class_accuracy", "loss", "last"] = Field(
-        "top1",
-        description="validation metric that picks the best epoch; last: the last one, unpicked",
+    select: (
+        Literal["top1", "mean_class_accuracy", "mAP", "macro_f1", "micro_f1", "loss", "last"] | None
+    ) = Field(
+        None,
+        description="validation metric that picks the best epoch; last: the last one, unpicked; "
+        "null: top1, of multi-label data mAP",
     )
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints within an epoch"

@@ -64,11 +64,48 @@ class ImageFolders(Schema):
 
 
 class Columns(Schema):
-    """The header names of a CSV file."""
+    """The header names of a CSV file.
+
+    With `labels` or `classes` the data are multi-label: an image may be of several classes, or of
+    none.
+    """
 
     path: str = "path"
     label: str = "label"
+    labels: str | None = Field(
+        default=None, description="column with all classes of an image, between separators"
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="what stands between two of the `labels`"
+    )
+    classes: list[str] | Literal["remaining"] | None = Field(
+        default=None,
+        min_length=1,
+        description="a column of 0 and 1 for each class, in label order; remaining: all columns "
+        "but those of path and split",
+    )
     split: str | None = Field(default=None, description="column with each image's split")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes."""
+        return self.labels is not None or self.classes is not None
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Columns:
+        given = [name for name in ("label", "labels", "classes") if name in self.model_fields_set]
+        given = [name for name in given if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each say what the labels are; give one")
+        if (self.labels is None) != (self.separator is None):
+            raise ValueError(
+                "labels and separator belong together: the column with all classes of an image, "
+                "and what stands between two of them, e.g. '|'"
+            )
+        if isinstance(self.classes, list) and len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"column '{twice}' is listed twice in classes")
+        return self
 
 
 class Counts(Schema):
@@ -116,12 +153,12 @@ class Descriptor(Schema):
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
             path_list, coco); for coco also one for each split.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
-        columns: header names of CSV files.
+        columns: header names of CSV files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
-        metric: what the data set is usually judged by; of coco always ap.
+        metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
         licence: under which terms the images may be used.
         source: where it was published.
         checksum: 'algorithm:hex' of the arrays of sklearn_digits; files have theirs in `files`.
@@ -141,7 +178,7 @@ class Descriptor(Schema):
     text: TextNames = TextNames()
     counts: Counts = Counts()
     missing_classes: Literal["error", "allow"] = "error"
-    metric: Literal["top1", "mean_class_accuracy", "ap"] = "top1"
+    metric: Literal["top1", "mean_class_accuracy", "mAP", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
     checksum: str | None = Field(default=None, pattern=r"^[a-z0-9]+:[0-9a-f]+$")
@@ -154,6 +191,15 @@ class Descriptor(Schema):
         if isinstance(values, dict) and values.get("format") == "coco":
             return {"metric": "ap", **values}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_label_sets_by_map(cls, values: Any) -> Any:
+        columns = values.get("columns") if isinstance(values, dict) else None
+        several = isinstance(columns, Columns) and columns.multi_label
+        if isinstance(columns, dict):
+            several = any(columns.get(name) is not None for name in ("labels", "classes"))
+        return {"metric": "mAP", **values} if several else values
 
     @model_validator(mode="after")
     def _check_classes(self) -> Descriptor:
@@ -183,11 +229,21 @@ class Descriptor(Schema):
             raise ValueError(
                 f"metric '{self.metric}' is not what format {self.format} is judged by"
             )
+        if (self.metric == "mAP") != self.multi_label:
+            kind = "multi-label data are" if self.multi_label else "data of one class per image are"
+            raise ValueError(f"metric '{self.metric}' is not what {kind} judged by")
+        if self.columns.classes is not None and self.classes is not None:
+            raise ValueError("columns.classes names the classes already; remove 'classes'")
         if self.format == "split_zhou" and self.file is None:
             raise ValueError("split_zhou needs 'file', the JSON file that lists all splits")
         if self.columns.split is not None and self.file is None:
             raise ValueError("columns.split needs 'file', the CSV file that holds all splits")
         return self
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return self.columns.multi_label
 
     @model_validator(mode="after")
     def _check_sources(self) -> Descriptor:

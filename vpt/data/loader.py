@@ -25,8 +25,8 @@ from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import Batch
 
-Item = tuple[Tensor, int, int]
-"""(image (3, H, W) float32, label, index in the split)."""
+Item = tuple[Tensor, int | Tensor, int]
+"""(image (3, H, W) float32, label, index in the split); several labels are (C,) float32, 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,16 @@ class ImageDataset(Dataset[Item]):
         sample = self.split.samples[index]
         image = load_sample(self.split, sample)
         seed = derive_seed("augment", self.seed, epoch, index)
-        return self.transform(image, seed), sample.label, index
+        return self.transform(image, seed), target_of(self.split, sample), index
+
+
+def target_of(split: Split, sample: Sample) -> int | Tensor:
+    """The label of a sample; of multi-label data (C,) float32, 1 for each of its classes."""
+    if isinstance(sample.label, int):
+        return sample.label
+    target = torch.zeros(len(split.class_names))
+    target[list(sample.label)] = 1.0
+    return target
 
 
 def load_sample(split: Split, sample: Sample) -> Image.Image:
@@ -244,7 +253,9 @@ def check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> None:
 
 def _collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
     images, labels, indices = zip(*items, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+    several = isinstance(labels[0], Tensor)
+    targets = torch.stack(labels) if several else torch.tensor(labels)
+    return torch.stack(images), targets, torch.tensor(indices)
 
 
 def _collate_caught(

@@ -31,7 +31,7 @@ from vpt.engine.progress import TrainingProgress
 from vpt.errors import DivergedError, RunError
 from vpt.evaluation import Evaluator
 from vpt.evaluation.energy import Energy, energies, total
-from vpt.models import NO_CONSISTENCY, Consistency, PromptedModel
+from vpt.models import NO_CONSISTENCY, Classifier, Consistency, PromptedModel
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Batch
 
@@ -316,14 +316,19 @@ class _Loop:
     def _shares(self, group: list[AnyBatch]) -> list[float]:
         """Each batch's share in the mean over the whole group.
 
-        It goes by images, or by their class weights.
+        It goes by images, or by their class weights; a multi-label loss is a mean over images.
         """
-        if self.settings.class_weights is None:
-            sizes = [float(len(batch.images)) for batch in group]
-        else:
-            weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
-            sizes = [float(weights[b.labels].sum()) for b in group if isinstance(b, Batch)]
+        sizes = [self._size(batch) for batch in group]
         return [size / sum(sizes) for size in sizes]
+
+    def _size(self, batch: AnyBatch) -> float:
+        each_class = isinstance(self.model, Classifier) and self.model.multi_label
+        if self.settings.class_weights is None or not isinstance(batch, Batch) or each_class:
+            return float(len(batch.images))
+        weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
+        if batch.labels.is_floating_point():
+            return float((batch.labels.double().cpu() @ weights).sum())
+        return float(weights[batch.labels].sum())
 
     def _count_parts(self, losses: dict[str, Tensor], share: float) -> None:
         """The parts of this step's loss, for the curves, where there are several."""

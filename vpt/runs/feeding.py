@@ -20,7 +20,7 @@ from vpt.data import (
     make_loader,
 )
 from vpt.engine.fit import FitData
-from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
+from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator, MultiLabelEvaluator
 from vpt.experiment import AnyExperiment, Experiment
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
@@ -89,9 +89,11 @@ def coco_eval_of(config: AnyRunConfig) -> CocoEval:
 def evaluator_of(
     split: AnySplit, *, results: Path | None = None, coco_eval: CocoEval = "pycocotools"
 ) -> Evaluator:
-    """What measures a split: classes, or boxes."""
+    """What measures a split: classes, sets of them, or boxes."""
     if isinstance(split, DetectionSplit):
         return BoxEvaluator(split, results, coco_eval=coco_eval)
+    if split.multi_label:
+        return MultiLabelEvaluator(len(split.class_names))
     return ClassificationEvaluator(len(split.class_names))
 
 
