@@ -73,6 +73,12 @@ RECIPES = {
         "optim__clip_grad_norm": 0.5,
         "train__select": "loss",
     },
+    "mixed": {
+        **ALL_AT_ONCE,
+        "optim__accumulation": 2,
+        "data__mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.7},
+        "data__transform": {"name": "random_resized_crop", "rand_augment": {"magnitude": 20}},
+    },
     "clip": {
         **ALL_AT_ONCE,
         "backbone": "bundled/glyph_clip",

@@ -35,6 +35,7 @@ from vpt.data.loader import (
     make_loader,
     scan_images,
 )
+from vpt.data.mixing import NO_MIXING, Mixing, mix
 from vpt.data.parts import check_classes
 from vpt.data.sampling import (
     EpochBatches,
@@ -56,6 +57,7 @@ from vpt.data.transforms import (
 
 __all__ = [
     "LEFT_OUT",
+    "NO_MIXING",
     "BadImage",
     "BatchLoader",
     "BoxTransform",
@@ -69,6 +71,7 @@ __all__ = [
     "Finding",
     "ImageDataset",
     "LetterboxedImage",
+    "Mixing",
     "Sample",
     "SceneSettings",
     "Split",
@@ -92,6 +95,7 @@ __all__ = [
     "load_sample",
     "make_detection_loader",
     "make_loader",
+    "mix",
     "read_detection",
     "read_image",
     "read_splits",

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vpt.data import NO_MIXING, Mixing, mix
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import autocast
 from vpt.engine.energy import EnergyMeter
@@ -58,6 +59,7 @@ class FitSettings:
         class_weights: one per class, or None.
         precision: 'fp32', 'bf16' or 'fp16'.
         consistency: weights of the losses that keep the model near the frozen one.
+        mixing: of training images with each other.
         select: validation metric that decides which epoch is best; 'last' takes the last.
         evaluate_every: epochs from one validation, and its checkpoint, to the next; the last is
             always validated.
@@ -76,6 +78,7 @@ class FitSettings:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     consistency: Consistency = NO_CONSISTENCY
+    mixing: Mixing = NO_MIXING
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     select: str = "top1"
     evaluate_every: int = 1
@@ -280,6 +283,7 @@ class _Loop:
         Gives the mean loss over all their images, and the gradient norm.
         """
         settings, step = self.settings, self.state.step
+        group = [self._mixed(batch, number) for number, batch in enumerate(group)]
         shares = self._shares(group)
         self.parts = {}
         total = torch.zeros((), device=self.device)
@@ -312,6 +316,16 @@ class _Loop:
             class_weights=self.class_weights,
             consistency=self.settings.consistency,
         )
+
+    def _mixed(self, batch: AnyBatch, number: int) -> AnyBatch:
+        """A batch with its images mixed, by numbers that the seed and the step alone decide."""
+        if not self.settings.mixing or not isinstance(batch, Batch):
+            return batch
+        assert isinstance(self.model, Classifier)
+        assert self.model.head is not None
+        seed = derive_seed("mix", self.settings.seed, self.state.step, number)
+        classes = self.model.head.num_classes
+        return mix(batch.to(self.device), self.settings.mixing, num_classes=classes, seed=seed)
 
     def _shares(self, group: list[AnyBatch]) -> list[float]:
         """Each batch's share in the mean over the whole group.

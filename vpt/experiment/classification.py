@@ -14,6 +14,7 @@ from vpt.backbones import Backbone
 from vpt.config import RunConfig
 from vpt.data import (
     Descriptor,
+    Mixing,
     Splits,
     Transform,
     apply_selection,
@@ -246,6 +247,7 @@ def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:
         label_smoothing=config.loss.label_smoothing,
         class_weights=_class_weights(config, splits),
         consistency=Consistency(**config.loss.consistency.model_dump()),
+        mixing=Mixing(**config.data.mix.model_dump()),
     )
 
 

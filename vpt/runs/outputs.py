@@ -83,7 +83,7 @@ def write_classes(
     for each in predictions:
         if output_format == "csv":
             only = {each.label or "": each.probability}
-            for label, probability in (each.labels.items() if each.labels else only.items()):
+            for label, probability in each.labels.items() if each.labels else only.items():
                 shown = "" if probability is None else f"{probability:.6f}"
                 table.writerow([each.image, label, shown, each.error or ""])
         else:
