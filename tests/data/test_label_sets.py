@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fixtures import make_image
 
+from tests.fixtures import make_image
 from vpt.data.descriptor import Columns, Cut, Descriptor, load_descriptor
 from vpt.data.formats import read_splits
 from vpt.data.label_sets import classes_of
