@@ -124,8 +124,9 @@ def test_an_unknown_class__is_named_with_the_near_one(images):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("columns: {labels: tags}", "labels and separator belong together"),
-        ("columns: {separator: '|'}", "labels and separator belong together"),
+        ("columns: {labels: tags}", "columns.labels and columns.separator belong together"),
+        ("columns: {separator: '|'}", "columns.labels and columns.separator belong together"),
+        ("columns: {image: a}", "columns.image has no meaning for format csv"),
         ("columns: {labels: a, separator: '|', classes: [b]}", "labels and classes each say"),
         ("columns: {label: a, classes: remaining}", "label and classes each say"),
         ("columns: {classes: [a, a]}", "column 'a' is listed twice"),

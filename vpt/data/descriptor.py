@@ -16,6 +16,7 @@ Format = Literal[
     "folder",
     "csv",
     "image_list",
+    "parquet",
     "path_list",
     "cub",
     "nabirds",
@@ -44,10 +45,11 @@ class SplitSources(Schema):
     """Where each split is found.
 
     folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. val and test may be a `Cut`: test is
-    cut out of train first, val out of the rest. What is not named is taken from its usual place
-    (train/, val/, test/; train.csv, ...; train.txt, ...; annotations/train.json, ...) if there is
-    one. The other formats say it themselves and take only cuts.
+    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
+    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    first, val out of the rest. What is not named is taken from its usual place (train/, val/,
+    test/; train.csv, ...; train.txt, ...; annotations/train.json, ...) if there is one. The other
+    formats say it themselves and take only cuts.
     """
 
     train: str | None = None
@@ -64,19 +66,21 @@ class ImageFolders(Schema):
 
 
 class Columns(Schema):
-    """The header names of a CSV file.
+    """The header names of a CSV file, or the columns of parquet files.
 
     With `labels` or `classes` the data are multi-label: an image may be of several classes, or of
     none.
     """
 
     path: str = "path"
+    image: str = Field(default="image", description="parquet: column with the images themselves")
     label: str = "label"
     labels: str | None = Field(
-        default=None, description="column with all classes of an image, between separators"
+        default=None,
+        description="column with all classes of an image: csv, between separators; parquet, a list",
     )
     separator: str | None = Field(
-        default=None, min_length=1, description="what stands between two of the `labels`"
+        default=None, min_length=1, description="csv: what stands between two of the `labels`"
     )
     classes: list[str] | Literal["remaining"] | None = Field(
         default=None,
@@ -97,11 +101,6 @@ class Columns(Schema):
         given = [name for name in given if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each say what the labels are; give one")
-        if (self.labels is None) != (self.separator is None):
-            raise ValueError(
-                "labels and separator belong together: the column with all classes of an image, "
-                "and what stands between two of them, e.g. '|'"
-            )
         if isinstance(self.classes, list) and len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise ValueError(f"column '{twice}' is listed twice in classes")
@@ -153,7 +152,7 @@ class Descriptor(Schema):
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
             path_list, coco); for coco also one for each split.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
-        columns: header names of CSV files; they say whether the data are multi-label.
+        columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
@@ -236,8 +235,22 @@ class Descriptor(Schema):
             raise ValueError("columns.classes names the classes already; remove 'classes'")
         if self.format == "split_zhou" and self.file is None:
             raise ValueError("split_zhou needs 'file', the JSON file that lists all splits")
-        if self.columns.split is not None and self.file is None:
+        if self.format == "csv" and self.columns.split is not None and self.file is None:
             raise ValueError("columns.split needs 'file', the CSV file that holds all splits")
+        return self
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Descriptor:
+        columns = self.columns
+        foreign = {"csv": ("image",), "parquet": ("path", "separator", "classes", "split")}
+        names = foreign.get(self.format, ())
+        if given := [name for name in names if name in columns.model_fields_set]:
+            raise ValueError(f"columns.{given[0]} has no meaning for format {self.format}")
+        if self.format == "csv" and (columns.labels is None) != (columns.separator is None):
+            raise ValueError(
+                "columns.labels and columns.separator belong together: the column with all classes "
+                "of an image, and what stands between two of them, e.g. '|'"
+            )
         return self
 
     @property
@@ -260,11 +273,18 @@ class Descriptor(Schema):
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "file": ("csv", "split_zhou"),
-    "columns": ("csv",),
+    "columns": ("csv", "parquet"),
     "images": ("split_zhou", "imagenet", "path_list", "coco"),
     "suffix": ("path_list",),
 }
-_NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list", "path_list", "coco")
+_NAMED_SPLITS: tuple[Format, ...] = (
+    "folder",
+    "csv",
+    "image_list",
+    "path_list",
+    "parquet",
+    "coco",
+)
 
 
 def _refuse_boxes(folder: Path) -> None:

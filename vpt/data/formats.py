@@ -26,6 +26,7 @@ from vpt.data.fine_grained import (
     read_stanford_dogs,
 )
 from vpt.data.label_sets import class_columns, classes_of, columns_needed
+from vpt.data.parquet import common_names, forget_files, parquet_files, read_labels
 from vpt.data.parts import (
     Parts,
     check_class_folders,
@@ -39,7 +40,7 @@ from vpt.data.parts import (
     text_rows,
 )
 from vpt.data.sampling import holdout
-from vpt.data.splits import Sample, Split, SplitName, Splits
+from vpt.data.splits import PackedImage, Sample, Split, SplitName, Splits
 from vpt.data.text_names import text_names
 from vpt.errors import DataError
 from vpt.registry import nearest
@@ -234,7 +235,8 @@ def _read_path_list(descriptor: Descriptor, root: Path) -> Parts:
                 raise DataError(f"{where}: '{path[:80]}' is not 'class/image'")
             key = (folder / f"{path}{descriptor.suffix}").as_posix()
             rows[split].append(_Row(key, (name,), where))
-    names = descriptor.classes or sorted({row.label for part in rows.values() for row in part})
+    found = {label for part in rows.values() for row in part for label in row.labels}
+    names = descriptor.classes or sorted(found)
     return _label_rows(descriptor.model_copy(update={"classes": names}), root, rows)
 
 
@@ -298,6 +300,55 @@ def _is_integer(text: str) -> bool:
     return re.fullmatch(r"-?[0-9]{1,9}", text) is not None
 
 
+# Parquet files
+
+
+def _read_parquet(descriptor: Descriptor, root: Path) -> Parts:
+    columns = descriptor.columns
+    forget_files()
+    read = {
+        split: [(file, read_labels(file, columns)) for file in files]
+        for split, files in parquet_files(descriptor, root).items()
+    }
+    every = [pair for pairs in read.values() for pair in pairs]
+    names = descriptor.classes or common_names(every)
+    names = names or _class_names(
+        _Row("", tuple(map(str, values)), f"{file}: row {row}")
+        for file, labels in every
+        for row, values in enumerate(labels.values)
+    )
+    numbers = {name: label for label, name in enumerate(names)}
+    samples = {
+        split: [
+            Sample(
+                PackedImage(file, row, columns.image),
+                _packed_label(values, f"{file}: row {row}", numbers, columns),
+                f"{file.relative_to(root).as_posix()}:{row}",
+            )
+            for file, labels in pairs
+            for row, values in enumerate(labels.values)
+        ]
+        for split, pairs in read.items()
+    }
+    return Parts(tuple(names), samples)
+
+
+def _packed_label(
+    values: tuple[int | str, ...], where: str, numbers: dict[str, int], columns: Columns
+) -> int | tuple[int, ...]:
+    """The label of a row: numbers stand for themselves, whatever the classes are called."""
+    for value in values:
+        if isinstance(value, int) and not 0 <= value < len(numbers):
+            raise DataError(
+                f"{where}: label {value} is out of range: {len(numbers)} classes are numbered "
+                f"0..{len(numbers) - 1}"
+            )
+    labels = {
+        value if isinstance(value, int) else _label(value, where, numbers) for value in values
+    }
+    return tuple(sorted(labels)) if columns.multi_label else labels.pop()
+
+
 # The digits of scikit-learn
 
 
@@ -327,6 +378,7 @@ _READERS: dict[str, Callable[[Descriptor, Path], Parts]] = {
     "folder": _read_folder,
     "csv": _read_csv,
     "image_list": _read_image_list,
+    "parquet": _read_parquet,
     "path_list": _read_path_list,
     "cub": read_cub,
     "nabirds": read_nabirds,

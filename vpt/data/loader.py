@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
+from vpt.data.parquet import read_packed_image
 from vpt.data.sampling import EpochBatches
-from vpt.data.splits import Sample, Split
+from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.transforms import Transform
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
@@ -33,7 +34,7 @@ Item = tuple[Tensor, int | Tensor, int]
 class BadImage:
     """A file that does not decode, and why in one line."""
 
-    path: Path
+    path: Path | PackedImage
     reason: str
 
 
@@ -85,6 +86,8 @@ def load_sample(split: Split, sample: Sample) -> Image.Image:
     """
     if isinstance(sample.source, Path):
         return read_image(sample.source)
+    if isinstance(sample.source, PackedImage):
+        return read_packed_image(sample.source)
     if split.array is None:
         raise DataError(f"split '{split.name}' has no array to take image {sample.key} from")
     return Image.fromarray(split.array[sample.source]).convert("RGB")
@@ -227,11 +230,11 @@ class _Scan(Dataset["BadImage | None"]):
 
     def __getitem__(self, index: int) -> BadImage | None:
         path, size = self.images[index]
-        if not isinstance(path, Path):
+        if isinstance(path, int):
             return None
         try:
-            image = read_image(path)
-            if size is not None:
+            image = read_packed_image(path) if isinstance(path, PackedImage) else read_image(path)
+            if size is not None and isinstance(path, Path):
                 check_size(path, image, size)
         except DataError as error:
             return BadImage(path, str(error).removeprefix(f"{path}: "))

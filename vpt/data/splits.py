@@ -15,18 +15,36 @@ from vpt.errors import DataError
 SplitName = Literal["train", "val", "test"]
 
 
+@dataclass(frozen=True, slots=True)
+class PackedImage:
+    """An image inside a parquet file.
+
+    Attributes:
+        file: the parquet file.
+        row: counted from 0.
+        column: of the images.
+    """
+
+    file: Path
+    row: int
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: row {self.row}"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image and its label.
 
     Attributes:
-        source: the image file, or the position in the split's array.
+        source: the image file, the row of a parquet file, or the position in the split's array.
         label: index into the class names; of multi-label data those of all its classes,
             ascending, perhaps none.
         key: the name of the image in its data set, the same on every machine.
     """
 
-    source: Path | int
+    source: Path | PackedImage | int
     label: int | tuple[int, ...]
     key: str
 

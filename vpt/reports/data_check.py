@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,8 +30,9 @@ from vpt.data.detection import (
 from vpt.data.formats import read_splits
 from vpt.data.images import read_header
 from vpt.data.loader import scan_images
+from vpt.data.parquet import packed_bytes
 from vpt.data.parts import check_counts
-from vpt.data.splits import Sample, Split, SplitName
+from vpt.data.splits import PackedImage, Sample, Split, SplitName
 from vpt.errors import DataError
 from vpt.evaluation.detection import DetectionEvaluator
 from vpt.structures import Detections, Letterbox
@@ -319,10 +321,9 @@ def _unreadable(splits: Iterable[Split | DetectionSplit], num_workers: int) -> l
     findings = []
     for split in splits:
         keys = {sample.source: sample.key for sample in split.samples}
-        findings += [
-            Finding("image_unreadable", image.path, image.reason, keys[image.path])
-            for image in scan_images(split, num_workers)
-        ]
+        for image in scan_images(split, num_workers):
+            file = image.path.file if isinstance(image.path, PackedImage) else image.path
+            findings.append(Finding("image_unreadable", file, image.reason, keys[image.path]))
     return findings
 
 
@@ -474,10 +475,12 @@ def _image_sizes(split: Split) -> Bins:
         return ((f"{split.array.shape[2]} x {split.array.shape[1]}", len(split)),)
     sizes: Counter[str] = Counter()
     for sample in split.samples:
-        if isinstance(sample.source, Path):
-            with suppress(DataError):  # among the findings already
-                height, width = read_header(sample.source).size
-                sizes[f"{width} x {height}"] += 1
+        with suppress(DataError):  # among the findings already
+            source = sample.source
+            assert not isinstance(source, int)
+            file = io.BytesIO(packed_bytes(source)) if isinstance(source, PackedImage) else source
+            height, width = read_header(file).size
+            sizes[f"{width} x {height}"] += 1
     return tuple(sizes.most_common(8))
 
 
