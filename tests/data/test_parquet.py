@@ -116,6 +116,11 @@ def test_other_usual_places__are_found(tmp_path, place):
     assert splits.val is None
 
 
+def test_a_folder_of_parquet_files__needs_no_descriptor(tmp_path):
+    descriptor = load_descriptor(make_parquet(tmp_path))
+    assert (descriptor.format, len(read_splits(descriptor).require("test"))) == ("parquet", 4)
+
+
 def test_a_validation_cut__works(tmp_path):
     make_parquet(tmp_path)
     (tmp_path / "data/validation-00000-of-00001.parquet").unlink()

@@ -304,6 +304,8 @@ def _refuse_boxes(folder: Path) -> None:
 def load_descriptor(path: Path) -> Descriptor:
     """The descriptor in a YAML file; for a folder, one that reads its train/, val/ and test/.
 
+    A folder of parquet files is read as such.
+
     Raises:
         DataError: there is no such file or folder.
         ConfigError: the file is no descriptor.
@@ -315,7 +317,10 @@ def load_descriptor(path: Path) -> Descriptor:
         )
     if path.is_dir():
         _refuse_boxes(path)
-        return Descriptor(name=path.resolve().name, format="folder", root=path)
+        packed = any(any(path.glob(place)) for place in ("*.parquet", "data/*.parquet"))
+        return Descriptor(
+            name=path.resolve().name, format="parquet" if packed else "folder", root=path
+        )
     if not path.exists():
         raise DataError(
             f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
