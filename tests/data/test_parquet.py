@@ -116,6 +116,16 @@ def test_other_usual_places__are_found(tmp_path, place):
     assert splits.val is None
 
 
+def test_files_elsewhere__may_be_named_by_their_whole_path(tmp_path):
+    make_parquet(tmp_path / "there")
+    (tmp_path / "here").mkdir()
+    for source in (f"{tmp_path}/there/data/train-*.parquet", "../there/data/train-*.parquet"):
+        splits = read_splits(described(tmp_path / "here", splits={"train": source}))
+        first = splits.require("train").samples[0]
+        assert first.key == "../there/data/train-00000-of-00002.parquet:0"
+        assert is_image(splits.require("train"), 9, seed=9)
+
+
 def test_a_folder_of_parquet_files__needs_no_descriptor(tmp_path):
     descriptor = load_descriptor(make_parquet(tmp_path))
     assert (descriptor.format, len(read_splits(descriptor).require("test"))) == ("parquet", 4)
@@ -252,6 +262,12 @@ def test_a_row_that_is_no_image__is_found_by_the_scan_and_can_be_left_out(tmp_pa
     assert [sample.key for sample in drop_bad(split, bad).samples] == [
         f"train.parquet:{row}" for row in (0, 1, 4, 5)
     ]
+
+
+def test_lists_without_any_label__are_refused(tmp_path):
+    kind = pa.list_(pa.int64())
+    descriptor = one_file(tmp_path, pa.array([[], []], kind), columns={"labels": "label"})
+    assert "no image of 'pets' has a label" in refusal(descriptor)
 
 
 def test_a_file_that_shrank_meanwhile__is_named(tmp_path):

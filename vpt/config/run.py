@@ -377,7 +377,7 @@ class RunConfig(Schema):
         if self.data.train_on == "train_and_val":
             if self.train.select != "last":
                 raise ValueError(
-                    f"train.select {self.train.select} needs a validation split, which "
+                    f"train.select {self.train.select or 'null'} needs a validation split, which "
                     "data.train_on train_and_val learns from; set train.select: last"
                 )
             if self.train.early_stopping is not None:

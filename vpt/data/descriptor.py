@@ -48,8 +48,8 @@ class SplitSources(Schema):
     `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
     or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
-    test/; train.csv, ...; train.txt, ...; annotations/train.json, ...) if there is one. The other
-    formats say it themselves and take only cuts.
+    test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
+    if there is one. The other formats say it themselves and take only cuts.
     """
 
     train: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,8 @@ def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
     parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
     if not any(parts.samples.values()):
         raise DataError(f"no images in '{descriptor.name}'{hint(descriptor)}")
+    if not parts.class_names:
+        raise DataError(f"no image of '{descriptor.name}' has a label")
     _check_duplicates(parts)
     splits = _cut(descriptor, parts)
     check_classes(descriptor, splits)
@@ -253,8 +256,6 @@ def _label_rows(
     """Samples of rows; the classes are the descriptor's, those given, or else those that occur."""
     names = descriptor.classes or names
     names = names or _class_names(row for part in rows.values() for row in part)
-    if not names and any(rows.values()):
-        raise DataError(f"no image of '{descriptor.name}' has a label")
     numbers = {name: label for label, name in enumerate(names)}
 
     def sample(row: _Row) -> Sample:
@@ -323,9 +324,10 @@ def _read_parquet(descriptor: Descriptor, root: Path) -> Parts:
             Sample(
                 PackedImage(file, row, columns.image),
                 _packed_label(values, f"{file}: row {row}", numbers, columns),
-                f"{file.relative_to(root).as_posix()}:{row}",
+                f"{name}:{row}",
             )
             for file, labels in pairs
+            for name in [_key(os.path.relpath(file, root))]
             for row, values in enumerate(labels.values)
         ]
         for split, pairs in read.items()

@@ -5,6 +5,7 @@ pyarrow is an optional package: it is imported where a file is read, and nowhere
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from bisect import bisect_right
@@ -87,7 +88,11 @@ def _named_files(root: Path, source: str) -> list[Path]:
     """Of a file, a folder of files, or a pattern with signs such as *."""
     if (root / source).is_dir():
         return sorted((root / source).glob("*.parquet"))
-    return [root / source] if (root / source).is_file() else sorted(root.glob(source))
+    if (root / source).is_file():
+        return [root / source]
+    # Not Path.glob, which refuses whole paths.
+    found = glob.glob(source, root_dir=root, recursive=True)  # noqa: PTH207
+    return sorted(root / each for each in found)
 
 
 def read_labels(file: Path, columns: Columns) -> LabelColumn:

@@ -340,9 +340,10 @@ class _Loop:
         if self.settings.class_weights is None or not isinstance(batch, Batch) or each_class:
             return float(len(batch.images))
         weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
-        if batch.labels.is_floating_point():
-            return float((batch.labels.double().cpu() @ weights).sum())
-        return float(weights[batch.labels].sum())
+        labels = batch.labels.cpu()
+        if labels.is_floating_point():
+            return float((labels.double() @ weights).sum())
+        return float(weights[labels].sum())
 
     def _count_parts(self, losses: dict[str, Tensor], share: float) -> None:
         """The parts of this step's loss, for the curves, where there are several."""
