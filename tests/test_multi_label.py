@@ -15,6 +15,8 @@ import vpt
 import vpt.engine.fit
 import vpt.engine.prompt_file
 from tests.multi_label import make_squares
+from tests.protocols.comparisons import write_yaml
+from tests.protocols.test_sweep import sweep_values
 from tests.test_cli import fails_in_one_line, run
 from tests.test_runs import assert_same_run, attempts_until_done, signal_in_training
 from tests.training import make_config, result_without_time
@@ -25,6 +27,8 @@ from vpt.errors import ConfigError, DataError, PromptFileError
 from vpt.evaluation import MultiLabelEvaluator
 from vpt.experiment import build
 from vpt.protocols.comparison import compare, load_comparison
+from vpt.protocols.sweep import sweep
+from vpt.protocols.sweep_config import load_sweep
 from vpt.reports.data_check import check_data, finding_lines, summary_table, to_json
 from vpt.reports.data_page import data_page
 from vpt.runs import evaluate_prompt, predict_images, probe, train
@@ -263,6 +267,13 @@ def test_a_probe_and_a_comparison__are_refused(squares, tmp_path):
     changes = [f"base.data.dataset={squares}", f"run_dir={tmp_path}/c", "base.data.shots=null"]
     with pytest.raises(DataError, match="a comparison by top-1 needs one class per image"):
         compare(load_comparison(root / "configs/quickstart.yaml", changes))
+
+
+def test_a_sweep__is_refused_before_anything_is_trained(squares, tmp_path):
+    values = sweep_values(tmp_path / "run", squares)
+    values["base"]["data"].pop("shots", None)
+    with pytest.raises(DataError, match="a sweep by top1 needs one class per image"):
+        sweep(load_sweep(write_yaml(tmp_path / "sweep.yaml", values)))
 
 
 # The prompt file

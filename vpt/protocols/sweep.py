@@ -172,7 +172,9 @@ class _Worker:
 
     def _open_search(self, unit: Unit) -> PointStudy:
         config = self._config
-        load_splits(self._example(unit))[1].require("test")  # or all would be searched in vain
+        splits = load_splits(self._example(unit))[1]
+        splits.require("test")  # or all would be searched in vain
+        splits.require_single_label(f"a sweep by {self._config.metric}")
         return PointStudy(
             self._storage,
             f"{config.title}/{unit}/search",
