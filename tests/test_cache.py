@@ -13,6 +13,7 @@ import vpt.engine.events
 import vpt.runs.feeding
 from tests.contracts.kinds import images_for, make
 from tests.fixtures import make_folder
+from tests.multi_label import make_squares
 from tests.test_cli import fails_in_one_line, run
 from tests.test_runs import assert_same_run, attempts_until_done, signal_in_training
 from tests.training import make_config
@@ -91,6 +92,19 @@ def test_a_run_with_a_cache__is_the_run_without__bit_for_bit(recipe, data, tmp_p
         "cache: keeps 13 training",
         "cache: keeps 15 validation",
     ]
+
+
+def test_images_of_several_classes__are_kept_with_their_targets(tmp_path):
+    both(tmp_path, make_squares(tmp_path / "squares"), **RECIPES["linear"])
+
+
+def test_mixed_images__are_other_ones_each_time(data, tmp_path):
+    mixed = {"prompt": "none", "data__mix": {"mixup_alpha": 0.4}}
+    with pytest.raises(ConfigError, match=r"cannot be kept, because data\.mix mixes them"):
+        train(config_of(tmp_path / "run", data, "memory", **mixed))
+    lines: list[str] = []
+    train(config_of(tmp_path / "run", data, "auto", **mixed), log=lines.append)
+    assert any("keeps 15 validation" in line for line in lines)
 
 
 def test_a_run_without_validation__keeps_its_training_images(data, tmp_path):

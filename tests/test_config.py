@@ -531,7 +531,7 @@ def test_run_config__allowed_value__survives_dump(run_file: Path, override: str)
         ),
         (
             "data.train_on=train_and_val",
-            "train.select top1 needs a validation split, which data.train_on train_and_val learns "
+            "train.select null needs a validation split, which data.train_on train_and_val learns "
             "from; set train.select: last",
         ),
         (

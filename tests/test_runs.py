@@ -77,6 +77,12 @@ RECIPES = {
         "prompt": {"name": "pixels", "form": "patch", "width": 8, "random": True},
         "optim__accumulation": 2,
     },
+    "mixed": {
+        **ALL_AT_ONCE,
+        "optim__accumulation": 2,
+        "data__mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.7},
+        "data__transform": {"name": "random_resized_crop", "rand_augment": {"magnitude": 20}},
+    },
     "clip": {
         **ALL_AT_ONCE,
         "backbone": "bundled/glyph_clip",

@@ -266,16 +266,25 @@ def predict(
     device: Device = "auto",
     weights: Weights = None,
     probabilities: Annotated[
-        Literal["softmax", "sigmoid"],
-        typer.Option(help="of one of the classes; or of each on its own (SigLIP)"),
-    ] = "softmax",
+        Literal["softmax", "sigmoid"] | None,
+        typer.Option(
+            help="of one of the classes; or of each on its own (multi-label, SigLIP); default: "
+            "softmax, of a multi-label file sigmoid",
+        ),
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(help="other class names, comma-separated, if the file's are texts"),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="of a detector: boxes below are left out")
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="of a detector: boxes below are left out (default: 0.3); of a multi-label file: "
+            "classes below (default: 0.5)",
+        ),
+    ] = None,
     coco: Annotated[
         Path | None, typer.Option(help="of a detector: also write COCO results by file name")
     ] = None,
@@ -283,7 +292,7 @@ def predict(
         Path | None, typer.Option(help="of a detector: folder for copies with the boxes drawn")
     ] = None,
 ) -> None:
-    """Name the class of images, or find boxes in them."""
+    """Name the class or classes of images, or find boxes in them."""
     from vpt import runs
     from vpt.api import load_prompt
     from vpt.engine.device import choose_device
@@ -292,7 +301,8 @@ def predict(
     from vpt.errors import PromptFileError
 
     paths = list(find_images(images))
-    if read_prompt_header(prompt).task == "detection":
+    header = read_prompt_header(prompt)
+    if header.task == "detection":
         of_classes = ("top_k", "probabilities", "classes")
         _refuse_options(context, of_classes, f"{prompt} holds a detector")
         unreadable = runs.write_predictions(
@@ -302,7 +312,7 @@ def predict(
             output_format=output_format,
             coco=coco,
             pictures=pictures,
-            min_score=min_score,
+            min_score=0.3 if min_score is None else min_score,
             batch_size=batch_size or 8,
             device=device,
             weights=weights,
@@ -313,8 +323,10 @@ def predict(
                 log(f"written to {path}")
         _tell_unreadable(unreadable, len(paths))
         return
-    of_boxes = ("min_score", "coco", "pictures")
-    _refuse_options(context, of_boxes, f"{prompt} holds no detector")
+    _refuse_options(context, ("coco", "pictures"), f"{prompt} holds no detector")
+    if not header.multi_label:
+        reason = f"{prompt} holds neither a detector nor several labels per image"
+        _refuse_options(context, ("min_score",), reason)
     where = choose_device(device)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     if names is not None and not all(names):
@@ -334,6 +346,7 @@ def predict(
             batch_size=batch_size or 32,
             top_k=top_k,
             probabilities=probabilities,
+            min_score=0.5 if min_score is None else min_score,
         )
         for row in runs.write_classes(rows, stream, output_format):
             advance(1)

@@ -313,7 +313,8 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) float32, preprocessed; or what was begun with them.
-        labels: (B,) int64.
+        labels: (B,) int64; or (B, C) float32: multi-label targets, 0 or 1, or shares of classes
+            where images are mixed.
         indices: (B,) int64, positions in the data set's split.
     """
 

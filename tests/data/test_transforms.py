@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import multiprocessing.reduction
 import random
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_evaluation_transform__grey_image__has_three_channels():
     )
 
 
-EVERYTHING = {"rotate": 20.0, "color_jitter": 0.4}
+EVERYTHING = {"rotate": 20.0, "color_jitter": 0.4, "rand_augment": {"num_ops": 3, "magnitude": 20}}
 KINDS = {
     "random_resized_crop": TransformConfig(name="random_resized_crop", **EVERYTHING),
     "resize_crop": TransformConfig(name="resize_crop", resize=40, **EVERYTHING),
@@ -97,7 +98,8 @@ from vpt.config import TransformConfig
 from vpt.data.transforms import training_transform
 from vpt.structures import Preprocess
 unit = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-transform = training_transform(unit, TransformConfig(rotate=20.0, color_jitter=0.4))
+options = {"rotate": 20.0, "color_jitter": 0.4, "rand_augment": {"num_ops": 3, "magnitude": 20}}
+transform = training_transform(unit, TransformConfig(**options))
 print(hashlib.sha256(transform(make_image(0, (60, 50)), 2**62 + 1).numpy().tobytes()).hexdigest())
 """
 
@@ -160,3 +162,59 @@ def test_create_transform__train__draws_from_torch():
     assert torch.equal(transform(image), first)
     assert not torch.equal(first, second)
     assert torch.equal(create_transform(UNIT)(image), evaluation_transform(UNIT)(image))
+
+
+# RandAugment
+
+
+def rand_augmented(num_ops: int, magnitude: int, **options):
+    given = {"num_ops": num_ops, "magnitude": magnitude}
+    return training_transform(UNIT, TransformConfig(**options, rand_augment=given))
+
+
+def test_rand_augment__without_operations__changes_no_bit():
+    image, plain = make_image(0, (60, 50)), training_transform(UNIT, TransformConfig())
+    assert all(
+        torch.equal(rand_augmented(0, 30)(image, seed), plain(image, seed)) for seed in range(4)
+    )
+
+
+def test_rand_augment__changes_more_with_more_strength__and_leaves_the_crop_as_it_was():
+    image, plain = make_image(0, (60, 50)), training_transform(UNIT, TransformConfig())
+    moved = [
+        sum(
+            float((rand_augmented(2, magnitude)(image, seed) - plain(image, seed)).abs().mean())
+            for seed in range(40)
+        )
+        for magnitude in (3, 15, 30)
+    ]
+    assert 0 < moved[0] < moved[1] < moved[2]
+
+
+def test_rand_augment__what_it_uncovers__has_the_mean_colour():
+    grey = Preprocess((32, 32), (0.2, 0.4, 0.6), (1.0, 1.0, 1.0))
+    still = {"name": "resize_crop", "resize": 32, "hflip": 0.0}
+    options = TransformConfig(**still, rand_augment={"num_ops": 1, "magnitude": 30})
+    white = Image.new("RGB", (32, 32), "white")
+    seen = [training_transform(grey, options)(white, seed)[:, 0, 0] for seed in range(60)]
+    assert any(corner.abs().max() < 1 / 255 for corner in seen)  # the mean, once it is taken off
+
+
+def test_rand_augment__global_generator__is_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    rand_augmented(2, 9)(make_image(0, (40, 40)), 1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_transform__survives_pickle__for_workers_that_are_spawned():
+    transform = training_transform(UNIT, KINDS["random_resized_crop"])
+    sent = multiprocessing.reduction.ForkingPickler.dumps(transform)
+    again, image = multiprocessing.reduction.ForkingPickler.loads(sent), make_image(0, (60, 50))
+    assert torch.equal(again(image, 3), transform(image, 3))
+
+
+def test_rand_augment__of_the_evaluation_transform__is_refused():
+    with pytest.raises(ValueError, match="leave out rand_augment"):
+        TransformConfig(name="none", rand_augment={})

@@ -52,6 +52,7 @@ def create_model(
     text_names: Sequence[str] | None = None,
     text: TextTower | None = None,
     preprocess: Preprocess | None = None,
+    multi_label: bool = False,
     **prompt_options: Any,
 ) -> Classifier:
     """A prompted model: logits (B, C) of images (B, 3, H, W).
@@ -75,6 +76,8 @@ def create_model(
             have no use for them.
         text: the text tower for heads of texts; None loads the one that belongs to the backbone.
         preprocess: other than the backbone's own.
+        multi_label: an image may be of several classes, or of none: `loss` takes targets (B, C)
+            of 0 and 1, `predict` gives each class's own probability.
         **prompt_options: options of a prompt that is given by name, e.g. num_tokens=10.
 
     Raises:
@@ -99,6 +102,11 @@ def create_model(
         options = validate(_ModelOptions, {"head": head}, source="create_model").head
         parts = None
         if issubclass(HEADS[options["name"]].schema, TextOptions):
+            if multi_label:
+                raise ConfigError(
+                    f"head {options['name']} compares the classes with each other, and multi-label "
+                    "images may be of several; use head linear or mlp"
+                )
             names = text_names if text_names is not None else class_names
             if names is not None and len(names) != num_classes:
                 raise ConfigError(f"{len(names)} text_names for num_classes {num_classes}")
@@ -106,7 +114,13 @@ def create_model(
         built_head = build_head(options, body.dimensions, num_classes, parts)
     prompted = PromptedBackbone(body, learned)
     return Classifier(
-        prompted, built_head, class_names, preprocess=preprocess, tuning=tuning, text=identity
+        prompted,
+        built_head,
+        class_names,
+        preprocess=preprocess,
+        tuning=tuning,
+        text=identity,
+        multi_label=multi_label,
     )
 
 

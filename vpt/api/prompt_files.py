@@ -15,6 +15,7 @@ from vpt.backbones import Backbone, create_backbone, wrap_backbone
 from vpt.config import AnyRunConfig
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
+    MULTI_LABEL_FEATURE,
     TEXT_FEATURE,
     BackboneRecord,
     PromptHeader,
@@ -85,6 +86,8 @@ def save_prompt(
 
 
 def _of_classifier(model: Classifier, names: Sequence[str] | None) -> dict[str, Any]:
+    if model.multi_label:
+        return {"requires": [MULTI_LABEL_FEATURE]}
     if model.text is None:
         return {}
     if names != model.class_names:
@@ -165,6 +168,7 @@ def load_prompt(
             text_names=written,
             text=text,
             preprocess=Preprocess.from_dict(header.preprocess),
+            multi_label=header.multi_label,
         )
         check_text(header, model)
         model.load_trained(tensors)

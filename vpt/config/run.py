@@ -76,6 +76,17 @@ class BackboneConfig(NamedSchema):
     )
 
 
+class RandAugmentConfig(Schema):
+    """Operations drawn at random for each training image (Cubuk et al. 2020)."""
+
+    num_ops: Annotated[int, Field(ge=0, le=14)] = Field(
+        2, description="operations per image, one after the other"
+    )
+    magnitude: Annotated[int, Field(ge=0, le=30)] = Field(
+        9, description="their strength, of torchvision's 0..30; timm's 0..10 times three"
+    )
+
+
 class TransformConfig(NamedSchema):
     """What happens to training images; evaluation always uses the backbone's own transform."""
 
@@ -100,6 +111,28 @@ class TransformConfig(NamedSchema):
     color_jitter: Share = Field(
         0.0, description="largest relative change of brightness, contrast and saturation"
     )
+    rand_augment: RandAugmentConfig | None = Field(
+        None, description="RandAugment, after all of the above; {}: 2 operations of strength 9"
+    )
+
+    @model_validator(mode="after")
+    def _check_rand_augment(self) -> TransformConfig:
+        if self.name == "none" and self.rand_augment is not None:
+            raise ValueError("transform none changes no image: leave out rand_augment")
+        return self
+
+
+class MixConfig(Schema):
+    """Training images mixed with others of their batch, and so their targets; timm's words."""
+
+    mixup_alpha: NotNegative = Field(
+        0.0, description="mixup: share ~ Beta(alpha, alpha); 0: none (Zhang et al. 2018)"
+    )
+    cutmix_alpha: NotNegative = Field(
+        0.0, description="CutMix: area ~ Beta(alpha, alpha); 0: none (Yun et al. 2019)"
+    )
+    prob: Share = Field(1.0, description="probability that a batch is mixed")
+    switch_prob: Share = Field(0.5, description="probability of CutMix, where both are on")
 
 
 class BoxTransformConfig(NamedSchema):
@@ -139,6 +172,9 @@ class DataConfig(Schema):
     )
     transform: TransformConfig = Field(
         default_factory=TransformConfig, description="augmentation of training images"
+    )
+    mix: MixConfig = Field(
+        default_factory=MixConfig, description="mixup and CutMix of training images"
     )
     batch_size: PositiveInt = Field(description="images per forward pass and process in training")
     eval_batch_size: PositiveInt | None = Field(
@@ -266,7 +302,8 @@ class LossConfig(Schema):
     class_weights: Literal["balanced"] | list[Positive] | None = Field(
         None,
         description="balanced: inversely to the class counts; or one weight per class, in the "
-        "order of the classes; null: equal",
+        "order of the classes; null: equal. Of multi-label data they weigh a class's images "
+        "against all others, balanced by others / images of the class",
     )
     consistency: ConsistencyConfig = Field(
         default_factory=ConsistencyConfig,
@@ -292,9 +329,12 @@ class TrainConfig(Schema):
     early_stopping: PositiveInt | None = Field(
         None, description="stop after so many epochs without a better validation metric"
     )
-    select: Literal["top1", "mean_class_accuracy", "loss", "last"] = Field(
-        "top1",
-        description="validation metric that picks the best epoch; last: the last one, unpicked",
+    select: (
+        Literal["top1", "mean_class_accuracy", "mAP", "macro_f1", "micro_f1", "loss", "last"] | None
+    ) = Field(
+        None,
+        description="validation metric that picks the best epoch; last: the last one, unpicked; "
+        "null: top1, of multi-label data mAP",
     )
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints within an epoch"
@@ -344,7 +384,7 @@ class RunConfig(Schema):
         if self.data.train_on == "train_and_val":
             if self.train.select != "last":
                 raise ValueError(
-                    f"train.select {self.train.select} needs a validation split, which "
+                    f"train.select {self.train.select or 'null'} needs a validation split, which "
                     "data.train_on train_and_val learns from; set train.select: last"
                 )
             if self.train.early_stopping is not None:

@@ -34,7 +34,9 @@ from vpt.data.loader import (
     load_sample,
     make_loader,
     scan_images,
+    targets_of,
 )
+from vpt.data.mixing import NO_MIXING, Mixing, mix
 from vpt.data.parts import check_classes
 from vpt.data.sampling import (
     EpochBatches,
@@ -56,6 +58,7 @@ from vpt.data.transforms import (
 
 __all__ = [
     "LEFT_OUT",
+    "NO_MIXING",
     "BadImage",
     "BatchLoader",
     "BoxTransform",
@@ -69,6 +72,7 @@ __all__ = [
     "Finding",
     "ImageDataset",
     "LetterboxedImage",
+    "Mixing",
     "Sample",
     "SceneSettings",
     "Split",
@@ -92,11 +96,13 @@ __all__ = [
     "load_sample",
     "make_detection_loader",
     "make_loader",
+    "mix",
     "read_detection",
     "read_image",
     "read_splits",
     "restrict_classes",
     "scan_images",
+    "targets_of",
     "to_coco_dict",
     "told",
     "training_transform",

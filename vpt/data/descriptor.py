@@ -16,6 +16,7 @@ Format = Literal[
     "folder",
     "csv",
     "image_list",
+    "parquet",
     "path_list",
     "cub",
     "nabirds",
@@ -44,10 +45,11 @@ class SplitSources(Schema):
     """Where each split is found.
 
     folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. val and test may be a `Cut`: test is
-    cut out of train first, val out of the rest. What is not named is taken from its usual place
-    (train/, val/, test/; train.csv, ...; train.txt, ...; annotations/train.json, ...) if there is
-    one. The other formats say it themselves and take only cuts.
+    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
+    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    first, val out of the rest. What is not named is taken from its usual place (train/, val/,
+    test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
+    if there is one. The other formats say it themselves and take only cuts.
     """
 
     train: str | None = None
@@ -64,11 +66,45 @@ class ImageFolders(Schema):
 
 
 class Columns(Schema):
-    """The header names of a CSV file."""
+    """The header names of a CSV file, or the columns of parquet files.
+
+    With `labels` or `classes` the data are multi-label: an image may be of several classes, or of
+    none.
+    """
 
     path: str = "path"
+    image: str = Field(default="image", description="parquet: column with the images themselves")
     label: str = "label"
+    labels: str | None = Field(
+        default=None,
+        description="column with all classes of an image: csv, between separators; parquet, a list",
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="csv: what stands between two of the `labels`"
+    )
+    classes: list[str] | Literal["remaining"] | None = Field(
+        default=None,
+        min_length=1,
+        description="a column of 0 and 1 for each class, in label order; remaining: all columns "
+        "but those of path and split",
+    )
     split: str | None = Field(default=None, description="column with each image's split")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes."""
+        return self.labels is not None or self.classes is not None
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Columns:
+        given = [name for name in ("label", "labels", "classes") if name in self.model_fields_set]
+        given = [name for name in given if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each say what the labels are; give one")
+        if isinstance(self.classes, list) and len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"column '{twice}' is listed twice in classes")
+        return self
 
 
 class Counts(Schema):
@@ -116,12 +152,12 @@ class Descriptor(Schema):
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
             path_list, coco); for coco also one for each split.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
-        columns: header names of CSV files.
+        columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
-        metric: what the data set is usually judged by; of coco always ap.
+        metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
         licence: under which terms the images may be used.
         source: where it was published.
         checksum: 'algorithm:hex' of the arrays of sklearn_digits; files have theirs in `files`.
@@ -141,7 +177,7 @@ class Descriptor(Schema):
     text: TextNames = TextNames()
     counts: Counts = Counts()
     missing_classes: Literal["error", "allow"] = "error"
-    metric: Literal["top1", "mean_class_accuracy", "ap"] = "top1"
+    metric: Literal["top1", "mean_class_accuracy", "mAP", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
     checksum: str | None = Field(default=None, pattern=r"^[a-z0-9]+:[0-9a-f]+$")
@@ -154,6 +190,15 @@ class Descriptor(Schema):
         if isinstance(values, dict) and values.get("format") == "coco":
             return {"metric": "ap", **values}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_label_sets_by_map(cls, values: Any) -> Any:
+        columns = values.get("columns") if isinstance(values, dict) else None
+        several = isinstance(columns, Columns) and columns.multi_label
+        if isinstance(columns, dict):
+            several = any(columns.get(name) is not None for name in ("labels", "classes"))
+        return {"metric": "mAP", **values} if several else values
 
     @model_validator(mode="after")
     def _check_classes(self) -> Descriptor:
@@ -183,11 +228,35 @@ class Descriptor(Schema):
             raise ValueError(
                 f"metric '{self.metric}' is not what format {self.format} is judged by"
             )
+        if (self.metric == "mAP") != self.multi_label:
+            kind = "multi-label data are" if self.multi_label else "data of one class per image are"
+            raise ValueError(f"metric '{self.metric}' is not what {kind} judged by")
+        if self.columns.classes is not None and self.classes is not None:
+            raise ValueError("columns.classes names the classes already; remove 'classes'")
         if self.format == "split_zhou" and self.file is None:
             raise ValueError("split_zhou needs 'file', the JSON file that lists all splits")
-        if self.columns.split is not None and self.file is None:
+        if self.format == "csv" and self.columns.split is not None and self.file is None:
             raise ValueError("columns.split needs 'file', the CSV file that holds all splits")
         return self
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Descriptor:
+        columns = self.columns
+        foreign = {"csv": ("image",), "parquet": ("path", "separator", "classes", "split")}
+        names = foreign.get(self.format, ())
+        if given := [name for name in names if name in columns.model_fields_set]:
+            raise ValueError(f"columns.{given[0]} has no meaning for format {self.format}")
+        if self.format == "csv" and (columns.labels is None) != (columns.separator is None):
+            raise ValueError(
+                "columns.labels and columns.separator belong together: the column with all classes "
+                "of an image, and what stands between two of them, e.g. '|'"
+            )
+        return self
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return self.columns.multi_label
 
     @model_validator(mode="after")
     def _check_sources(self) -> Descriptor:
@@ -204,11 +273,18 @@ class Descriptor(Schema):
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "file": ("csv", "split_zhou"),
-    "columns": ("csv",),
+    "columns": ("csv", "parquet"),
     "images": ("split_zhou", "imagenet", "path_list", "coco"),
     "suffix": ("path_list",),
 }
-_NAMED_SPLITS: tuple[Format, ...] = ("folder", "csv", "image_list", "path_list", "coco")
+_NAMED_SPLITS: tuple[Format, ...] = (
+    "folder",
+    "csv",
+    "image_list",
+    "path_list",
+    "parquet",
+    "coco",
+)
 
 
 def _refuse_boxes(folder: Path) -> None:
@@ -228,6 +304,8 @@ def _refuse_boxes(folder: Path) -> None:
 def load_descriptor(path: Path) -> Descriptor:
     """The descriptor in a YAML file; for a folder, one that reads its train/, val/ and test/.
 
+    A folder of parquet files is read as such.
+
     Raises:
         DataError: there is no such file or folder.
         ConfigError: the file is no descriptor.
@@ -239,7 +317,10 @@ def load_descriptor(path: Path) -> Descriptor:
         )
     if path.is_dir():
         _refuse_boxes(path)
-        return Descriptor(name=path.resolve().name, format="folder", root=path)
+        packed = any(any(path.glob(place)) for place in ("*.parquet", "data/*.parquet"))
+        return Descriptor(
+            name=path.resolve().name, format="parquet" if packed else "folder", root=path
+        )
     if not path.exists():
         raise DataError(
             f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "

@@ -79,6 +79,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "class_rare": ("note", "classes with few examples to learn from"),
     "crowded": ("note", "more than 100 boxes of a class in an image; COCO counts 100 detections"),
     "small_boxes": ("note", "boxes shorter than half a patch of 16 pixels in the model's square"),
+    "images_without_labels": ("note", "images of no class; kept as negatives of all"),
     "images_without_boxes": ("note", "images without a target; kept as negatives"),
 }
 

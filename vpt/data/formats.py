@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from vpt.data.array_formats import read_cifar100, read_svhn
 from vpt.data.coop_formats import read_imagenet, read_split_zhou
-from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.fine_grained import (
     read_cub,
     read_fgvc_aircraft,
@@ -25,6 +26,8 @@ from vpt.data.fine_grained import (
     read_stanford_cars,
     read_stanford_dogs,
 )
+from vpt.data.label_sets import class_columns, classes_of, columns_needed
+from vpt.data.parquet import common_names, forget_files, parquet_files, read_labels
 from vpt.data.parts import (
     Parts,
     check_class_folders,
@@ -38,7 +41,7 @@ from vpt.data.parts import (
     text_rows,
 )
 from vpt.data.sampling import holdout
-from vpt.data.splits import Sample, Split, SplitName, Splits
+from vpt.data.splits import PackedImage, Sample, Split, SplitName, Splits
 from vpt.data.text_names import text_names
 from vpt.errors import DataError
 from vpt.registry import nearest
@@ -48,10 +51,13 @@ _SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of a list: an image, its label as written, and where that was."""
+    """One line of a list: an image, its labels as written, and where that was.
+
+    There is exactly one label unless the data are multi-label.
+    """
 
     key: str
-    label: str
+    labels: tuple[str, ...]
     where: str
 
 
@@ -72,6 +78,8 @@ def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
     parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
     if not any(parts.samples.values()):
         raise DataError(f"no images in '{descriptor.name}'{hint(descriptor)}")
+    if not parts.class_names:
+        raise DataError(f"no image of '{descriptor.name}' has a label")
     _check_duplicates(parts)
     splits = _cut(descriptor, parts)
     check_classes(descriptor, splits)
@@ -129,42 +137,68 @@ def _split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitN
 def _read_csv(descriptor: Descriptor, root: Path) -> Parts:
     columns = descriptor.columns
     if descriptor.file is None:
-        rows = {
-            split: [row for row, _ in _csv_rows(path, columns.path, columns.label, None)]
-            for split, path in _split_paths(descriptor, root, suffix=".csv").items()
-        }
-        return _label_rows(descriptor, root, rows)
-    pairs = _csv_rows(root / descriptor.file, columns.path, columns.label, columns.split)
+        paths = _split_paths(descriptor, root, suffix=".csv")
+        tables = {split: _csv_table(path, columns) for split, path in paths.items()}
+        _check_same_classes(paths, {split: names for split, (names, _) in tables.items()})
+        names = next((names for names, _ in tables.values()), [])
+        rows = {split: [row for row, _ in pairs] for split, (_, pairs) in tables.items()}
+        return _label_rows(descriptor, root, rows, names)
+    names, pairs = _csv_table(root / descriptor.file, columns)
     if columns.split is None:
-        return _label_rows(descriptor, root, {"train": [row for row, _ in pairs]})
+        return _label_rows(descriptor, root, {"train": [row for row, _ in pairs]}, names)
     rows = {}
     for row, value in pairs:
         rows.setdefault(_split_of_value(descriptor, value, row.where), []).append(row)
-    return _label_rows(descriptor, root, rows)
+    return _label_rows(descriptor, root, rows, names)
 
 
-def _csv_rows(path: Path, image: str, label: str, split: str | None) -> list[tuple[_Row, str]]:
-    wanted = [name for name in (image, label, split) if name is not None]
-    rows = []
+def _csv_table(path: Path, columns: Columns) -> tuple[list[str], list[tuple[_Row, str]]]:
+    """The class names that the header says, if it does; and each line with its split's value."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            for name in wanted:
-                if name not in (reader.fieldnames or ()):
+            header = list(reader.fieldnames or ())
+            for name in columns_needed(columns):
+                if name not in header:
                     raise DataError(
                         f"{path}: no column '{name}' in the header "
-                        f"({', '.join(reader.fieldnames or ())}); name it under 'columns'"
+                        f"({', '.join(header)}); name it under 'columns'"
                     )
-            for values in reader:
-                where = f"{path}:{reader.line_num}"
-                for name in wanted:
-                    if not (values[name] or "").strip():
-                        raise DataError(f"{where}: no value for '{name}'")
-                row = _Row(_key(values[image].strip()), values[label].strip(), where)
-                rows.append((row, values[split].strip() if split else ""))
+            names = class_columns(columns, header, str(path))
+            rows = [
+                _csv_row(values, columns, names, f"{path}:{reader.line_num}") for values in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error})") from error
-    return rows
+    return names, rows
+
+
+def _csv_row(
+    values: dict[str, str], columns: Columns, names: list[str], where: str
+) -> tuple[_Row, str]:
+    wanted = [columns.path, *([] if columns.split is None else [columns.split])]
+    wanted += [] if columns.multi_label else [columns.label]
+    for name in wanted:
+        if not (values[name] or "").strip():
+            raise DataError(f"{where}: no value for '{name}'")
+    if columns.multi_label:
+        labels = classes_of(values, columns, names, where)
+    else:
+        labels = (values[columns.label].strip(),)
+    split = values[columns.split].strip() if columns.split else ""
+    return _Row(_key(values[columns.path].strip()), labels, where), split
+
+
+def _check_same_classes(paths: dict[SplitName, Path], names: dict[SplitName, list[str]]) -> None:
+    """Each file has to have the same columns of classes, in the same order."""
+    first = next(iter(names), None)
+    for split in names:
+        if first is not None and names[split] != names[first]:
+            differing = sorted(set(names[split]) ^ set(names[first])) or ["their order"]
+            raise DataError(
+                f"{paths[split]} has other columns of classes than {paths[first]} (differing: "
+                f"{', '.join(differing[:5])}); list the classes under columns.classes"
+            )
 
 
 def _split_of_value(descriptor: Descriptor, value: str, where: str) -> SplitName:
@@ -181,7 +215,7 @@ def _split_of_value(descriptor: Descriptor, value: str, where: str) -> SplitName
 def _read_image_list(descriptor: Descriptor, root: Path) -> Parts:
     rows = {
         split: [
-            _Row(_key(path), label, where)
+            _Row(_key(path), (label,), where)
             for where, (path, label) in text_rows(file, fields=2, what="path label", last=True)
         ]
         for split, file in _split_paths(descriptor, root, suffix=".txt").items()
@@ -203,8 +237,9 @@ def _read_path_list(descriptor: Descriptor, root: Path) -> Parts:
             if not (name and slash and rest) or ".." in path.split("/"):
                 raise DataError(f"{where}: '{path[:80]}' is not 'class/image'")
             key = (folder / f"{path}{descriptor.suffix}").as_posix()
-            rows[split].append(_Row(key, name, where))
-    names = descriptor.classes or sorted({row.label for part in rows.values() for row in part})
+            rows[split].append(_Row(key, (name,), where))
+    found = {label for part in rows.values() for row in part for label in row.labels}
+    names = descriptor.classes or sorted(found)
     return _label_rows(descriptor.model_copy(update={"classes": names}), root, rows)
 
 
@@ -212,20 +247,30 @@ def _key(path: str) -> str:
     return Path(path).as_posix()
 
 
-def _label_rows(descriptor: Descriptor, root: Path, rows: dict[SplitName, list[_Row]]) -> Parts:
-    names = descriptor.classes or _class_names(row for part in rows.values() for row in part)
-    labels = {name: label for label, name in enumerate(names)}
-    samples = {
-        split: [Sample(root / row.key, _label(row, labels), row.key) for row in part]
-        for split, part in rows.items()
-    }
+def _label_rows(
+    descriptor: Descriptor,
+    root: Path,
+    rows: dict[SplitName, list[_Row]],
+    names: Sequence[str] = (),
+) -> Parts:
+    """Samples of rows; the classes are the descriptor's, those given, or else those that occur."""
+    names = descriptor.classes or names
+    names = names or _class_names(row for part in rows.values() for row in part)
+    numbers = {name: label for label, name in enumerate(names)}
+
+    def sample(row: _Row) -> Sample:
+        labels = tuple(sorted({_label(name, row.where, numbers) for name in row.labels}))
+        label = labels if descriptor.multi_label else labels[0]
+        return Sample(root / row.key, label, row.key)
+
+    samples = {split: [sample(row) for row in part] for split, part in rows.items()}
     check_files(sample for part in samples.values() for sample in part)
     return Parts(tuple(names), samples)
 
 
 def _class_names(rows: Iterable[_Row]) -> list[str]:
     """The labels themselves, sorted; '0', '1', ... where all of them are whole numbers."""
-    first = {row.label: row.where for row in reversed(list(rows))}
+    first = {label: row.where for row in reversed(list(rows)) for label in row.labels}
     if not all(_is_integer(label) for label in first):
         return sorted(first)
     numbers = {int(label): where for label, where in first.items()}
@@ -238,22 +283,72 @@ def _class_names(rows: Iterable[_Row]) -> list[str]:
     return [str(number) for number in sorted(numbers)]
 
 
-def _label(row: _Row, labels: dict[str, int]) -> int:
+def _label(label: str, where: str, numbers: dict[str, int]) -> int:
     """The class of a label written as a name or, where it is no name, as a number."""
-    if row.label in labels:
-        return labels[row.label]
-    if not _is_integer(row.label):
-        raise DataError(f"{row.where}: unknown class '{row.label}'{nearest(row.label, labels)}")
-    if not 0 <= int(row.label) < len(labels):
+    if label in numbers:
+        return numbers[label]
+    if not _is_integer(label):
+        raise DataError(f"{where}: unknown class '{label}'{nearest(label, numbers)}")
+    if not 0 <= int(label) < len(numbers):
         raise DataError(
-            f"{row.where}: label {row.label} is out of range: {len(labels)} classes are numbered "
-            f"0..{len(labels) - 1}"
+            f"{where}: label {label} is out of range: {len(numbers)} classes are numbered "
+            f"0..{len(numbers) - 1}"
         )
-    return int(row.label)
+    return int(label)
 
 
 def _is_integer(text: str) -> bool:
     return re.fullmatch(r"-?[0-9]{1,9}", text) is not None
+
+
+# Parquet files
+
+
+def _read_parquet(descriptor: Descriptor, root: Path) -> Parts:
+    columns = descriptor.columns
+    forget_files()
+    read = {
+        split: [(file, read_labels(file, columns)) for file in files]
+        for split, files in parquet_files(descriptor, root).items()
+    }
+    every = [pair for pairs in read.values() for pair in pairs]
+    names = descriptor.classes or common_names(every)
+    names = names or _class_names(
+        _Row("", tuple(map(str, values)), f"{file}: row {row}")
+        for file, labels in every
+        for row, values in enumerate(labels.values)
+    )
+    numbers = {name: label for label, name in enumerate(names)}
+    samples = {
+        split: [
+            Sample(
+                PackedImage(file, row, columns.image),
+                _packed_label(values, f"{file}: row {row}", numbers, columns),
+                f"{name}:{row}",
+            )
+            for file, labels in pairs
+            for name in [_key(os.path.relpath(file, root))]
+            for row, values in enumerate(labels.values)
+        ]
+        for split, pairs in read.items()
+    }
+    return Parts(tuple(names), samples)
+
+
+def _packed_label(
+    values: tuple[int | str, ...], where: str, numbers: dict[str, int], columns: Columns
+) -> int | tuple[int, ...]:
+    """The label of a row: numbers stand for themselves, whatever the classes are called."""
+    for value in values:
+        if isinstance(value, int) and not 0 <= value < len(numbers):
+            raise DataError(
+                f"{where}: label {value} is out of range: {len(numbers)} classes are numbered "
+                f"0..{len(numbers) - 1}"
+            )
+    labels = {
+        value if isinstance(value, int) else _label(value, where, numbers) for value in values
+    }
+    return tuple(sorted(labels)) if columns.multi_label else labels.pop()
 
 
 # The digits of scikit-learn
@@ -285,6 +380,7 @@ _READERS: dict[str, Callable[[Descriptor, Path], Parts]] = {
     "folder": _read_folder,
     "csv": _read_csv,
     "image_list": _read_image_list,
+    "parquet": _read_parquet,
     "path_list": _read_path_list,
     "cub": read_cub,
     "nabirds": read_nabirds,

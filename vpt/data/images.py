@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import struct
 import warnings
 import zlib
@@ -68,18 +69,33 @@ def read_image(path: Path) -> Image.Image:
         DataError: the file is missing, no image of `FORMATS`, damaged, or larger than Pillow's
             limit against decompression bombs (89 million pixels).
     """
-    with _opened(path) as image:
+    with _opened(path, str(path)) as image:
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
 
 
-def read_header(path: Path) -> ImageHeader:
+def decode_image(data: bytes, where: str) -> Image.Image:
+    """The image of an encoded file in memory, as `read_image` gives it.
+
+    Args:
+        data: the file's bytes.
+        where: what to call it in an error.
+
+    Raises:
+        DataError: as of `read_image`.
+    """
+    with _opened(io.BytesIO(data), where) as image:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_header(path: Path | io.BytesIO) -> ImageHeader:
     """Size and orientation of an image file; damage further on is not seen.
 
     Raises:
         DataError: as of `read_image`, where the head of the file shows it.
     """
-    with _opened(path) as image:
+    with _opened(path, str(path)) as image:
         # Not image.getexif(): for a PNG that decodes the pixels, in search of a late chunk.
         orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
         if not isinstance(orientation, int) or not 1 <= orientation <= 8:
@@ -91,7 +107,7 @@ def read_header(path: Path) -> ImageHeader:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | io.BytesIO, where: str) -> Iterator[Image.Image]:
     try:
         # Pillow warns where a file is odd but readable; only the warning about size is a refusal.
         with warnings.catch_warnings():
@@ -100,7 +116,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             with Image.open(path, formats=FORMATS) as image:
                 yield image
     except _DECODE_ERRORS as error:
-        raise DataError(f"{path}: {_reason(path, error)}") from error
+        raise DataError(f"{where}: {_reason(path, error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -135,8 +151,22 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _reason(path: Path, error: BaseException) -> str:
+def _reason(path: Path | io.BytesIO, error: BaseException) -> str:
     """One line saying what is wrong with a file that did not decode."""
+    if isinstance(path, Path) and (missing := _reason_of_path(path, error)):
+        return missing
+    if isinstance(path, io.BytesIO) and path.getbuffer().nbytes == 0:
+        return "empty file (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not an image ({', '.join(FORMATS)} are read)"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller"
+    detail = (str(error) or type(error).__name__).splitlines()[0]
+    return f"damaged or unsupported image ({detail})"
+
+
+def _reason_of_path(path: Path, error: BaseException) -> str | None:
+    """What is wrong with a path; None: it leads to a file that holds something."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
@@ -147,9 +177,4 @@ def _reason(path: Path, error: BaseException) -> str:
         return "a folder, not an image"
     if path.is_file() and path.stat().st_size == 0:
         return "empty file (0 bytes)"
-    if isinstance(error, UnidentifiedImageError):
-        return f"not an image ({', '.join(FORMATS)} are read)"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller"
-    detail = (str(error) or type(error).__name__).splitlines()[0]
-    return f"damaged or unsupported image ({detail})"
+    return None

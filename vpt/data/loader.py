@@ -18,22 +18,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
+from vpt.data.parquet import read_packed_image
 from vpt.data.sampling import EpochBatches
-from vpt.data.splits import Sample, Split
+from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.transforms import Transform
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import Batch
 
-Item = tuple[Tensor, int, int]
-"""(image (3, H, W) float32, label, index in the split)."""
+Item = tuple[Tensor, int | Tensor, int]
+"""(image (3, H, W) float32, label, index in the split); several labels are (C,) float32, 0 or 1."""
 
 
 @dataclass(frozen=True)
 class BadImage:
     """A file that does not decode, and why in one line."""
 
-    path: Path
+    path: Path | PackedImage
     reason: str
 
 
@@ -65,7 +66,26 @@ class ImageDataset(Dataset[Item]):
         sample = self.split.samples[index]
         image = load_sample(self.split, sample)
         seed = derive_seed("augment", self.seed, epoch, index)
-        return self.transform(image, seed), sample.label, index
+        return self.transform(image, seed), target_of(self.split, sample), index
+
+
+def target_of(split: Split, sample: Sample) -> int | Tensor:
+    """The label of a sample; of multi-label data (C,) float32, 1 for each of its classes."""
+    if isinstance(sample.label, int):
+        return sample.label
+    target = torch.zeros(len(split.class_names))
+    target[list(sample.label)] = 1.0
+    return target
+
+
+def targets_of(split: Split) -> Tensor:
+    """The labels of all samples, (N,) int64; of multi-label data (N, C) float32."""
+    return _stacked([target_of(split, sample) for sample in split.samples])
+
+
+def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
+    several = [label for label in labels if isinstance(label, Tensor)]
+    return torch.stack(several) if several else torch.tensor(labels)
 
 
 def load_sample(split: Split, sample: Sample) -> Image.Image:
@@ -76,6 +96,8 @@ def load_sample(split: Split, sample: Sample) -> Image.Image:
     """
     if isinstance(sample.source, Path):
         return read_image(sample.source)
+    if isinstance(sample.source, PackedImage):
+        return read_packed_image(sample.source)
     if split.array is None:
         raise DataError(f"split '{split.name}' has no array to take image {sample.key} from")
     return Image.fromarray(split.array[sample.source]).convert("RGB")
@@ -222,11 +244,11 @@ class _Scan(Dataset["BadImage | None"]):
 
     def __getitem__(self, index: int) -> BadImage | None:
         path, size = self.images[index]
-        if not isinstance(path, Path):
+        if isinstance(path, int):
             return None
         try:
-            image = read_image(path)
-            if size is not None:
+            image = read_packed_image(path) if isinstance(path, PackedImage) else read_image(path)
+            if size is not None and isinstance(path, Path):
                 check_size(path, image, size)
         except DataError as error:
             return BadImage(path, str(error).removeprefix(f"{path}: "))
@@ -248,7 +270,7 @@ def check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> None:
 
 def _collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
     images, labels, indices = zip(*items, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+    return torch.stack(images), _stacked(labels), torch.tensor(indices)
 
 
 def _collate_caught(

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -22,7 +22,8 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
     Which images are held depends on the seed and on each image's key alone, not on their order,
     the platform or the library versions. Every class keeps at least one image in the rest; a class
-    with too few images for one to be held has none in held.
+    with too few images for one to be held has none in held. Of multi-label data an image counts
+    for the rarest of its classes, and those without a label are one class more.
 
     Args:
         split: what to cut; it is not changed.
@@ -33,7 +34,7 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         DataError: no class has enough images for one to be held.
     """
     held: set[str] = set()
-    for samples in _by_label(split.samples).values():
+    for samples in _strata(split).values():
         count = min(math.floor(fraction * len(samples) + 0.5), len(samples) - 1)
         held.update(sample.key for sample in _shuffled(samples, "holdout", seed)[:count])
     if not held:
@@ -53,7 +54,7 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
     """
     if shots < 1:
         raise DataError(f"{shots} shots: at least 1 image per class is needed")
-    by_label = _by_label(split.samples)
+    by_label = _by_label(split)
     chosen: set[str] = set()
     for label, name in enumerate(split.class_names):
         samples = by_label.get(label, [])
@@ -92,7 +93,7 @@ _COOP_VAL_SHOTS = 4
 
 def _drawn(split: Split, shots: int, stream: random.Random) -> Split:
     chosen: list[Sample] = []
-    for samples in _by_label(split.samples).values():
+    for samples in _by_label(split).values():
         chosen += samples if len(samples) < shots else stream.sample(samples, shots)
     return split.with_samples(chosen)
 
@@ -117,6 +118,7 @@ def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Spl
     """
     if part == "all":
         return splits
+    splits.require_single_label(f"data.classes {part}")
     half = math.ceil(len(splits.class_names) / 2)
     start, end = (0, half) if part == "base" else (half, len(splits.class_names))
     class_names = splits.class_names[start:end]
@@ -125,9 +127,9 @@ def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Spl
         if split is None:
             return None
         samples = tuple(
-            replace(sample, label=sample.label - start)
-            for sample in split.samples
-            if start <= sample.label < end
+            replace(sample, label=label - start)
+            for sample, label in zip(split.samples, split.labels, strict=True)
+            if start <= label < end
         )
         if not samples:
             raise DataError(
@@ -237,10 +239,20 @@ def _balanced(labels: Sequence[int], generator: torch.Generator) -> list[int]:
     return [order[place] for place in mixed]
 
 
-def _by_label(samples: Iterable[Sample]) -> dict[int, list[Sample]]:
+def _by_label(split: Split) -> dict[int, list[Sample]]:
     groups: dict[int, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.label].append(sample)
+    for sample, label in zip(split.samples, split.labels, strict=True):
+        groups[label].append(sample)
+    return groups
+
+
+def _strata(split: Split) -> dict[int, list[Sample]]:
+    """The images of each class; of multi-label data by the rarest of their classes, -1 for none."""
+    counts = split.class_counts()
+    groups: dict[int, list[Sample]] = defaultdict(list)
+    for sample in split.samples:
+        rarest = min(sample.classes, key=lambda label: (counts[label], label), default=-1)
+        groups[rarest].append(sample)
     return groups
 
 

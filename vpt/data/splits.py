@@ -15,19 +15,43 @@ from vpt.errors import DataError
 SplitName = Literal["train", "val", "test"]
 
 
+@dataclass(frozen=True, slots=True)
+class PackedImage:
+    """An image inside a parquet file.
+
+    Attributes:
+        file: the parquet file.
+        row: counted from 0.
+        column: of the images.
+    """
+
+    file: Path
+    row: int
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: row {self.row}"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image and its label.
 
     Attributes:
-        source: the image file, or the position in the split's array.
-        label: index into the class names.
+        source: the image file, the row of a parquet file, or the position in the split's array.
+        label: index into the class names; of multi-label data those of all its classes,
+            ascending, perhaps none.
         key: the name of the image in its data set, the same on every machine.
     """
 
-    source: Path | int
-    label: int
+    source: Path | PackedImage | int
+    label: int | tuple[int, ...]
     key: str
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Indices of all its classes, ascending; exactly one unless the data are multi-label."""
+        return (self.label,) if isinstance(self.label, int) else self.label
 
 
 @dataclass(frozen=True)
@@ -50,15 +74,28 @@ class Split:
         return len(self.samples)
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return any(not isinstance(sample.label, int) for sample in self.samples)
+
+    @property
     def labels(self) -> tuple[int, ...]:
-        """The label of each image."""
-        return tuple(sample.label for sample in self.samples)
+        """The label of each image.
+
+        Raises:
+            DataError: the split is multi-label.
+        """
+        labels = tuple(sample.label for sample in self.samples if isinstance(sample.label, int))
+        if len(labels) < len(self.samples):
+            raise DataError(f"images of '{self.name}' have several labels, not one each")
+        return labels
 
     def class_counts(self) -> list[int]:
-        """Images per class, in label order."""
+        """Images per class, in label order; one of several classes counts for each."""
         counts = [0] * len(self.class_names)
         for sample in self.samples:
-            counts[sample.label] += 1
+            for label in sample.classes:
+                counts[label] += 1
         return counts
 
     def with_samples(self, samples: Iterable[Sample], name: str | None = None) -> Split:
@@ -114,7 +151,7 @@ class SplitsOf(Generic[AnySplit]):
 
 @dataclass(frozen=True)
 class Splits(SplitsOf[Split]):
-    """The splits of a data set of images with one label each.
+    """The splits of a data set of images with one label each, or with any number of them.
 
     Attributes:
         text_names: the classes as a sentence calls them, in label order; as class_names if empty.
@@ -127,3 +164,32 @@ class Splits(SplitsOf[Split]):
             object.__setattr__(self, "text_names", self.class_names)
         if len(self.text_names) != len(self.class_names):
             raise ValueError(f"{len(self.text_names)} texts for {len(self.class_names)} classes")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return any(split.multi_label for split in (self.train, self.val, self.test) if split)
+
+    def require_single_label(self, what: str) -> None:
+        """Refuse multi-label data where only one class per image makes sense.
+
+        Args:
+            what: that needs it, the subject of the message.
+
+        Raises:
+            DataError: an image may be of several classes.
+        """
+        if self.multi_label:
+            raise DataError(f"{what} needs one class per image; these data are multi-label")
+
+    def require_multi_label(self, what: str) -> None:
+        """Refuse data of one class per image where sets of classes are needed.
+
+        Args:
+            what: that needs it, the subject of the message.
+
+        Raises:
+            DataError: every image is of one class.
+        """
+        if not self.multi_label:
+            raise DataError(f"{what} is of multi-label data; these have one class per image")

@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as F  # noqa: N812 (torchvision's own convention)
+from torchvision.transforms import v2
 
 from vpt.config import TransformConfig
 from vpt.data.images import to_rgb
 from vpt.data.offline_albumentations import A
 from vpt.errors import ConfigError
+from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
 
 Transform = Callable[[Image.Image, int], Tensor]
@@ -60,6 +62,10 @@ class TrainingTransform:
                 f"{max(preprocess.size)}"
             )
         self.pipeline = A.Compose([_crop(preprocess, options), *_distortions(options)])
+        given = options.rand_augment
+        self.rand_augment = (
+            None if given is None else _RandAugment(preprocess, **given.model_dump())
+        )
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         """(3, H, W) float32, normalised."""
@@ -70,7 +76,10 @@ class TrainingTransform:
         # transform its own copy of the same stream: a wide crop would always come with a flip.
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         pixels = self.pipeline(image=np.asarray(image))["image"]
-        return to_normalised(Image.fromarray(pixels), self.preprocess)
+        augmented = Image.fromarray(pixels)
+        if self.rand_augment is not None:
+            augmented = self.rand_augment(augmented, derive_seed("rand_augment", seed))
+        return to_normalised(augmented, self.preprocess)
 
 
 class UnseededTransform:
@@ -96,7 +105,7 @@ def training_transform(preprocess: Preprocess, options: TransformConfig) -> Tran
         preprocess: size, interpolation, mean and std of the result.
         options: 'random_resized_crop'; 'resize_crop', the short side to `resize` pixels and a
             random crop, as in the VPT paper; 'none', the evaluation transform. The first two then
-            flip, rotate and jitter colours as the options say.
+            flip, rotate, jitter colours and apply RandAugment as the options say.
 
     Raises:
         ConfigError: `resize` is smaller than the crop, or the interpolation is unknown.
@@ -163,6 +172,29 @@ def _distortions(options: TransformConfig) -> list[Any]:
             A.ColorJitter(brightness=factors, contrast=factors, saturation=factors, hue=0, p=1.0)
         )
     return steps
+
+
+class _RandAugment:
+    """RandAugment (Cubuk et al. 2020, arXiv 1909.13719), a pure function of image and seed.
+
+    The operations and their ranges are torchvision's; what they uncover has the mean colour.
+    """
+
+    def __init__(self, preprocess: Preprocess, *, num_ops: int, magnitude: int):
+        self.operations = v2.RandAugment(
+            num_ops,
+            magnitude,
+            interpolation=v2.InterpolationMode.BILINEAR,
+            fill=list(padding_colour(preprocess)),
+        )
+
+    def __call__(self, image: Image.Image, seed: int) -> Image.Image:
+        """Of the same size."""
+        # torchvision draws from torch's global generator, which is given back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            augmented: Image.Image = self.operations(image)
+        return augmented
 
 
 def resampling_of(preprocess: Preprocess) -> Image.Resampling:

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vpt.data import NO_MIXING, Mixing, mix
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import autocast
 from vpt.engine.energy import EnergyMeter
@@ -31,7 +32,7 @@ from vpt.engine.progress import TrainingProgress
 from vpt.errors import DivergedError, RunError
 from vpt.evaluation import Evaluator
 from vpt.evaluation.energy import Energy, energies, total
-from vpt.models import NO_CONSISTENCY, Consistency, PromptedModel
+from vpt.models import NO_CONSISTENCY, Classifier, Consistency, PromptedModel
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Batch
 
@@ -58,6 +59,7 @@ class FitSettings:
         class_weights: one per class, or None.
         precision: 'fp32', 'bf16' or 'fp16'.
         consistency: weights of the losses that keep the model near the frozen one.
+        mixing: of training images with each other.
         select: validation metric that decides which epoch is best; 'last' takes the last.
         evaluate_every: epochs from one validation, and its checkpoint, to the next; the last is
             always validated.
@@ -76,6 +78,7 @@ class FitSettings:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     consistency: Consistency = NO_CONSISTENCY
+    mixing: Mixing = NO_MIXING
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     select: str = "top1"
     evaluate_every: int = 1
@@ -280,6 +283,7 @@ class _Loop:
         Gives the mean loss over all their images, and the gradient norm.
         """
         settings, step = self.settings, self.state.step
+        group = [self._mixed(batch, number) for number, batch in enumerate(group)]
         shares = self._shares(group)
         self.parts = {}
         total = torch.zeros((), device=self.device)
@@ -313,17 +317,33 @@ class _Loop:
             consistency=self.settings.consistency,
         )
 
+    def _mixed(self, batch: AnyBatch, number: int) -> AnyBatch:
+        """A batch with its images mixed, by numbers that the seed and the step alone decide."""
+        if not self.settings.mixing or not isinstance(batch, Batch):
+            return batch
+        assert isinstance(self.model, Classifier)
+        assert self.model.head is not None
+        seed = derive_seed("mix", self.settings.seed, self.state.step, number)
+        classes = self.model.head.num_classes
+        return mix(batch.to(self.device), self.settings.mixing, num_classes=classes, seed=seed)
+
     def _shares(self, group: list[AnyBatch]) -> list[float]:
         """Each batch's share in the mean over the whole group.
 
-        It goes by images, or by their class weights.
+        It goes by images, or by their class weights; a multi-label loss is a mean over images.
         """
-        if self.settings.class_weights is None:
-            sizes = [float(len(batch.images)) for batch in group]
-        else:
-            weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
-            sizes = [float(weights[b.labels].sum()) for b in group if isinstance(b, Batch)]
+        sizes = [self._size(batch) for batch in group]
         return [size / sum(sizes) for size in sizes]
+
+    def _size(self, batch: AnyBatch) -> float:
+        each_class = isinstance(self.model, Classifier) and self.model.multi_label
+        if self.settings.class_weights is None or not isinstance(batch, Batch) or each_class:
+            return float(len(batch.images))
+        weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
+        labels = batch.labels.cpu()
+        if labels.is_floating_point():
+            return float((labels.double() @ weights).sum())
+        return float(weights[labels].sum())
 
     def _count_parts(self, losses: dict[str, Tensor], share: float) -> None:
         """The parts of this step's loss, for the curves, where there are several."""

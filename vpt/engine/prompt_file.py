@@ -25,7 +25,10 @@ TEXT_FEATURE = "text"
 DETECTION_FEATURE = "detection"
 """Required by files of detectors: `neck` and the head's options say which."""
 
-KNOWN_FEATURES = frozenset({TEXT_FEATURE, DETECTION_FEATURE})
+MULTI_LABEL_FEATURE = "multi_label"
+"""Required by files of models whose images may be of several classes: logits are no softmax's."""
+
+KNOWN_FEATURES = frozenset({TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE})
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
 _UPGRADE = "it needs a newer vpt: pip install -U vpt"
@@ -115,6 +118,11 @@ class PromptHeader(BaseModel):
     seed: int | None = None
     config: dict[str, Any] | None = None
     requires: list[str] = Field(default_factory=list)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return MULTI_LABEL_FEATURE in self.requires
 
 
 def write_prompt_file(path: Path, tensors: Mapping[str, Tensor], header: PromptHeader) -> None:

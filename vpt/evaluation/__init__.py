@@ -23,6 +23,7 @@ from vpt.evaluation.detection import (
     check_coco_eval,
     score_results,
 )
+from vpt.evaluation.multi_label import MultiLabelEvaluator
 
 __all__ = [
     "FREE_BASELINES",
@@ -38,6 +39,7 @@ __all__ = [
     "Measured",
     "MethodRuns",
     "Mistake",
+    "MultiLabelEvaluator",
     "PromptFileResult",
     "average_base_to_new",
     "check_coco_eval",

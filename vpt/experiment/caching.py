@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vpt.config import RunConfig
-from vpt.data import Splits
+from vpt.data import Mixing, Splits
 from vpt.errors import ConfigError
 from vpt.models import Classifier
 
@@ -64,6 +64,8 @@ def _changes(config: RunConfig, model: Classifier, split: str) -> str | None:
         return "the prompt changes the images themselves"
     if prompted.first_change == -1:
         return f"tuning {config.tuning} trains what comes before the first block"
+    if split == "train" and Mixing(**config.data.mix.model_dump()):
+        return "data.mix mixes them with others each time"
     if split == "train" and config.data.transform.name != "none":
         return f"data.transform {config.data.transform.name} changes them each time"
     return None

@@ -14,6 +14,7 @@ from vpt.backbones import Backbone
 from vpt.config import RunConfig
 from vpt.data import (
     Descriptor,
+    Mixing,
     Splits,
     Transform,
     apply_selection,
@@ -33,7 +34,7 @@ from vpt.engine.prompt_file import (
     read_prompt_file,
     read_prompt_header,
 )
-from vpt.errors import ConfigError, PromptFileError
+from vpt.errors import ConfigError, DataError, PromptFileError
 from vpt.experiment.caching import plan_cache
 from vpt.experiment.settings import backbone_of, fit_settings
 from vpt.models import Classifier, Consistency
@@ -103,6 +104,7 @@ def build_classification(
         text_names=splits.text_names,
         text=text,
         preprocess=preprocess_of(body, config.data.preprocess),
+        multi_label=splits.multi_label,
     )
     if not model.trainable_parameters():
         raise ConfigError(
@@ -138,6 +140,9 @@ def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
 def _chosen(config: RunConfig, splits: Splits) -> Splits:
     """The splits with the images of `data.selection`, or `data.shots` of each class."""
     data = config.data
+    for key in ("shots", "balance"):
+        if getattr(data, key):
+            splits.require_single_label(f"data.{key}")
     if data.train_on == "train_and_val":
         return with_val_in_train(splits)
     if data.selection is not None:
@@ -221,7 +226,7 @@ def _same_head(model: Classifier, header: PromptHeader) -> Callable[[str], bool]
     Learned words are for any classes, unless they are class-specific.
     """
     before, now = dict(header.head or {}), {} if model.head is None else dict(model.head.options)
-    if before.get("name") != now.get("name"):
+    if before.get("name") != now.get("name") or header.multi_label != model.multi_label:
         return lambda name: False
     same_classes = header.class_names == model.class_names
     contexts = [each.get("context") or {} for each in (before, now)]
@@ -240,16 +245,39 @@ def _same_head(model: Classifier, header: PromptHeader) -> Callable[[str], bool]
 def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:
     return replace(
         fit_settings(config, len(splits.require("train"))),
+        select=_select(config, splits),
         label_smoothing=config.loss.label_smoothing,
         class_weights=_class_weights(config, splits),
         consistency=Consistency(**config.loss.consistency.model_dump()),
+        mixing=Mixing(**config.data.mix.model_dump()),
     )
 
 
-def _class_weights(config: RunConfig, splits: Splits) -> tuple[float, ...] | None:
-    """'balanced': images / (classes x images of the class).
+_SINGLE_LABEL_METRICS = ("top1", "mean_class_accuracy")
+_MULTI_LABEL_METRICS = ("mAP", "macro_f1", "micro_f1")
 
-    So the mean weight of an image is 1.
+
+def _select(config: RunConfig, splits: Splits) -> str:
+    """The metric that picks the best epoch; one that these data do not have is refused."""
+    known = _MULTI_LABEL_METRICS if splits.multi_label else _SINGLE_LABEL_METRICS
+    select = config.train.select or known[0]
+    if select not in (*known, "loss", "last"):
+        kind = "multi-label" if splits.multi_label else "single-label"
+        raise ConfigError(
+            f"train.select {select} is no metric of {kind} data; use {', '.join(known)}, loss, last"
+        )
+    if splits.multi_label and select in known and not any(splits.require("val").class_counts()):
+        raise DataError(
+            f"no image of 'val' in {config.data.dataset} has a label: {select} cannot choose the "
+            "best epoch; add some, or set train.select: last"
+        )
+    return select
+
+
+def _class_weights(config: RunConfig, splits: Splits) -> tuple[float, ...] | None:
+    """'balanced': images / (classes x images of the class), so that an image's mean weight is 1.
+
+    Of multi-label data: images without the class / images of the class.
     """
     weights = config.loss.class_weights
     if weights is None:
@@ -260,6 +288,14 @@ def _class_weights(config: RunConfig, splits: Splits) -> tuple[float, ...] | Non
         if 0 in counts:
             empty = splits.class_names[counts.index(0)]
             raise ConfigError(f"loss.class_weights balanced: class '{empty}' has no training image")
+        if splits.multi_label:
+            if len(train) in counts:
+                full = splits.class_names[counts.index(len(train))]
+                raise ConfigError(
+                    f"loss.class_weights balanced: every training image is of class '{full}'; "
+                    "remove the class, or give one weight per class"
+                )
+            return tuple((len(train) - count) / count for count in counts)
         return tuple(len(train) / (classes * count) for count in counts)
     if len(weights) != classes:
         raise ConfigError(f"loss.class_weights has {len(weights)} values for {classes} classes")

@@ -43,7 +43,7 @@ def fit_settings(config: AnyRunConfig, images: int) -> FitSettings:
         accumulation=optim.accumulation,
         clip_grad_norm=optim.clip_grad_norm,
         precision=train.precision,
-        select=train.select,
+        select=train.select or "top1",
         evaluate_every=train.evaluate_every,
         early_stopping=train.early_stopping,
         checkpoint_seconds=train.checkpoint_seconds,

@@ -14,6 +14,7 @@ from vpt.heads import Head, TextHead
 from vpt.models.base import PromptedModel
 from vpt.models.consistency import NO_CONSISTENCY, Consistency, feature_distance, logit_divergence
 from vpt.models.prompted import PromptedBackbone
+from vpt.models.soft_targets import soft_cross_entropy
 from vpt.prompts import NoPrompt
 from vpt.structures import Batch, Begun, Features, Preprocess, TextIdentity
 
@@ -28,6 +29,8 @@ class Classifier(PromptedModel):
         preprocess: how images are prepared; None takes the backbone's own.
         tuning: which backbone tensors train, in the words of the config; for the prompt file.
         text: where the texts of its head come from; for the prompt file.
+        multi_label: whether an image may be of several classes, or of none: each class is a
+            question of its own.
     """
 
     def __init__(
@@ -39,10 +42,12 @@ class Classifier(PromptedModel):
         preprocess: Preprocess | None = None,
         tuning: str = "frozen",
         text: TextIdentity | None = None,
+        multi_label: bool = False,
     ):
         super().__init__(prompted, class_names, preprocess=preprocess, tuning=tuning)
         self.head = head
         self.text = text
+        self.multi_label = multi_label
 
     def forward(self, images: Tensor | Begun) -> Tensor:
         """Logits (B, C) of preprocessed images (B, 3, H, W); without a head, features (B, F)."""
@@ -81,20 +86,31 @@ class Classifier(PromptedModel):
         """What training lowers: 'loss', the sum of the parts 'loss_<part>'; and 'logits' (B, C).
 
         'loss_class' is the cross entropy, with class weights the weighted mean; the others are
-        those of `Consistency` that have a weight, which is counted in.
+        those of `Consistency` that have a weight, which is counted in. Of a multi-label model it
+        is the binary cross entropy, mean over images and classes, where a class weight multiplies
+        the part of the images that are of the class, and label smoothing s makes targets of s / 2
+        and 1 - s / 2.
         """
         assert self.head is not None
         features: Features = self.prompted(batch.images, need=self.head.needs)
         logits: Tensor = self.head(features).float()
         parts = {
-            "loss_class": F.cross_entropy(
-                logits, batch.labels, class_weights, label_smoothing=label_smoothing
-            )
+            "loss_class": self._loss_class(logits, batch.labels, label_smoothing, class_weights)
         }
         if consistency:
             parts |= self._consistency(batch.images, features, logits, consistency)
         total = torch.stack(list(parts.values())).sum() if consistency else parts["loss_class"]
         return {"loss": total, **parts, "logits": logits.detach()}
+
+    def _loss_class(
+        self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None
+    ) -> Tensor:
+        if self.multi_label:
+            targets = labels * (1 - smoothing) + smoothing / 2
+            return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+        if labels.is_floating_point():
+            return soft_cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+        return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
     def _consistency(
         self, images: Tensor | Begun, features: Features, logits: Tensor, weights: Consistency
@@ -141,28 +157,41 @@ class Classifier(PromptedModel):
 
     @torch.no_grad()
     def predict(
-        self, images: Tensor | Begun, *, probabilities: Literal["softmax", "sigmoid"] = "softmax"
+        self,
+        images: Tensor | Begun,
+        *,
+        probabilities: Literal["softmax", "sigmoid"] | None = None,
     ) -> Tensor:
         """Class probabilities (B, C).
 
         Args:
             images: (B, 3, H, W), preprocessed.
             probabilities: 'softmax', of one of the classes; 'sigmoid', of each class on its own,
-                for models that were trained so (SigLIP).
+                for models that were trained so (multi-label, SigLIP). None: softmax, of a
+                multi-label model sigmoid.
 
         Raises:
-            ConfigError: 'sigmoid' for a model without a logit bias.
+            ConfigError: the model was not trained for them.
         """
         self.check_probabilities(probabilities)
         logits: Tensor = self(images).float()
-        return logits.softmax(dim=-1) if probabilities == "softmax" else logits.sigmoid()
+        each = self.multi_label if probabilities is None else probabilities == "sigmoid"
+        return logits.sigmoid() if each else logits.softmax(dim=-1)
 
-    def check_probabilities(self, probabilities: str) -> None:
-        """Refuse 'sigmoid' where it means nothing.
+    def check_probabilities(self, probabilities: str | None) -> None:
+        """Refuse probabilities that mean nothing for this model.
 
         Raises:
-            ConfigError: the model has no logit bias, or the head no texts.
+            ConfigError: 'softmax' for a multi-label model; 'sigmoid' for another one whose head
+                has no texts or no logit bias.
         """
+        if self.multi_label:
+            if probabilities == "softmax":
+                raise ConfigError(
+                    "softmax probabilities are of one class per image, and this model is "
+                    "multi-label; use sigmoid"
+                )
+            return
         knows_each = isinstance(self.head, TextHead) and self.head.logit_bias is not None
         if probabilities == "sigmoid" and not knows_each:
             raise ConfigError(

@@ -159,6 +159,6 @@ def _selection(bench: Bench) -> str:
     """Which model of a run is tested."""
     names = ("linear_from_text", *bench.config.methods)
     configs = (bench.config.run_config(n, place=Path(n), seed=0, shots=1) for n in names)
-    rules = sorted({config.train.select for config in configs})
+    rules = sorted({config.train.select or "top1" for config in configs})
     words = ["the last step's model" if r == "last" else f"best validation {r}" for r in rules]
     return f"{', or '.join(words)}; test read once per run"

@@ -282,6 +282,7 @@ def set_up(
     run = config.base_config()
     descriptor = load_descriptor(run.data.dataset)
     splits = read_splits(descriptor, run.data.root)
+    splits.require_single_label("clip-eval")
     splits.require("test")
     options, backbone = run.backbone, backbone_of(run)
     text = create_text_tower(options.name, pretrained=options.pretrained, weights=options.weights)

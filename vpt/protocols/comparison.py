@@ -83,8 +83,9 @@ def compare(
         Interrupted: a signal.
     """
     began = time.monotonic()
-    prepare_run_dir(config.run_dir, overwrite=overwrite)
     any_run = _first_run(config)
+    load_splits(any_run)[1].require_single_label("a comparison by top-1")
+    prepare_run_dir(config.run_dir, overwrite=overwrite)
     backbone = backbone_of(any_run)
     methods = {}
     with cpu_threads(config.threads), progress(_total(config), console) as advance:

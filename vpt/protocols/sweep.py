@@ -175,7 +175,12 @@ class _Worker:
 
     def _open_search(self, unit: Unit) -> PointStudy:
         config = self._config
-        load_splits(self._example(unit))[1].require("test")  # or all would be searched in vain
+        splits = load_splits(self._example(unit))[1]
+        splits.require("test")  # or all would be searched in vain
+        if config.metric == "mAP":
+            splits.require_multi_label("metric mAP")
+        else:
+            splits.require_single_label(f"metric {config.metric}")
         return PointStudy(
             self._storage,
             f"{config.title}/{unit}/search",

@@ -23,7 +23,7 @@ SWEEP_FILE = "sweep.yaml"
 """A sweep's resolved config, in its run_dir."""
 
 Choice = bool | int | float | str | None
-Metric = Literal["top1", "mean_class_accuracy"]
+Metric = Literal["top1", "mean_class_accuracy", "mAP"]
 
 
 class RangeConfig(Schema):
@@ -194,7 +194,9 @@ class SweepConfig(MethodsConfig):
         None, description="a YAML file with groups of descriptors, e.g. configs/suites/vtab.yaml"
     )
     search: SearchConfig = Field(description="how each method's settings are chosen")
-    metric: Metric = Field("top1", description="what validation chooses by, and test reports")
+    metric: Metric = Field(
+        "top1", description="what validation chooses by, and test reports; of multi-label data mAP"
+    )
     train_on: Literal["train", "train_and_val"] = Field(
         "train",
         description="what the tested runs learn from; train_and_val: both, after everything was "

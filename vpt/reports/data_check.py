@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,8 +30,9 @@ from vpt.data.detection import (
 from vpt.data.formats import read_splits
 from vpt.data.images import read_header
 from vpt.data.loader import scan_images
+from vpt.data.parquet import packed_bytes
 from vpt.data.parts import check_counts
-from vpt.data.splits import Sample, Split, SplitName
+from vpt.data.splits import PackedImage, Sample, Split, SplitName
 from vpt.errors import DataError
 from vpt.evaluation.detection import DetectionEvaluator
 from vpt.structures import Detections, Letterbox
@@ -49,15 +51,16 @@ _SCORED = 2000
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What a split holds; all but images, class_counts and image_sizes is for boxes alone.
+    """What a split holds; what is not said to be of images is for boxes alone.
 
     Attributes:
         images: how many.
         class_counts: boxes without crowds, or images, per class in label order.
+        labels_per_image: over multi-label images.
         boxes: without crowds; None where images have classes.
         crowds: boxes that stand for groups.
-        negatives: images without a target.
-        image_sizes: the most frequent ones.
+        negatives: images without a target, or (of multi-label data) without a label.
+        image_sizes: of images; the most frequent ones.
         boxes_per_image: over images.
         box_sides: over boxes, square root of the area in pixels of the model's square.
         aspects: over boxes, width / height.
@@ -66,6 +69,7 @@ class SplitSummary:
 
     images: int
     class_counts: tuple[int, ...]
+    labels_per_image: Bins = ()
     boxes: int | None = None
     crowds: int = 0
     negatives: int = 0
@@ -142,17 +146,13 @@ def check_data(
     findings += _copies(found.values(), path)
     if splits.train is not None:
         findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
+    findings += _unlabelled(found.values(), path)
     return DataCheck(
         descriptor,
         path,
         size,
         splits.class_names,
-        {
-            name: SplitSummary(
-                len(split), tuple(split.class_counts()), image_sizes=_image_sizes(split)
-            )
-            for name, split in found.items()
-        },
+        {name: _class_summary(split) for name, split in found.items()},
         _sorted(findings),
         data=found,
     )
@@ -260,6 +260,8 @@ def overview(check: DataCheck) -> list[list[str]]:
     boxes = any(summary.boxes is not None for summary in check.splits.values())
     columns = ["split", "images"]
     columns += ["boxes", "crowds", "negatives", "AP of itself"] if boxes else []
+    several = check.descriptor.multi_label
+    columns += ["labels", "without label"] if several else []
     rows = [[*columns, "smallest class", "largest class"]]
     for name, summary in check.splits.items():
         cells = [name, f"{summary.images:,}"]
@@ -267,6 +269,8 @@ def overview(check: DataCheck) -> list[list[str]]:
             score = check.scores.get(name)
             cells += [f"{summary.boxes:,}", f"{summary.crowds:,}", f"{summary.negatives:,}"]
             cells.append("n/a" if score is None else f"{score:.4f}")
+        if several:
+            cells += [f"{sum(summary.class_counts):,}", f"{summary.negatives:,}"]
         rows.append([*cells, *_extremes(check.class_names, summary.class_counts)])
     return rows
 
@@ -317,10 +321,9 @@ def _unreadable(splits: Iterable[Split | DetectionSplit], num_workers: int) -> l
     findings = []
     for split in splits:
         keys = {sample.source: sample.key for sample in split.samples}
-        findings += [
-            Finding("image_unreadable", image.path, image.reason, keys[image.path])
-            for image in scan_images(split, num_workers)
-        ]
+        for image in scan_images(split, num_workers):
+            file = image.path.file if isinstance(image.path, PackedImage) else image.path
+            findings.append(Finding("image_unreadable", file, image.reason, keys[image.path]))
     return findings
 
 
@@ -381,6 +384,19 @@ def _rare_classes(
     return [Finding("class_rare", file, message, count=len(rare))]
 
 
+def _unlabelled(splits: Iterable[Split], file: Path) -> list[Finding]:
+    """One note for the images of each split that are of no class."""
+    findings = []
+    for split in splits:
+        keys = [sample.key for sample in split.samples if not sample.classes]
+        if keys:
+            message = f"{len(keys):,} of {len(split):,} images of '{split.name}' have no label"
+            findings.append(
+                Finding("images_without_labels", file, message, keys[0], count=len(keys))
+            )
+    return findings
+
+
 def _look_at_boxes(
     split: DetectionSplit, size: int, file: Path, *, score: float | None
 ) -> list[Finding]:
@@ -419,6 +435,17 @@ def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 # What is in it
 
 
+def _class_summary(split: Split) -> SplitSummary:
+    per_image = np.array([len(sample.classes) for sample in split.samples])
+    return SplitSummary(
+        len(split),
+        tuple(split.class_counts()),
+        labels_per_image=_binned(per_image, _PER_IMAGE) if split.multi_label else (),
+        negatives=int((per_image == 0).sum()),
+        image_sizes=_image_sizes(split),
+    )
+
+
 def _summary(split: DetectionSplit, size: int) -> SplitSummary:
     boxes = np.concatenate([np.zeros((0, 4)), *(sample.target_boxes for sample in split.samples)])
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -448,10 +475,12 @@ def _image_sizes(split: Split) -> Bins:
         return ((f"{split.array.shape[2]} x {split.array.shape[1]}", len(split)),)
     sizes: Counter[str] = Counter()
     for sample in split.samples:
-        if isinstance(sample.source, Path):
-            with suppress(DataError):  # among the findings already
-                height, width = read_header(sample.source).size
-                sizes[f"{width} x {height}"] += 1
+        with suppress(DataError):  # among the findings already
+            source = sample.source
+            assert not isinstance(source, int)
+            file = io.BytesIO(packed_bytes(source)) if isinstance(source, PackedImage) else source
+            height, width = read_header(file).size
+            sizes[f"{width} x {height}"] += 1
     return tuple(sizes.most_common(8))
 
 

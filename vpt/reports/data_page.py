@@ -173,6 +173,8 @@ def _split(check: DataCheck, name: str, summary: SplitSummary) -> str:
             _chart("width : height of boxes", summary.aspects),
             _chart("COCO's sizes, in the files' pixels", summary.areas),
         ]
+    if summary.labels_per_image:
+        charts.append(_chart("labels per image", summary.labels_per_image))
     charts.append(_chart("most frequent image sizes", summary.image_sizes))
     return f'<h2>{escape(name)}</h2><div class="charts">{"".join(charts)}</div>' + _pictures(
         check.data[name]
@@ -230,7 +232,8 @@ def _picture(split: Split | DetectionSplit, sample: Sample | DetectionSample) ->
 
 def _caption(split: Split | DetectionSplit, sample: Sample | DetectionSample) -> str:
     if isinstance(sample, Sample):
-        return f"{sample.key}: {split.class_names[sample.label]}"
+        names = ", ".join(split.class_names[label] for label in sample.classes)
+        return f"{sample.key}: {names or 'no label'}"
     count = len(sample.target_boxes)
     boxes = "no target" if count == 0 else f"{count} box{'' if count == 1 else 'es'}"
     return f"{sample.key}: {sample.size[1]} x {sample.size[0]}, {boxes}"

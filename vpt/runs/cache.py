@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vpt.data import EpochBatches, ImageDataset, make_loader
+from vpt.data import EpochBatches, ImageDataset, make_loader, targets_of
 from vpt.engine.device import autocast
 from vpt.models import Classifier
 from vpt.structures import Batch, Begun
@@ -76,7 +76,7 @@ class KeptImages:
 
     def __init__(self, dataset: ImageDataset, start: Start, sizes: dict[int, Begun]):
         self._dataset, self._start, self._sizes = dataset, start, sizes
-        self._labels = torch.tensor(dataset.split.labels)
+        self._labels = targets_of(dataset.split)
         self._seen = torch.zeros(len(dataset), dtype=torch.bool)
         like = next(iter(sizes.values())).values
         self._rows = torch.empty((len(dataset), *like.shape[1:]), dtype=like.dtype)

@@ -23,7 +23,7 @@ from vpt.data import (
 from vpt.engine.fit import FitData
 from vpt.engine.progress import Log
 from vpt.errors import ConfigError
-from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
+from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator, MultiLabelEvaluator
 from vpt.experiment import AnyExperiment, Experiment, plan_cache
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
@@ -174,9 +174,11 @@ def coco_eval_of(config: AnyRunConfig) -> CocoEval:
 def evaluator_of(
     split: AnySplit, *, results: Path | None = None, coco_eval: CocoEval = "pycocotools"
 ) -> Evaluator:
-    """What measures a split: classes, or boxes."""
+    """What measures a split: classes, sets of them, or boxes."""
     if isinstance(split, DetectionSplit):
         return BoxEvaluator(split, results, coco_eval=coco_eval)
+    if split.multi_label:
+        return MultiLabelEvaluator(len(split.class_names))
     return ClassificationEvaluator(len(split.class_names))
 
 

@@ -28,7 +28,12 @@ from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
-from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator
+from vpt.evaluation import (
+    ClassificationEvaluator,
+    CocoEval,
+    Evaluator,
+    MultiLabelEvaluator,
+)
 from vpt.models import Classifier, PromptedModel
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
@@ -98,12 +103,19 @@ def per_class_of(evaluator: Evaluator) -> list[float | None]:
     """The accuracy, or AP, of each class; None for one that does not occur."""
     if isinstance(evaluator, BoxEvaluator):
         return list(evaluator.coco.per_class_ap().values())
+    if isinstance(evaluator, MultiLabelEvaluator):
+        return evaluator.average_precisions()
     assert isinstance(evaluator, ClassificationEvaluator)
     return evaluator.per_class_accuracy()
 
 
-def confusions_of(evaluator: Evaluator) -> torch.Tensor:
-    """Counts by true and found class; of boxes with a last row and column for nothing."""
+def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
+    """Counts by true and found class; of boxes with a last row and column for nothing.
+
+    None where images may be of several classes: none is taken for another.
+    """
+    if isinstance(evaluator, MultiLabelEvaluator):
+        return None
     if isinstance(evaluator, BoxEvaluator):
         return evaluator.coco.confusion_matrix()
     assert isinstance(evaluator, ClassificationEvaluator)
@@ -130,6 +142,7 @@ def evaluate_prompt(
     Its classes are the file's; with `names='data'` a file whose classes are texts takes the data
     set's own, whatever it was trained with. Computed in the precision of the file's run, so that
     they equal the run's own. With `on_bad_image='skip'` unreadable images are left out and told.
+    Of a multi-label file they hold 'AP/<class>' of each class that occurs, too.
 
     Raises:
         PromptFileError: the file, or its classes, do not fit.
@@ -150,6 +163,10 @@ def evaluate_prompt(
     known = model.class_names
     if model.head is None or known is None:
         raise PromptFileError(f"{path} holds no head with class names: nothing to evaluate")
+    if model.multi_label != splits.multi_label:
+        kinds = ("multi-label", "of one class per image")
+        file, data = kinds if model.multi_label else reversed(kinds)
+        raise PromptFileError(f"{path} is {file}, {dataset} is {data}: they cannot be compared")
     if list(splits.class_names) != known:
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
@@ -157,7 +174,7 @@ def evaluate_prompt(
         )
     transform = evaluation_transform(model.preprocess)
     with images_progress(len(chosen), console) as advance:
-        metrics, _ = measure(
+        metrics, evaluator = measure(
             model,
             chosen,
             transform,
@@ -167,6 +184,9 @@ def evaluate_prompt(
             precision=precision_of(path),
             after_batch=advance,
         )
+    if isinstance(evaluator, MultiLabelEvaluator):
+        pairs = zip(known, evaluator.average_precisions(), strict=True)
+        metrics |= {f"AP/{name}": value for name, value in pairs if value is not None}
     return metrics
 
 
@@ -187,7 +207,7 @@ def difference(file: Iterable[str], data: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most likely class of one image.
+    """The most likely class of one image; of a multi-label model all that are likely enough.
 
     Attributes:
         image: its path.
@@ -195,6 +215,8 @@ class Prediction:
         probability: of that class.
         error: why the image could not be read, or None.
         top: class to probability, the best `top_k`.
+        labels: class to probability, best first, of all that reach the threshold, perhaps none;
+            None where an image has one class.
     """
 
     image: str
@@ -202,6 +224,7 @@ class Prediction:
     probability: float | None
     error: str | None = None
     top: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, float] | None = None
 
 
 def predict_images(
@@ -211,11 +234,13 @@ def predict_images(
     device: torch.device,
     batch_size: int = 32,
     top_k: int = 1,
-    probabilities: Literal["softmax", "sigmoid"] = "softmax",
+    probabilities: Literal["softmax", "sigmoid"] | None = None,
+    min_score: float = 0.5,
 ) -> Iterator[Prediction]:
     """Predictions in the order of the paths.
 
-    An unreadable image gives its error, and the rest goes on.
+    An unreadable image gives its error, and the rest goes on. Of a multi-label model they have
+    the classes with a probability of at least `min_score`.
     """
     transform = evaluation_transform(model.preprocess)
     assert model.head is not None
@@ -234,22 +259,22 @@ def predict_images(
             else []
         )
         for path, image in read:
-            yield _prediction(path, image, rows, names, top_k)
+            if isinstance(image, str):
+                yield Prediction(str(path), None, None, error=image)
+                continue
+            ranked = _ranked(next(rows), names)
+            top = dict(ranked[:top_k])
+            if model.multi_label:
+                likely = {name: value for name, value in ranked if value >= min_score}
+                yield Prediction(str(path), None, None, top=top, labels=likely)
+            else:
+                yield Prediction(str(path), *ranked[0], top=top)
 
 
-def _prediction(
-    path: Path,
-    image: torch.Tensor | str,
-    rows: Iterator[torch.Tensor],
-    names: list[str],
-    top_k: int,
-) -> Prediction:
-    if isinstance(image, str):
-        return Prediction(str(path), None, None, error=image)
-    values, indices = next(rows).topk(min(top_k, len(names)))
-    top = {names[i]: float(p) for p, i in zip(values.tolist(), indices.tolist(), strict=True)}
-    label, probability = next(iter(top.items()))
-    return Prediction(str(path), label, probability, top=top)
+def _ranked(row: torch.Tensor, names: list[str]) -> list[tuple[str, float]]:
+    """Every class and its probability, best first."""
+    values, indices = row.topk(len(names))
+    return [(names[i], p) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
 
 
 def groups(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:

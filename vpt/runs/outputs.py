@@ -72,16 +72,24 @@ def opened(output: Path | None) -> Iterator[TextIO]:
 def write_classes(
     predictions: Iterable[Prediction], stream: TextIO, output_format: RowFormat
 ) -> Iterator[Prediction]:
-    """Write each prediction as it comes, a row or an object per image, and hand it on."""
+    """Write each prediction as it comes, a row or an object per image, and hand it on.
+
+    Of a multi-label model csv has a row per class found, and one without a class for an image in
+    which none was; jsonl has them under 'classes'.
+    """
     table = csv.writer(stream, lineterminator="\n")
     if output_format == "csv":
         table.writerow(CLASS_COLUMNS)
     for each in predictions:
         if output_format == "csv":
-            probability = "" if each.probability is None else f"{each.probability:.6f}"
-            table.writerow([each.image, each.label or "", probability, each.error or ""])
+            only = {each.label or "": each.probability}
+            for label, probability in each.labels.items() if each.labels else only.items():
+                shown = "" if probability is None else f"{probability:.6f}"
+                table.writerow([each.image, label, shown, each.error or ""])
         else:
             values = {key: value for key, value in asdict(each).items() if value is not None}
             first = {"image": values.pop("image"), "class": values.pop("label", None)}
+            if each.labels is not None:
+                first = {"image": each.image, "classes": values.pop("labels")}
             stream.write(json.dumps({**first, **values}) + "\n")
         yield each

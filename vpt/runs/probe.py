@@ -83,6 +83,7 @@ def probe(
         raise RunError(f"{config.run_dir} is not empty; use --overwrite, or another run_dir")
     device = choose_device(config.train.device)
     experiment = build(config, backbone=backbone)
+    experiment.splits.require_single_label("a probe")
     with open_run_directory(config.run_dir, mode=mode) as run, open_meter(device) as meter:
         kept = scanned(experiment, log)
         assert isinstance(kept, Experiment)

@@ -143,13 +143,15 @@ def refuse_other_model(run: RunDirectory, experiment: AnyExperiment) -> None:
 def _identity(experiment: AnyExperiment) -> dict[str, Any]:
     """What shapes the numbers of a run and is in none of its config: files may have changed."""
     model = experiment.model
-    values = {
+    values: dict[str, Any] = {
         "image_tower_sha256": model.backbone.sha256,
         "activation": model.backbone.activation,
         "preprocess": model.preprocess.to_dict(),
         "head": None if model.head is None else model.head.options,
         "text": asdict(text) if (text := getattr(model, "text", None)) else None,
     }
+    if getattr(model, "multi_label", False):
+        values["multi_label"] = True
     return dict(json.loads(json.dumps(values)))
 
 

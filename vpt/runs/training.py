@@ -67,7 +67,8 @@ class RunResult:
         seed: of the run.
         trained_parameters: `trained_counts`.
         left_out: images, boxes and entries of the data that were left out.
-        test_per_class: share of each class's test images that is right, None where it has none.
+        test_per_class: share of each class's test images that is right, None where it has none;
+            of boxes and of multi-label data the class's average precision.
         forward_flops: floating-point operations per image in evaluation, see `count_flops`.
         step_flops: the same in training, forward and backward; None where there are no steps.
         val_images_per_second: in validation; None without such images.
@@ -309,7 +310,8 @@ def _test(
         names = [*names, NOTHING]
         events.precision_recall(state.step, "test/precision_recall", evaluator.coco.pr_curves())
     counts = confusions_of(evaluator)
-    events.confusion_matrix(state.step, "test/confusion_matrix", counts, names)
+    if counts is not None:
+        events.confusion_matrix(state.step, "test/confusion_matrix", counts, names)
     return metrics, dict(zip(split.class_names, per_class, strict=True))
 
 
