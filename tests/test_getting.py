@@ -396,6 +396,7 @@ def unpacking() -> list[Path]:
     return list(Path("data").glob(".photos.*/notes/9.txt"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_stopped_while_unpacking__nothing_is_left_but_the_download(web, place):
     many(web, place)
     with signalled(signal.SIGTERM, unpacking):
