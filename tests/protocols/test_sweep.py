@@ -250,6 +250,7 @@ def test_a_suite__sweeps_every_task__in_its_order(load, values, data, tmp_path):
         for group, task in (("A", "birds!"), ("B", "cars!"))
         for method in ("linear", "vpt_deep")
     ]
+    assert all(unit.planned_tasks == {"A": 1, "B": 1} for unit in read_sweep(config))
     assert (config.run_dir / "cars/vpt_deep/seed_1/prompt.safetensors").exists()
 
 

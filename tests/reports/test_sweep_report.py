@@ -130,10 +130,12 @@ def test_what_diverged__counts_as_nothing__and_is_said():
 
 
 def test_a_suites_means__are_those_of_groups_tasks_and_of_both_kinds():
-    means = suite_means(suite_units("full", {"A": [0.5, 0.7, 0.6], "B": [1.0]}))
+    tasks = {"A": 3, "B": 1}
+    means = suite_means(suite_units("full", {"A": [0.5, 0.7, 0.6], "B": [1.0]}), tasks)
     assert means == pytest.approx({"A": 0.6, "B": 1.0, "Mean of tasks": 0.7, "Mean of groups": 0.8})
-    missing = suite_means(suite_units("full", {"A": [0.5, None], "B": [1.0]}))
-    assert missing == {"A": None, "B": 1.0, "Mean of tasks": None, "Mean of groups": None}
+    missing = {"A": None, "B": 1.0, "Mean of tasks": None, "Mean of groups": None}
+    for begun in ({"A": [0.5, 0.7, None], "B": [1.0]}, {"A": [0.5, 0.7], "B": [1.0]}, {"B": [1.0]}):
+        assert suite_means(suite_units("full", begun), tasks) == missing
 
 
 def test_a_suite__has_a_table_of_means_and_one_of_tasks():
@@ -152,6 +154,24 @@ def test_a_suite__has_a_table_of_means_and_one_of_tasks():
     assert means.rows[1][:5] == ("Full fine-tuning", "-", "100.0", "-", "-")
     assert [row[-1] for row in means.rows] == ["3 of 3", "2 of 3"]
     assert tasks.rows[1] == ("A1", "70.0 ± 0.0", "-")
+
+
+@pytest.mark.parametrize("planned", [{"A": 1, "B": 1, "C": 2}, {}])
+def test_a_suite_half_done__has_no_mean_of_what_has_not_begun(planned):
+    units = [
+        *suite_units("linear", {"A": [0.5], "B": [0.9]}),
+        *suite_units("full", {"A": [0.6]}),
+    ]
+    means, _ = sweep_tables([replace(each, planned_tasks=planned) for each in units])
+    blank = "-" if planned else "70.0"
+    more = ["-"] if planned else []
+    assert {len(row) for row in means.rows} == {len(means.columns)}
+    assert list(means.rows[0][1:-2]) == ["50.0", "90.0", *more, blank, blank]
+    assert list(means.rows[1][1:-2]) == ["60.0", "-", *more, "-", "-"]
+    assert [row[-1] for row in means.rows] == (
+        ["2 of 4", "1 of 4"] if planned else ["2 of 2", "1 of 2"]
+    )
+    assert means.caption.endswith("The sweep is not over.") == bool(planned)
 
 
 def test_another_checkpoint__is_a_table_of_its_own():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vpt.evaluation.energy import Energy, energies, total
@@ -69,6 +69,7 @@ class UnitResult:
         chosen: the parameters of the tested runs; None while the search goes on.
         seeds: of the tested runs, all.
         runs: the tested runs that are over.
+        planned_tasks: how many each group of the suite has; empty outside of one.
     """
 
     sweep: str
@@ -85,6 +86,7 @@ class UnitResult:
     chosen: Mapping[str, Value] | None
     seeds: tuple[int, ...]
     runs: tuple[TestedRun, ...]
+    planned_tasks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tests(self) -> tuple[float, ...]:
@@ -157,17 +159,24 @@ def _ends(choices: Any) -> tuple[float, float] | None:
 ALL_TASKS, ALL_GROUPS = "Mean of tasks", "Mean of groups"
 
 
-def suite_means(units: Sequence[UnitResult]) -> dict[str, float | None]:
+def suite_means(
+    units: Sequence[UnitResult], tasks: Mapping[str, int]
+) -> dict[str, float | None]:
     """One method's mean in each group of tasks, over all tasks, and over the groups' means.
 
     Papers give the one or the other as their mean; where tasks are missing there is None.
+
+    Args:
+        units: of the method, as far as they have begun.
+        tasks: how many each group has.
     """
     groups: dict[str, list[float | None]] = {}
-    for unit in units:
-        groups.setdefault(unit.group, []).append(unit.mean)
+    for name, count in tasks.items():
+        found = [unit.mean for unit in units if unit.group == name]
+        groups[name] = found + [None] * (count - len(found))
     means = {name: _mean(values) for name, values in groups.items()}
-    over_groups = _mean(list(means.values()))
-    return {**means, ALL_TASKS: _mean([u.mean for u in units]), ALL_GROUPS: over_groups}
+    over_tasks = _mean([value for values in groups.values() for value in values])
+    return {**means, ALL_TASKS: over_tasks, ALL_GROUPS: _mean(list(means.values()))}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,15 +294,18 @@ class SweepConfig(MethodsConfig):
     def about(self, unit: Unit) -> dict[str, Any]:
         """Where a unit belongs, for reports; JSON values."""
         run = self.tested_config(unit, self.search.examples(unit.method)[0], seed=self.seeds[0])
-        tasks = [task.name for task in self.tasks()]
+        tasks = self.tasks()
+        names, groups = [task.name for task in tasks], [task.group for task in tasks]
+        suite = None if self.suite is None else load_suite(self.suite).name
         return {
             "sweep": self.title,
-            "suite": None if self.suite is None else load_suite(self.suite).name,
+            "suite": suite,
+            "planned_tasks": {} if suite is None else dict(Counter(groups)),
             "group": unit.task.group,
             "task": load_descriptor(run.data.dataset).name,
             "method": unit.method,
             "backbone": _checkpoint(run),
-            "place": [tasks.index(unit.task.name), list(self.methods).index(unit.method)],
+            "place": [names.index(unit.task.name), list(self.methods).index(unit.method)],
         }
 
     def setting(self, unit: Unit) -> dict[str, Any]:

@@ -123,12 +123,10 @@ def _method_cells(unit: UnitResult) -> tuple[str, ...]:
 
 def _means_table(units: Sequence[UnitResult]) -> SweepTable:
     """A suite as papers show it: one row per method, one column per group of tasks."""
-    first = units[0]
-    groups = list(dict.fromkeys(unit.group for unit in units))
-    counts = {group: len({u.task for u in units if u.group == group}) for group in groups}
+    first, tasks = units[0], _tasks(units)
     rows = []
     for method, own in _by_method(units).items():
-        means = suite_means(own)
+        means = suite_means(own, tasks)
         trained = [count for unit in own if (count := _trained(unit)) is not None]
         shown = [_percent(mean) for mean in means.values()]
         rows.append(
@@ -136,10 +134,10 @@ def _means_table(units: Sequence[UnitResult]) -> SweepTable:
                 paper_name(method),
                 *shown,
                 f"{statistics.fmean(trained):,.0f}" if trained else _NONE,
-                f"{sum(unit.is_over for unit in own)} of {len(own)}",
+                f"{sum(unit.is_over for unit in own)} of {sum(tasks.values())}",
             )
         )
-    names = [f"{group} ({counts[group]})" for group in groups]
+    names = [f"{group} ({count})" for group, count in tasks.items()]
     return SweepTable(
         f"{first.suite}, {first.backbone}",
         ("Method", *names, "Mean of tasks", "Mean of groups", "Parameters", "Tasks"),
@@ -167,6 +165,12 @@ def _tasks_table(units: Sequence[UnitResult]) -> SweepTable:
         tuple(rows),
         _caption(units),
     )
+
+
+def _tasks(units: Sequence[UnitResult]) -> Mapping[str, int]:
+    """How many tasks each group of the suite has; in older studies: those that have begun."""
+    groups = {unit.group: {u.task for u in units if u.group == unit.group} for unit in units}
+    return units[0].planned_tasks or {group: len(tasks) for group, tasks in groups.items()}
 
 
 def _by_method(units: Sequence[UnitResult]) -> dict[str, list[UnitResult]]:
@@ -197,7 +201,8 @@ def _caption(units: Sequence[UnitResult]) -> str:
     lost = sum(not run.test for unit in units for run in unit.runs)
     if lost:
         words.append(f"{lost} tested runs diverged and count as 0.")
-    if not all(unit.is_over for unit in units):
+    planned = sum(first.planned_tasks.values()) * len(_by_method(units))
+    if len(units) < planned or not all(unit.is_over for unit in units):
         words.append("The sweep is not over.")
     return " ".join(words)
 
