@@ -159,9 +159,7 @@ def _ends(choices: Any) -> tuple[float, float] | None:
 ALL_TASKS, ALL_GROUPS = "Mean of tasks", "Mean of groups"
 
 
-def suite_means(
-    units: Sequence[UnitResult], tasks: Mapping[str, int]
-) -> dict[str, float | None]:
+def suite_means(units: Sequence[UnitResult], tasks: Mapping[str, int]) -> dict[str, float | None]:
     """One method's mean in each group of tasks, over all tasks, and over the groups' means.
 
     Papers give the one or the other as their mean; where tasks are missing there is None.

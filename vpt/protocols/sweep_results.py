@@ -62,7 +62,7 @@ def _unit(search: Record, tested: Record | None) -> UnitResult:
         chosen=None if tested is None else tested.setting["chosen"],
         seeds=() if tested is None else tuple(tested.setting["seeds"]),
         runs=() if tested is None else tuple(_run(done) for done in tested.done),
-        planned_tasks=about.get("planned_tasks", {}),
+        planned_tasks=about["planned_tasks"],
     )
 
 

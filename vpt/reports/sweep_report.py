@@ -123,7 +123,7 @@ def _method_cells(unit: UnitResult) -> tuple[str, ...]:
 
 def _means_table(units: Sequence[UnitResult]) -> SweepTable:
     """A suite as papers show it: one row per method, one column per group of tasks."""
-    first, tasks = units[0], _tasks(units)
+    first, tasks = units[0], units[0].planned_tasks
     rows = []
     for method, own in _by_method(units).items():
         means = suite_means(own, tasks)
@@ -165,12 +165,6 @@ def _tasks_table(units: Sequence[UnitResult]) -> SweepTable:
         tuple(rows),
         _caption(units),
     )
-
-
-def _tasks(units: Sequence[UnitResult]) -> Mapping[str, int]:
-    """How many tasks each group of the suite has; in older studies: those that have begun."""
-    groups = {unit.group: {u.task for u in units if u.group == unit.group} for unit in units}
-    return units[0].planned_tasks or {group: len(tasks) for group, tasks in groups.items()}
 
 
 def _by_method(units: Sequence[UnitResult]) -> dict[str, list[UnitResult]]:
