@@ -110,6 +110,9 @@ def test_a_value_at_the_end_of_its_range__is_marked():
     drawn = unit(space={"optim.lr": {"low": 0.01, "high": 1, "log": True}})
     assert drawn.at_edge() == ("optim.lr",)
     assert unit(space={"optim.lr": [True, False]}, chosen={"optim.lr": True}).at_edge() == ()
+    decays = {"optim.weight_decay": [0.0, 0.01]}
+    assert unit(space=decays, chosen={"optim.weight_decay": 0.0}).at_edge() == ()
+    assert unit(space=decays, chosen={"optim.weight_decay": 0.01}).at_edge() != ()
 
 
 def test_what_is_not_over__is_said__and_shown_as_far_as_it_is():

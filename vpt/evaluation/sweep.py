@@ -131,13 +131,13 @@ class UnitResult:
     def at_edge(self) -> tuple[str, ...]:
         """Chosen parameters that are the least or the most of what could be chosen.
 
-        A better one may lie beyond. Lists of fewer than three numbers have no inside and count too;
-        words have no order and never do.
+        A better one may lie beyond. Of a list of two numbers both are ends; words have no order, and
+        nothing lies beyond 0.
         """
         return tuple(
             name
             for name, value in (self.chosen or {}).items()
-            if (ends := _ends(self.space.get(name))) is not None and value in ends
+            if value != 0 and (ends := _ends(self.space.get(name))) and value in ends
         )
 
     def to_dict(self) -> dict[str, Any]:
