@@ -131,8 +131,8 @@ class UnitResult:
     def at_edge(self) -> tuple[str, ...]:
         """Chosen parameters that are the least or the most of what could be chosen.
 
-        A better one may lie beyond. Of a list of two numbers both are ends; words have no order, and
-        nothing lies beyond 0.
+        A better one may lie beyond. Of a list of two numbers both are ends; words have no order,
+        and nothing lies beyond 0.
         """
         return tuple(
             name
