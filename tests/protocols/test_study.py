@@ -248,6 +248,21 @@ def test_draws__depend_on_seed_and_point__not_on_the_worker(tmp_path):
     assert drawn[0] == drawn[1]
 
 
+def test_draws__depend_on_what_is_done__not_on_what_a_killed_worker_left_running(tmp_path):
+    drawn = []
+    for noticed in (False, True):
+        url = f"sqlite:///{tmp_path / str(noticed)}"
+        study = study_at(url, points=[{}] * 13, space={"rate": Range(0.0, 1.0)})
+        study.take()  # by the one that is killed
+        for _ in range(11):
+            study.work(study.take(), lambda claim: (claim.params["rate"], {}))
+        if noticed:
+            study._give_back(0)
+        claim = study.take()
+        drawn.append((claim.point, claim.params))
+    assert drawn[0] == drawn[1]
+
+
 def test_a_poor_point__is_given_up__and_never_the_best(url):
     pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
     study = study_at(url, pruner=pruner)
@@ -284,6 +299,7 @@ def test_a_lost_point__ends_at_its_next_report(url):
     ("url", "message"),
     [
         ("sqlite:////nowhere/at/all/study.db", "storage sqlite:////nowhere/at/all/study.db cannot"),
+        ("sqlite:///:memory:", "storage sqlite:///:memory: is in memory"),
         ("gibberish", "storage gibberish cannot be used: Could not parse"),
         (
             "postgresql+psycopg://me:sec:r@et@127.0.0.1:1/studies",

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -157,6 +158,38 @@ def test_a_sweep__of_another_name_or_other_settings__is_refused(finished, load, 
     values["base"]["train"]["epochs"] = 3
     with pytest.raises(ConfigError, match=r"linear/search' was begun with other settings \(base\)"):
         sweep(load())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [0, 1, 2]}, r"linear/tested' was begun with other settings \(seeds\)"),
+        ({"metric": "mean_class_accuracy"}, r"linear/search' .* \(metric\)"),
+    ],
+)
+def test_a_refused_sweep__leaves_what_is_written_of_the_first(changes, message, finished, load):
+    folder = finished[0].run_dir
+    before = (folder / "sweep.yaml").read_text()
+    with pytest.raises(ConfigError, match=message):
+        sweep(load(run_dir=str(folder), **changes))
+    assert (folder / "sweep.yaml").read_text() == before
+
+
+def test_another_methods_settings__are_refused_before_the_first_ones_work(finished, load, values):
+    values["run_dir"] = str(finished[0].run_dir)
+    values["methods"]["vpt_deep"] = {"prompt": {"name": "vpt_deep", "num_tokens": 3}}
+    with pytest.raises(ConfigError, match=r"vpt_deep/search' .* \(method\)"):
+        sweep(load())
+
+
+def test_a_sweeps_folder__is_read_from_anywhere__and_after_it_was_moved(
+    finished, tmp_path, monkeypatch
+):
+    moved = shutil.copytree(finished[0].run_dir, tmp_path / "moved")
+    text = (moved / "sweep.yaml").read_text()
+    (moved / "sweep.yaml").write_text(text.replace(str(finished[0].run_dir), "runs/run"))
+    monkeypatch.chdir(tmp_path)
+    assert counted(read_sweep(find_sweep(moved))) == counted(read_sweep(finished[0]))
 
 
 def test_train_and_val__is_what_the_tested_runs_learn_from(load, values):
@@ -382,6 +415,14 @@ def test_an_unfinished_sweep__can_be_read(load, monkeypatch):
         (
             {"search": {"space": {"linear": {"seed": [1]}, "vpt_deep": {"seed": [1]}}}},
             "seed is the same for all runs",
+        ),
+        (
+            {
+                "search": {
+                    "space": {"linear": {"data.train_on": ["train"]}, "vpt_deep": {"seed": [1]}}
+                }
+            },
+            "data.train_on is the same for all runs",
         ),
         (
             {"search": {"space": {"linear": {"optim.lr": [1, 1]}, "vpt_deep": {"optim.lr": [1]}}}},

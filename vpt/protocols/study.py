@@ -206,14 +206,8 @@ class PointStudy:
         before = self._study.user_attrs.get(_SETTING)
         if before is None:
             self._study.set_user_attr(_SETTING, setting)
-        elif before != setting:
-            changed = sorted(
-                key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key)
-            )
-            raise ConfigError(
-                f"study '{self.name}' was begun with other settings ({', '.join(changed)}); "
-                "go back to them, or give the sweep another name and run_dir"
-            )
+        else:
+            _refuse_other(self.name, before, setting)
 
     def take(self) -> Claim | None:
         """A point that waits, now this worker's; None where none does."""
@@ -225,7 +219,7 @@ class PointStudy:
             point = trial.user_attrs.get(_POINT)
             if point is None or self._is_double(trial.number, point):
                 # Another worker took the last one, or a point was put there twice.
-                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                self._tell(trial.number, optuna.trial.TrialState.FAIL)
                 continue
             self._mine = trial.number
             trial.set_user_attr(_WORKER, f"process {os.getpid()} on {socket.gethostname()}")
@@ -388,6 +382,34 @@ def read_studies(storage: BaseStorage, prefix: str) -> list[Record]:
     return found
 
 
+def refuse_other_settings(storage: BaseStorage, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what was begun otherwise, before anything is changed.
+
+    Args:
+        storage: of the studies.
+        settings: by a study's name; those that are there already must have had these.
+
+    Raises:
+        ConfigError: one had another setting.
+    """
+    import optuna
+
+    begun = set(optuna.get_all_study_names(storage))
+    for name in filter(begun.__contains__, settings):
+        study = optuna.load_study(study_name=name, storage=storage)
+        if (before := study.user_attrs.get(_SETTING)) is not None:
+            _refuse_other(name, before, json.loads(json.dumps(settings[name])))
+
+
+def _refuse_other(name: str, before: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
+    changed = sorted(key for key in setting if before.get(key) != setting[key])
+    if changed:
+        raise ConfigError(
+            f"study '{name}' was begun with other settings ({', '.join(changed)}); "
+            "go back to them, or give the sweep another name and run_dir"
+        )
+
+
 def done_points(study: optuna.Study) -> tuple[Done, ...]:
     """The points of a study that are over, in their order."""
     from optuna.trial import TrialState
@@ -415,7 +437,8 @@ def _sampler(seed: int) -> BaseSampler:
     """Draws each parameter on its own, when it is asked for, so that the seed can be a point's."""
     import optuna
 
-    return optuna.samplers.TPESampler(seed=seed % 2**32, multivariate=False)
+    # Nor do draws depend on what runs besides, as on a trial that a killed worker left behind.
+    return optuna.samplers.TPESampler(seed=seed % 2**32, multivariate=False, constant_liar=False)
 
 
 def _suggest(trial: Trial, name: str, choices: Sequence[Value] | Range) -> Value:

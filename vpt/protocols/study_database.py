@@ -30,7 +30,7 @@ def open_storage(url: str) -> RDBStorage:
         RunError: the database cannot be used.
     """
     with database_errors(url):
-        if url.startswith("sqlite:///"):
+        if url.startswith("sqlite"):
             return _open_sqlite(url)
         return _open_server(url)
 
@@ -42,7 +42,10 @@ def _open_sqlite(url: str) -> RDBStorage:
     workers could take the same trial.
     """
     optuna, sqlalchemy = _libraries()
-    path = Path(sqlalchemy.engine.make_url(url).database)
+    place = sqlalchemy.engine.make_url(url).database
+    if place in (None, "", ":memory:"):
+        raise ConfigError(f"storage {url} is in memory, which no other worker sees; name a file")
+    path = Path(place)
     if not path.exists():
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:

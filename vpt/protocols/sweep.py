@@ -23,7 +23,7 @@ from vpt.errors import DivergedError, RunError, RunInUseError
 from vpt.experiment import backbone_of, load_splits
 from vpt.protocols.methods import Log
 from vpt.protocols.setup import cpu_threads
-from vpt.protocols.study import Claim, GivenUp, PointStudy, Value
+from vpt.protocols.study import Claim, GivenUp, PointStudy, Value, refuse_other_settings
 from vpt.protocols.study_database import opened_storage
 from vpt.protocols.sweep_config import SWEEP_FILE, SweepConfig, Unit, best_of, sweep_in
 from vpt.protocols.workers import run_apart
@@ -88,7 +88,23 @@ def _write_config(config: SweepConfig) -> None:
                 f"{folder} holds the sweep '{before.title}' of another name or storage; set "
                 "another run_dir"
             )
+        _check_settings(config)
     write_text_atomic(folder / SWEEP_FILE, dump(config))
+
+
+def _check_settings(config: SweepConfig) -> None:
+    """Refuse other settings than all the studies were begun with, not only the first one's."""
+    settings = {}
+    for unit in config.units():
+        setting = config.setting(unit)
+        settings[_study_name(config, unit, "search")] = setting
+        settings[_study_name(config, unit, "tested")] = {**setting, "seeds": config.seeds}
+    with opened_storage(config.storage_url) as storage:
+        refuse_other_settings(storage, settings)
+
+
+def _study_name(config: SweepConfig, unit: Unit, stage: Stage) -> str:
+    return f"{config.title}/{unit}/{stage}"
 
 
 def work(config: SweepConfig, *, log: Log = lambda line: None) -> None:
@@ -183,7 +199,7 @@ class _Worker:
             splits.require_single_label(f"metric {config.metric}")
         return PointStudy(
             self._storage,
-            f"{config.title}/{unit}/search",
+            _study_name(config, unit, "search"),
             points=config.search.points(unit.method),
             space=config.search.space_of(unit.method),
             setting=config.setting(unit),
@@ -199,7 +215,7 @@ class _Worker:
         seeds: list[Value] = list(config.seeds)
         return PointStudy(
             self._storage,
-            f"{config.title}/{unit}/tested",
+            _study_name(config, unit, "tested"),
             points=[{"seed": seed} for seed in seeds],
             space={"seed": seeds},
             setting={**config.setting(unit), "chosen": chosen, "seeds": seeds},

@@ -23,6 +23,12 @@ from vpt.runs import FREE_ON_RESUME
 SWEEP_FILE = "sweep.yaml"
 """A sweep's resolved config, in its run_dir."""
 
+_IMAGES = tuple(
+    f"data.{key}"
+    for key in ("dataset", "root", "shots", "sampling", "selection", "classes", "train_on")
+)
+"""Keys that say which images are learned from and judged by: no setting of a method."""
+
 Choice = bool | int | float | str | None
 Metric = Literal["top1", "mean_class_accuracy", "mAP"]
 
@@ -80,7 +86,7 @@ class SearchConfig(Schema):
     def _check_lists(cls, space: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for method, choices in space.items():
             for key, values in choices.items():
-                if key.split(".")[0] in (*OWN_KEYS, "backbone"):
+                if key.split(".")[0] in (*OWN_KEYS, "backbone") or key in _IMAGES:
                     raise ValueError(f"{method}: {key} is the same for all runs; leave it out")
                 if isinstance(values, list) and len(set(values)) < len(values):
                     raise ValueError(f"{method}: {key} {values} repeat a value; give each once")
@@ -366,7 +372,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
 
 
 def sweep_in(folder: Path) -> SweepConfig:
-    """The sweep whose run_dir a folder is.
+    """The sweep whose run_dir a folder is, wherever it was when the sweep began.
 
     Raises:
         ConfigError: it is none's.
@@ -374,7 +380,8 @@ def sweep_in(folder: Path) -> SweepConfig:
     file = folder / SWEEP_FILE
     if not file.is_file():
         raise ConfigError(f"{folder} holds no sweep ({SWEEP_FILE} is missing); give its run_dir")
-    return validate(SweepConfig, load_yaml(file), str(file))
+    config = validate(SweepConfig, load_yaml(file), str(file))
+    return config.model_copy(update={"name": config.title, "run_dir": folder})
 
 
 def with_value(values: Mapping[str, Any], keys: Sequence[str], value: Value) -> dict[str, Any]:
