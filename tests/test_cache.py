@@ -116,7 +116,13 @@ def test_a_run_without_validation__keeps_its_training_images(data, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["siglip", "eva02", "dinov3", "rope_mixed", "res_post", "clip_custom", "clip_pe"]
 )
-@pytest.mark.parametrize("recipe", ["linear", "last_2_prompts", "last_2_blocks"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "last_2_prompts",
+        *(pytest.param(r, marks=pytest.mark.slow) for r in ("linear", "last_2_blocks")),
+    ],
+)
 def test_every_family__gives_the_same_bits(kind, recipe, data, tmp_path):
     both(tmp_path, data, body=wrap_backbone(make(kind)), train__epochs=2, **RECIPES[recipe])
 

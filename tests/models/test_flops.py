@@ -62,7 +62,10 @@ def assert_equal_counts(kind, prompt, tuning="frozen"):
     assert found.step > found.forward > 0
 
 
-@pytest.mark.parametrize("prompt", ["none", "vpt_deep", "vpt_shallow"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["vpt_deep", *(pytest.param(p, marks=pytest.mark.slow) for p in ("none", "vpt_shallow"))],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_count__of_every_kind_of_backbone__is_that_of_a_real_step(kind, prompt):
     assert_equal_counts(kind, CASES[prompt][0])
