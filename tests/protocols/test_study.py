@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import random
-import signal
 import time
 from collections import Counter
 
@@ -166,27 +165,28 @@ def test_a_worker_killed_while_it_puts_the_points__is_completed_by_another(url, 
     assert_done_once(url, 4)
 
 
-def test_a_worker_that_was_only_asleep__loses_its_point__and_counts_no_second_time(url, tmp_path):
-    def sleepy(claim):
+def test_a_worker_that_was_only_silent__loses_its_point__and_counts_no_second_time(
+    url, tmp_path, monkeypatch
+):
+    def slow(claim):
         (tmp_path / "began").touch()
         while not (tmp_path / "go").exists():
             time.sleep(0.01)
         return -1.0, {}
 
     def work():
-        study = study_at(url, patience=2)
-        counted = study.work(study.take(), sleepy)
+        study = study_at(url)
+        counted = study.work(study.take(), slow)
         os._exit(0 if not counted else 1)
 
+    monkeypatch.setattr(vpt.protocols.study.Claim, "_live", lambda self, seconds, over: None)
     worker = in_child(work)
+    monkeypatch.undo()
     while not (tmp_path / "began").exists():
         time.sleep(0.005)
-    time.sleep(0.2)  # between its signs of life, or it would hold the database
-    os.kill(worker.pid, signal.SIGSTOP)
     study = study_at(url)
     do_all(study)
     (tmp_path / "go").touch()
-    os.kill(worker.pid, signal.SIGCONT)
     worker.join()
     assert worker.exitcode == 0
     assert_done_once(url, 4)
