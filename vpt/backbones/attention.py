@@ -11,7 +11,9 @@ has its own three functions for queries, for keys and values, and for the output
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,7 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from vpt.structures import AttentionShape, Context, Inside, Projection
+from vpt.structures import AttentionShape, Context, Inside, Projection, cat_tokens
 
 
 def is_known_attention(module: Any) -> bool:
@@ -74,13 +76,9 @@ def attend(
         k = _rotate(k, rotary, num_unrotated, half).type_as(v)
     if inside.temperature is not None:
         q = q / inside.temperature.to(q.dtype)
-    k, v = _repeat_groups(attention, k), _repeat_groups(attention, v)
-    if inside.context is not None:
-        joined = Context.joined(Context(k, v), inside.context)
-        assert joined is not None
-        k, v = joined.keys, joined.values
+    own = Context(_repeat_groups(attention, k), _repeat_groups(attention, v))
     scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
-    return kind.project_output(attention, _weigh(q, k, v, scale), queries)
+    return kind.project_output(attention, _weigh(q, own, inside.context, scale), queries)
 
 
 def attention_shape(attention: Any) -> AttentionShape:
@@ -111,17 +109,73 @@ _MOST_WEIGHTS = 2**26
 """Attention weights of one layer and batch up to which they may be kept for the backward pass."""
 
 
-def _weigh(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Scaled dot-product attention, (B, heads, S, head_dim).
+def _weigh(q: Tensor, own: Context, added: Context | None, scale: float) -> Tensor:
+    """Scaled dot-product attention to a sequence's own keys and values and those added to them.
 
     The backward pass of the fused kernel is slow for bfloat16 on a CPU: written out, a training
     step of DeiT-Tiny at 224 px takes 0.73x the time. In float32, and without gradients, the fused
     kernel is better.
+
+    Returns:
+        (B, heads, S, head_dim).
     """
+    joined = Context.joined(own, added)
+    assert joined is not None
+    k, v = joined.keys, joined.values
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS:
         return ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    if added is None or not _keeps_for_backward(q):
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    with _saved_apart(joined, own, added):
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+_RECOMPUTES = ContextVar("recomputes", default=False)
+
+
+@contextmanager
+def recomputed() -> Iterator[None]:
+    """Attention inside of it is done again for the backward pass, which so keeps nothing of it."""
+    token = _RECOMPUTES.set(True)
+    try:
+        yield
+    finally:
+        _RECOMPUTES.reset(token)
+
+
+def _keeps_for_backward(q: Tensor) -> bool:
+    """Whether there is a graph, and nobody else (a compiler, `recomputed`) decides what it keeps."""
+    if torch.compiler.is_compiling() or _RECOMPUTES.get() or q.is_meta:
+        return False
+    return torch.is_grad_enabled()
+
+
+@contextmanager
+def _saved_apart(joined: Context, own: Context, added: Context) -> Iterator[None]:
+    """Let the backward pass keep what was joined, and join it once more.
+
+    Keys and values of a prompt are one for all images; joined to each image's own, T more of
+    either would be kept for every image.
+    """
+    wholes = {"keys": joined.keys, "values": joined.values}
+    parts = {
+        "keys": (own.keys.detach(), added.keys.detach()),
+        "values": (own.values.detach(), added.values.detach()),
+    }
+
+    def pack(saved: Tensor) -> Tensor | str:
+        return next((name for name, whole in wholes.items() if saved.is_set_to(whole)), saved)
+
+    def unpack(packed: Tensor | str) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        first, second = parts[packed]
+        return cat_tokens([first, second.to(first.dtype)], dim=2)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+    wholes.clear()  # the graph keeps `pack` as well
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
