@@ -3,5 +3,13 @@
 from vpt.backbones.base import Backbone
 from vpt.backbones.create import create_backbone, list_backbones, wrap_backbone
 from vpt.backbones.open_clip_models import is_clip_name
+from vpt.backbones.storage import stored_in
 
-__all__ = ["Backbone", "create_backbone", "is_clip_name", "list_backbones", "wrap_backbone"]
+__all__ = [
+    "Backbone",
+    "create_backbone",
+    "is_clip_name",
+    "list_backbones",
+    "stored_in",
+    "wrap_backbone",
+]

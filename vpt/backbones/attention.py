@@ -145,7 +145,7 @@ def recomputed() -> Iterator[None]:
 
 
 def _keeps_for_backward(q: Tensor) -> bool:
-    """Whether there is a graph, and nobody else (a compiler, `recomputed`) decides what it keeps."""
+    """Whether there is a graph, of which no compiler and no `recomputed` decides what it keeps."""
     if torch.compiler.is_compiling() or _RECOMPUTES.get() or q.is_meta:
         return False
     return torch.is_grad_enabled()

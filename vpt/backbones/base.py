@@ -40,6 +40,7 @@ class Backbone(nn.Module, ABC):
         sha256: of the image tower's weights as loaded (`weights_hash`); None on the meta device.
         pretrained: whether the published weights were loaded.
         weights: the local file they came from instead, if any.
+        stored_dtype: what its frozen weights were cast to (`stored_in`); None: as loaded.
         activation: class name of the MLP's activation, e.g. 'GELU'.
         embed_dim, feature_dim, depth, patch_size, num_prefix: see `Dimensions`.
         prompt_placement, prompt_init: see `Dimensions`; the paper's for vision transformers.
@@ -50,6 +51,7 @@ class Backbone(nn.Module, ABC):
     sha256: str | None
     pretrained: bool = False
     weights: str | None = None
+    stored_dtype: torch.dtype | None = None
     activation: str
     embed_dim: int
     feature_dim: int

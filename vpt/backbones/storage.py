@@ -46,7 +46,9 @@ def stored_in(backbone: Backbone, dtype: torch.dtype) -> Backbone:
         if not tensor.requires_grad and tensor.dtype == torch.float32
     }
     shared = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
-    return copy.deepcopy(backbone, memo=shared | cast)
+    stored = copy.deepcopy(backbone, memo=shared | cast)
+    stored.stored_dtype = dtype
+    return stored
 
 
 def _operands(module: nn.Module) -> Iterator[Tensor]:

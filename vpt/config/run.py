@@ -344,6 +344,16 @@ class TrainConfig(Schema):
     )
     log_every: PositiveInt = Field(20, description="optimiser steps between logged training values")
     init_from: Path | None = Field(None, description="a prompt file to start from")
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+        "none",
+        description="torch.compile of the backbone with its prompts: default; reduce-overhead and "
+        "max-autotune, with CUDA graphs on a GPU; none: as it is written",
+    )
+    grad_checkpointing: bool = Field(
+        False,
+        description="compute every block again in the backward pass instead of keeping what it "
+        "made: less memory, more time, the same numbers",
+    )
 
 
 class RunConfig(Schema):

@@ -10,7 +10,8 @@ import torch
 
 from vpt.errors import ConfigError
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What autocast computes in, by precision."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,7 +43,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """Mixed precision for a forward pass; nothing for 'fp32'."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, _DTYPES[precision])
+    return torch.autocast(device.type, DTYPES[precision])
 
 
 def peak_memory_bytes(device: torch.device) -> int:

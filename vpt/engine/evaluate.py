@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vpt.engine.acceleration import accelerated
 from vpt.engine.device import autocast
 from vpt.evaluation import Evaluator
 from vpt.models import Detector, PromptedModel
@@ -37,11 +38,12 @@ def evaluate(
     model.eval()
     evaluator.reset()
     try:
-        for batch in batches:
-            batch = batch.to(device)
-            with autocast(device, precision):
-                evaluator.update(*_observed(model, batch))
-            after_batch(len(batch.images))
+        with accelerated(model, precision):
+            for batch in batches:
+                batch = batch.to(device)
+                with autocast(device, precision):
+                    evaluator.update(*_observed(model, batch))
+                after_batch(len(batch.images))
     finally:
         model.train(training)
     return evaluator.compute()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vpt.data import NO_MIXING, Mixing, mix
+from vpt.engine.acceleration import CompileMode, accelerated
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import autocast
 from vpt.engine.energy import EnergyMeter
@@ -66,6 +68,8 @@ class FitSettings:
         early_stopping: epochs without a better one after which to stop.
         checkpoint_seconds: between checkpoints inside an epoch.
         log_every: optimiser steps between logged training values.
+        compile_mode: of torch.compile; 'none' runs as it is written.
+        grad_checkpointing: compute blocks again in the backward pass, for less memory.
     """
 
     optim: OptimSettings
@@ -85,6 +89,8 @@ class FitSettings:
     early_stopping: int | None = None
     checkpoint_seconds: float = 600.0
     log_every: int = 20
+    compile_mode: CompileMode = "none"
+    grad_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ def fit(
     if resume is not None:
         loop.restore(resume)
     state = loop.state
-    with stop_request() as stop, loop.progress(state) as progress:
+    with stop_request() as stop, loop.progress(state) as progress, loop.accelerated():
         while state.finished is None:
             if loop.is_validation_due():
                 loop.evaluate_epoch(math.ceil(state.step / loop.steps_per_epoch) - 1, stop)
@@ -244,6 +250,14 @@ class _Loop:
     def progress(self, state: FitState) -> TrainingProgress:
         console = self.outputs.console or Console(quiet=True, force_terminal=False)
         return TrainingProgress(self.total_steps, state.step, console=console, log=self.outputs.log)
+
+    def accelerated(self) -> AbstractContextManager[None]:
+        return accelerated(
+            self.model,
+            self.settings.precision,
+            compile_mode=self.settings.compile_mode,
+            grad_checkpointing=self.settings.grad_checkpointing,
+        )
 
     # ---------------------------------------------------------------------------------- training
 

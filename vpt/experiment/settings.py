@@ -48,6 +48,8 @@ def fit_settings(config: AnyRunConfig, images: int) -> FitSettings:
         early_stopping=train.early_stopping,
         checkpoint_seconds=train.checkpoint_seconds,
         log_every=train.log_every,
+        compile_mode=train.compile,
+        grad_checkpointing=train.grad_checkpointing,
     )
 
 

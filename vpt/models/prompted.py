@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from vpt.backbones import Backbone
+from vpt.backbones.attention import recomputed
 from vpt.errors import BackboneError
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
@@ -26,6 +29,10 @@ class PromptedBackbone(nn.Module):
         backbone: shared and frozen, or with tensors to train.
         prompt: what is learned.
         insert: always insert tokens, as the original paper does: same numbers, slower.
+
+    Attributes:
+        grad_checkpointing: keep of each block only what entered it, and compute the block again in
+            the backward pass (Chen et al. 2016, arXiv 1604.06174): same numbers, less memory.
     """
 
     def __init__(self, backbone: Backbone, prompt: Prompt, *, insert: bool = False):
@@ -33,6 +40,7 @@ class PromptedBackbone(nn.Module):
         self.backbone = backbone
         self.prompt = prompt
         self.insert = insert
+        self.grad_checkpointing = False
 
     def forward(
         self, images: Tensor | Begun, *, need: Sequence[str] = ("pooled",), taps: Sequence[int] = ()
@@ -62,7 +70,7 @@ class PromptedBackbone(nn.Module):
                     tokens = tokens.with_prompts(rows)
             keep = self._keep(layer, need, taps)
             entered = tokens
-            tokens = self.backbone.run_block(layer, tokens, inside, keep)
+            tokens = self._run_block(layer, tokens, inside, keep)
             tokens = self._gated(layer, entered, tokens)
             if layer in taps:
                 tapped[layer] = tokens.patches
@@ -99,6 +107,20 @@ class PromptedBackbone(nn.Module):
 
     def _embedded(self, images: Tensor) -> Begun:
         return Begun(self.backbone.embed(self.prompt.on_images(images)), 0)
+
+    def _run_block(
+        self, layer: int, tokens: Tokens, inside: Inside | None, keep: int | None
+    ) -> Tokens:
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return self.backbone.run_block(layer, tokens, inside, keep)
+
+        def run(values: Tensor) -> Tensor:
+            entered = replace(tokens, values=values)
+            return self.backbone.run_block(layer, entered, inside, keep).values
+
+        around = noop_context_fn if torch.compiler.is_compiling() else _recomputed_twice
+        left = checkpoint(run, tokens.values, use_reentrant=False, context_fn=around)
+        return replace(tokens, values=left)
 
     def _gated(self, layer: int, entered: Tokens, left: Tokens) -> Tokens:
         """The sequence after a block, its prompts mixed with those before it."""
@@ -163,6 +185,11 @@ class PromptedBackbone(nn.Module):
             patches=normed.patches if "patches" in need else None,
             taps=taps,
         )
+
+
+def _recomputed_twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For the forward pass and for its repetition: attention keeps the same in both, nothing."""
+    return recomputed(), recomputed()
 
 
 @torch.no_grad()

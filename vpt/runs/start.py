@@ -51,6 +51,7 @@ FREE_ON_RESUME = frozenset(
         "train.max_hours",
         "train.checkpoint_seconds",
         "train.keep_checkpoints",
+        "train.grad_checkpointing",
     }
 )
 """Config keys that may differ between the attempts at one run: they do not change its numbers."""
