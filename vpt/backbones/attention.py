@@ -125,7 +125,7 @@ def _weigh(q: Tensor, own: Context, added: Context | None, scale: float) -> Tens
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS:
         return ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    if added is None or not _keeps_for_backward(q):
+    if added is None or not _keeps_for_backward():
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     with _saved_apart(joined, own, added):
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -144,11 +144,9 @@ def recomputed() -> Iterator[None]:
         _RECOMPUTES.reset(token)
 
 
-def _keeps_for_backward(q: Tensor) -> bool:
+def _keeps_for_backward() -> bool:
     """Whether there is a graph, of which no compiler and no `recomputed` decides what it keeps."""
-    if torch.compiler.is_compiling() or _RECOMPUTES.get() or q.is_meta:
-        return False
-    return torch.is_grad_enabled()
+    return torch.is_grad_enabled() and not (torch.compiler.is_compiling() or _RECOMPUTES.get())
 
 
 @contextmanager
@@ -165,7 +163,7 @@ def _saved_apart(joined: Context, own: Context, added: Context) -> Iterator[None
     }
 
     def pack(saved: Tensor) -> Tensor | str:
-        return next((name for name, whole in wholes.items() if saved.is_set_to(whole)), saved)
+        return next((name for name, whole in wholes.items() if _is_same(saved, whole)), saved)
 
     def unpack(packed: Tensor | str) -> Tensor:
         if isinstance(packed, Tensor):
@@ -176,6 +174,13 @@ def _saved_apart(joined: Context, own: Context, added: Context) -> Iterator[None
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
     wholes.clear()  # the graph keeps `pack` as well
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same memory, seen alike; also without values."""
+    if one.shape != other.shape or one.stride() != other.stride():
+        return False
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -6,6 +6,7 @@ from vpt.models.consistency import NO_CONSISTENCY, Consistency
 from vpt.models.detector import Detector
 from vpt.models.flops import Flops, count_flops
 from vpt.models.prompted import PromptedBackbone, start_from_patches
+from vpt.models.saved import Saved, count_saved
 
 __all__ = [
     "NO_CONSISTENCY",
@@ -15,6 +16,8 @@ __all__ = [
     "Flops",
     "PromptedBackbone",
     "PromptedModel",
+    "Saved",
     "count_flops",
+    "count_saved",
     "start_from_patches",
 ]

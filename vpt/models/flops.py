@@ -69,7 +69,7 @@ def count_flops(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size {batch_size}: FLOPs are counted of a batch of 1 or more")
-    with _undisturbed(model, insert):
+    with undisturbed(model, insert):
         forward, step = (
             _products(model, batch_size, train, consistency) for train in (False, True)
         )
@@ -77,7 +77,7 @@ def count_flops(
 
 
 @contextmanager
-def _undisturbed(model: PromptedModel, insert: bool | None) -> Iterator[None]:
+def undisturbed(model: PromptedModel, insert: bool | None) -> Iterator[None]:
     """Leave mode and way of the model as they were."""
     training, prompted = model.training, model.prompted
     before = prompted.insert
