@@ -696,6 +696,83 @@ def check_data(
 
 
 @app.command()
+def benchmark(
+    model: Annotated[
+        str, typer.Option(help="backbone, with random weights")
+    ] = "timm/vit_base_patch16_224",
+    along: Annotated[
+        str,
+        typer.Option(
+            metavar="AXIS=V,...",
+            help="what grows: num_tokens, batch_size, image_size, model or num_classes",
+        ),
+    ] = "num_tokens=50,100",
+    variants: Annotated[
+        str,
+        typer.Option(
+            help="of backbone, probe, insertion, context, context_dropout, "
+            "context_checkpointed and full"
+        ),
+    ] = "backbone,insertion,context",
+    precision: Annotated[str, typer.Option(help="of fp32, bf16 and fp16")] = "fp32",
+    compile_mode: Annotated[
+        str,
+        typer.Option("--compile", help="of none, default, reduce-overhead and max-autotune"),
+    ] = "none",
+    batch_size: Annotated[int, typer.Option(help="images per step")] = 8,
+    num_tokens: Annotated[int, typer.Option(help="prompt tokens at each layer")] = 100,
+    num_classes: Annotated[int, typer.Option(help="of the linear head")] = 100,
+    image_size: Annotated[
+        int | None, typer.Option(help="side in pixels; the model's own by default")
+    ] = None,
+    turns: Annotated[int, typer.Option(help="how often each is measured")] = 5,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option(help="of torch, on the CPU")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write it here")] = None,
+    plot: Annotated[Path | None, typer.Option(help="also draw it here, a PNG")] = None,
+) -> None:
+    """Time prompts against inserted tokens and the backbone alone, by turns in one process.
+
+    --variants, --precision and --compile take several, with commas between them.
+    """
+    from vpt.reports.benchmark import Setting, grid, parse_axis
+    from vpt.reports.benchmark import benchmark as measure
+    from vpt.reports.benchmark_tables import benchmark_plot, ratios_table, times_table
+    from vpt.runs.outputs import make_folder
+    from vpt.storage.atomic_file import write_atomic
+
+    for path in (json_file, plot):
+        if path is not None:
+            make_folder(path.parent)
+    axis, values = parse_axis(along)
+    setting = Setting(
+        model=model,
+        image_size=image_size,
+        batch_size=batch_size,
+        num_tokens=num_tokens,
+        num_classes=num_classes,
+    )
+    settings = grid(
+        setting, axis, values, precision=precision.split(","), compile_mode=compile_mode.split(",")
+    )
+    result = measure(
+        settings,
+        variants.split(","),  # type: ignore[arg-type] # checked there
+        axis=axis,
+        turns=turns,
+        device=device,
+        threads=threads,
+        log=log,
+    )
+    out.print(times_table(result))
+    out.print(ratios_table(result))
+    if json_file is not None:
+        write_atomic(json_file, [json.dumps(result.to_dict(), indent=1).encode() + b"\n"])
+    if plot is not None:
+        write_atomic(plot, [benchmark_plot(result)])
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed and whether the bundled model runs."""
     from vpt.reports.doctor import examine

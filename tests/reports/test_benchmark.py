@@ -1,128 +1,160 @@
-"""The benchmark of prompts as context: what it reports, never how fast this machine is."""
+"""The benchmark: what it reports, never how fast this machine is."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
-import typer
 from rich.console import Console
-from typer.testing import CliRunner
 
 from tests.contracts.kinds import make
 from vpt.backbones import wrap_backbone
+from vpt.cli import main
 from vpt.errors import BackboneError, ConfigError
-from vpt.reports import benchmark
-from vpt.reports.benchmark import ContextBenchmark, Spread, benchmark_context, context_table
+from vpt.models import count_flops
+from vpt.reports import benchmark_models
+from vpt.reports.benchmark import Benchmark, Pass, Setting, Spread, benchmark, grid, parse_axis
+from vpt.reports.benchmark_models import VARIANTS, ModelShelf, start_of
+from vpt.reports.benchmark_tables import benchmark_plot, ratios_table, times_table
 
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark_context.py"
-TINY = {"image_size": 64, "num_tokens": 4, "batch_size": 2, "pairs": 3, "threads": 1}
+TINY = Setting("timm/test_vit", image_size=64, batch_size=2, num_classes=3)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def result() -> ContextBenchmark:
-    return benchmark_context("timm/test_vit", **TINY)
+def result() -> Benchmark:
+    settings = grid(TINY, "num_tokens", [4], precision=["fp32", "bf16"])
+    return benchmark(settings, tuple(VARIANTS), turns=2, threads=1)
 
 
-def test_benchmark__tiny_model__says_what_was_measured(result):
-    assert result.model == "timm/test_vit"
-    assert result.image_size == (64, 64)
-    assert (result.num_tokens, result.batch_size, result.pairs, result.threads) == (4, 2, 3, 1)
-    assert result.torch_version == torch.__version__
+def test_every_variant_is_measured_at_every_setting__each_turn(result):
+    assert len(result.measured) == 2 * len(VARIANTS)
+    assert len({(each.variant, each.setting) for each in result.measured}) == 2 * len(VARIANTS)
+    for each in result.measured:
+        assert len(each.training.seconds) == result.turns == 2
+        assert min(each.training.seconds + each.training.ceilings) > 0
+        assert (each.inference is not None) == VARIANTS[each.variant].infers
+        assert each.peak_bytes is None
+        assert sum(each.saved_blocks) <= each.saved_bytes
 
 
-@pytest.mark.parametrize("stage", ["training", "inference"])
-def test_benchmark__each_stage__has_positive_times_and_ordered_ratios(result, stage):
-    times = getattr(result, stage)
-    assert min(times.insertion_seconds, times.context_seconds, times.plain_seconds) > 0
-    for ratio in (times.to_insertion, times.to_plain):
-        assert 0 < ratio.lowest <= ratio.median <= ratio.highest
-
-
-def test_benchmark__same_prompts__both_ways_agree_and_prompts_matter(result):
+def test_same_prompts__context_and_insertion_agree_and_prompts_matter(result):
     assert result.agreement.logits < 1e-5
     assert result.agreement.gradients < 1e-4
     assert result.agreement.prompt_effect > 100 * result.agreement.logits
 
 
-def test_benchmark__any_run__leaves_threads_and_random_state_alone():
+def test_ratios__are_taken_turn_by_turn__at_one_setting(result):
+    of = {(ratio.variant, ratio.to): ratio for ratio in result.ratios if ratio.setting == TINY4}
+    measured = {each.variant: each for each in result.measured if each.setting == TINY4}
+    context, insertion = measured["context"], measured["insertion"]
+    pairs = zip(context.training.seconds, insertion.training.seconds, strict=True)
+    ratio = of["context", "insertion"]
+    assert ratio.training == Spread.of([one / other for one, other in pairs])
+    assert ratio.saved == context.saved_bytes / insertion.saved_bytes < 1
+    assert of["context_checkpointed", "context"].saved < 0.5
+    assert of["probe", "backbone"].inference is None
+
+
+TINY4 = Setting(**{**vars(TINY), "num_tokens": 4})
+
+
+def test_the_backbone_alone__goes_forward_and_backward_through_every_block():
+    shelf = ModelShelf(CPU)
+    backbone = shelf.backbone(TINY.model, TINY.image_size)
+    alone, probe = (
+        shelf.model(variant, backbone, num_tokens=4, num_classes=3)
+        for variant in ("backbone", "probe")
+    )
+    flops = count_flops(alone, 2, start=start_of("backbone", alone))
+    embedding = count_flops(probe, 2).step - count_flops(probe, 2).forward  # of the head alone
+    assert embedding < 0.01 * flops.forward
+    assert 1.85 * flops.forward < flops.step < 2 * flops.forward
+    with torch.no_grad():
+        images = torch.randn(2, 3, 64, 64)
+        given = start_of("backbone", alone)(images)
+        torch.testing.assert_close(alone(given), alone(images))
+
+
+def test_the_share_of_the_ceiling__is_flops_over_seconds_over_its_rate():
+    done = Pass(seconds=(2.0, 4.0), ceilings=(100.0, 50.0), flops=100)
+    assert done.achieved == Spread(0.5, 0.5, 0.5)
+
+
+def test_any_run__leaves_threads_and_random_state_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    benchmark_context("timm/test_vit", **TINY | {"pairs": 1, "threads": 2})
+    benchmark([TINY], ["context"], turns=1, threads=2)
     assert torch.get_num_threads() == 1
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_result__as_json__comes_back_with_every_field(result):
-    values = json.loads(json.dumps(result.to_dict()))
-    assert values.keys() == {field.name for field in dataclasses.fields(result)}
-    assert values["image_size"] == [64, 64]
-    assert values["training"]["to_insertion"].keys() == {"median", "lowest", "highest"}
-
-
-def test_spread__several_values__is_median_and_range():
-    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
-    assert str(Spread(0.5, 0.25, 0.75)) == "0.50 (0.25-0.75)"
-
-
-def test_table__rendered__names_the_setting_the_ways_and_the_ratios(result):
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(context_table(result))
+def test_tables_and_plot__name_what_differs_and_what_does_not(result):
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(times_table(result))
+    console.print(ratios_table(result))
     text = console.export_text()
     for words in (
-        "timm/test_vit, 64x64",
-        "4 prompts per layer",
-        "training step",
-        "inference",
-        "tokens inserted",
-        "prompts as context",
-        "context / inserted",
-        "context / no prompts",
-        str(result.training.to_insertion),
-        str(result.inference.to_plain),
-        "batch 2, float32",
+        "timm/test_vit, 64 px, batch 2, 4 tokens, 3 classes",
+        "bf16",
+        "context_checkpointed / context",
+        str(result.ratios[1].training),
     ):
         assert words in text
+    assert benchmark_plot(result).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["num_tokens", "batch_size", "pairs", "threads"])
-def test_benchmark__number_below_one__is_refused_by_name(name):
-    with pytest.raises(ConfigError, match=f"^{name} 0 .*use 1 or more$"):
-        benchmark_context("timm/test_vit", **TINY | {name: 0})
+def test_as_json__every_field_and_the_share_of_the_ceiling(result):
+    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    first = values["measured"][0]
+    assert first["setting"]["batch_size"] == 2
+    assert first["training"]["achieved"].keys() == {"median", "lowest", "highest"}
+    assert len(values["ratios"]) == len(result.ratios)
 
 
-def test_benchmark__blocks_without_context__are_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tokens=1", "unknown axis 'tokens'"),
+        ("num_tokens", "has no values"),
+        ("batch_size=8,x", "give whole numbers"),
+    ],
+)
+def test_an_axis_that_is_none__is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_axis(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "variants", "message"),
+    [
+        ({"batch_size": 0}, ["context"], "batch_size 0 measures nothing; use 1"),
+        ({"precision": "fp8"}, ["context"], "unknown precision 'fp8'"),
+        ({"compile_mode": "fast"}, ["context"], "unknown compile_mode 'fast'"),
+        ({}, ["contexts"], "unknown variant 'contexts'"),
+    ],
+)
+def test_what_cannot_be_measured__is_refused(changes, variants, message):
+    with pytest.raises(ConfigError, match=message):
+        benchmark([Setting(**{**vars(TINY), **changes})], variants)
+
+
+def test_blocks_without_context__are_refused(monkeypatch):
     post_norm = wrap_backbone(make("res_post"))
-    monkeypatch.setattr(benchmark, "create_backbone", lambda *_, **__: post_norm)
-    with pytest.raises(BackboneError, match="block 0 of 'timm/post_norm' takes no context"):
-        benchmark_context("timm/post_norm", num_tokens=1)
+    monkeypatch.setattr(benchmark_models, "create_backbone", lambda *_, **__: post_norm)
+    with pytest.raises(BackboneError, match="block 0 of 'timm/test_vit' takes no context"):
+        benchmark([TINY], ["context"])
 
 
-def test_tool__json_option__prints_the_table_and_writes_the_numbers(tool, tmp_path):
-    path = tmp_path / "result.json"
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    done = CliRunner().invoke(tool, ["--model=timm/test_vit", *options, f"--json={path}"])
-    assert done.exit_code == 0, done.output
-    assert "context / inserted" in done.stdout
-    assert json.loads(path.read_text())["num_tokens"] == 4
-
-
-def test_tool__unknown_model__is_one_line_and_code_two(tool):
-    done = CliRunner().invoke(tool, ["--model=timm/test_vitt"])
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert "did you mean 'timm/test_vit" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def tool() -> typer.Typer:
-    app = typer.Typer()
-    app.command()(runpy.run_path(str(TOOL))["main"])
-    return app
+def test_the_command__prints_tables_and_writes_numbers_and_plot(tmp_path, capsys):
+    words = "benchmark --model timm/test_vit --image-size 64 --batch-size 2 --turns 1 --threads 1"
+    files = [f"--json={tmp_path / 'new' / 'b.json'}", f"--plot={tmp_path / 'b.png'}"]
+    with pytest.raises(SystemExit) as done:
+        main([*words.split(), "--along=num_tokens=4", "--variants=insertion,context", *files])
+    assert done.value.code == 0
+    assert "context" in capsys.readouterr().out
+    assert json.loads((tmp_path / "new" / "b.json").read_text())["axis"] == "num_tokens"
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")

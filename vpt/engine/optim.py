@@ -58,9 +58,12 @@ def build_optimizer(
         group = groups.setdefault((part, decayed), _new_group(part, decayed, settings))
         group["params"].append(tensor)
         group["names"].append(name)
+    # One kernel for all tensors where it pays; on a CPU the plain update keeps its bits.
+    on_gpu = [tensor.is_cuda for group in groups.values() for tensor in group["params"]]
+    fused = True if on_gpu and all(on_gpu) else None
     if settings.name == "sgd":
-        return SGD(groups.values(), lr=1.0, momentum=settings.momentum)
-    return AdamW(groups.values(), lr=1.0, betas=settings.betas)
+        return SGD(groups.values(), lr=1.0, momentum=settings.momentum, fused=fused)
+    return AdamW(groups.values(), lr=1.0, betas=settings.betas, fused=fused)
 
 
 def _new_group(part: str, decayed: bool, settings: OptimSettings) -> dict[str, Any]:

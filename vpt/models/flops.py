@@ -26,7 +26,10 @@ from vpt.errors import ConfigError
 from vpt.models.base import PromptedModel
 from vpt.models.classifier import Classifier
 from vpt.models.consistency import NO_CONSISTENCY, Consistency
-from vpt.structures import Batch
+from vpt.structures import Batch, Begun
+
+Start = Callable[[Tensor], Tensor | Begun]
+"""What a model is given, from images (B, 3, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def count_flops(
     *,
     insert: bool | None = None,
     consistency: Consistency = NO_CONSISTENCY,
+    start: Start = lambda images: images,
 ) -> Flops:
     """FLOPs per image of a model as it stands, at its preprocessing's image size.
 
@@ -63,6 +67,8 @@ def count_flops(
         insert: count the way that inserts prompt tokens (True), or the one that the model would
             take by itself (False); None: as the model is set.
         consistency: losses that look at the frozen model too, in training.
+        start: what the model is given, from images (B, 3, H, W); the gradient of what was begun is
+            counted, where it requires one.
 
     Raises:
         ConfigError: a batch of no image.
@@ -71,7 +77,7 @@ def count_flops(
         raise ConfigError(f"batch_size {batch_size}: FLOPs are counted of a batch of 1 or more")
     with undisturbed(model, insert):
         forward, step = (
-            _products(model, batch_size, train, consistency) for train in (False, True)
+            _products(model, batch_size, train, consistency, start) for train in (False, True)
         )
     return Flops(round(forward / batch_size), round(step / batch_size))
 
@@ -89,26 +95,34 @@ def undisturbed(model: PromptedModel, insert: bool | None) -> Iterator[None]:
         model.train(training)
 
 
-def _products(model: PromptedModel, batch_size: int, train: bool, consistency: Consistency) -> int:
+def _products(
+    model: PromptedModel, batch_size: int, train: bool, consistency: Consistency, start: Start
+) -> int:
     """FLOPs of one batch: of the forward in evaluation, or of a whole training step."""
     model.train(train)
-    weights = model.trainable_parameters() if train else []
+    wanted: list[Tensor] = [*model.trainable_parameters()] if train else []
     device = next(model.backbone.parameters()).device
     with _without_values() as products, torch.set_grad_enabled(train):
         images = torch.empty(batch_size, 3, *model.preprocess.size, device=device)
-        ends = _ends(model, images, consistency if train else NO_CONSISTENCY)
+        given = start(images)
+        if isinstance(given, Begun) and given.values.requires_grad:
+            wanted.append(given.values)
+        ends = _ends(model, given, consistency if train else NO_CONSISTENCY)
         ends = [end for end in ends if end.requires_grad]
         if ends:
             starts = [torch.ones_like(end) for end in ends]
-            torch.autograd.grad(ends, weights, starts, allow_unused=True)
+            torch.autograd.grad(ends, wanted, starts, allow_unused=True)
     return products.flops
 
 
-def _ends(model: PromptedModel, images: Tensor, consistency: Consistency) -> Sequence[Tensor]:
+def _ends(
+    model: PromptedModel, images: Tensor | Begun, consistency: Consistency
+) -> Sequence[Tensor]:
     """What the backward starts from; no loss has matrix products but those of consistency."""
     if not consistency:
-        return model.outputs(images)
+        return model.outputs(images)  # type: ignore[arg-type] # a detector is given images
     assert isinstance(model, Classifier)
+    assert isinstance(images, Tensor)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     return [model.loss(Batch(images, labels, labels), consistency=consistency)["loss"]]
 

@@ -8,7 +8,7 @@ keeps, or what the model holds on to; either way it is memory that training need
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vpt.models.base import PromptedModel
-from vpt.models.flops import undisturbed
+from vpt.models.flops import Start, undisturbed
 from vpt.models.prompted import PromptedBackbone
-from vpt.structures import Begun, Tokens
+from vpt.structures import Tokens
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def count_saved(
     *,
     insert: bool | None = None,
     dtype: torch.dtype = torch.float32,
-    start: Callable[[Tensor], Tensor | Begun] = lambda images: images,
+    start: Start = lambda images: images,
 ) -> Saved:
     """What a training step of a model, as it stands, keeps per image.
 

@@ -1,28 +1,55 @@
-"""What prompts as context save against inserting tokens, measured side by side in one run."""
+"""How fast prompts are beside the frozen backbone alone, measured by turns in one process."""
 
 from __future__ import annotations
 
+import itertools
+import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from typing import Any, Literal, cast, get_args
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
-from vpt.backbones import Backbone, create_backbone
+from vpt.backbones import Backbone
+from vpt.engine.acceleration import CompileMode, accelerated
+from vpt.engine.device import DTYPES, autocast, choose_device
 from vpt.errors import BackboneError, ConfigError
-from vpt.heads import LinearHead
-from vpt.models import Classifier, PromptedBackbone
-from vpt.prompts import NoPrompt, build_prompt
+from vpt.models import Classifier, count_flops, count_saved
+from vpt.reports.benchmark_models import VARIANTS, ModelShelf, Variant, start_of
 from vpt.structures import Batch
 
-NUM_CLASSES = 10
+Axis = Literal["num_tokens", "batch_size", "image_size", "model", "num_classes"]
+"""What grows from case to case."""
 
 Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a variant is measured with.
+
+    Attributes:
+        model: name of the backbone; its weights are random, nothing is downloaded.
+        image_size: side in pixels; None: the model's own.
+        batch_size: images B of a step.
+        num_tokens: prompt tokens T at every layer, of the variants that have a prompt.
+        num_classes: C of the linear head.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        compile_mode: of torch.compile; 'none' runs as it is written.
+    """
+
+    model: str = "timm/vit_base_patch16_224"
+    image_size: int | None = None
+    batch_size: int = 8
+    num_tokens: int = 100
+    num_classes: int = 100
+    precision: str = "fp32"
+    compile_mode: CompileMode = "none"
 
 
 @dataclass(frozen=True)
@@ -43,30 +70,78 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Times of one kind of work, done each way by turns.
+class Pass:
+    """One kind of pass over a batch, turn by turn.
 
     Attributes:
-        insertion_seconds: median for one batch, prompt tokens inserted at every layer.
-        context_seconds: the same with prompts as context.
-        plain_seconds: the same without prompts.
-        to_insertion: context time over insertion time, turn by turn.
-        to_plain: context time over the time without prompts, turn by turn.
+        seconds: of each turn.
+        ceilings: FLOP/s of a bare matrix product beside each turn, in the same type: the model's
+            tokens times the weights of an MLP's first layer.
+        flops: of the whole batch, `count_flops`.
     """
 
-    insertion_seconds: float
-    context_seconds: float
-    plain_seconds: float
-    to_insertion: Spread
-    to_plain: Spread
+    seconds: tuple[float, ...]
+    ceilings: tuple[float, ...]
+    flops: int
+
+    @property
+    def achieved(self) -> Spread:
+        """FLOP/s as a share of the ceiling."""
+        pairs = zip(self.seconds, self.ceilings, strict=True)
+        return Spread.of([self.flops / seconds / ceiling for seconds, ceiling in pairs])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One variant at one setting.
+
+    Attributes:
+        variant: see `VARIANTS`.
+        setting: what it was measured with.
+        training: forward, loss, backward and optimiser step.
+        inference: forward without gradients; None where it is another variant's.
+        saved_bytes: kept per image for the backward pass, `count_saved`; None for compiled ones,
+            of which the compiler decides.
+        saved_blocks: the same of each block.
+        peak_bytes: of the device during a step, above what was there before; None on the CPU.
+    """
+
+    variant: Variant
+    setting: Setting
+    training: Pass
+    inference: Pass | None
+    saved_bytes: int | None
+    saved_blocks: tuple[int, ...]
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Times of one variant over those of another at the same setting, turn by turn.
+
+    Attributes:
+        variant: the numerator.
+        to: the denominator.
+        setting: of both.
+        training: of a step.
+        inference: None where one of them has none.
+        saved: bytes kept per image over bytes kept per image.
+    """
+
+    variant: Variant
+    to: Variant
+    setting: Setting
+    training: Spread
+    inference: Spread | None
+    saved: float | None
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far both ways are apart in the same run, on the same images, prompts and head.
+    """How far prompts as context are from inserted ones, on the same images, prompts and head.
 
     Attributes:
-        logits: largest difference of a logit.
+        logits: largest difference of a logit, in float32.
         gradients: norm of the difference over the norm, of the trained tensor where it is largest.
         prompt_effect: largest change of a logit when the prompts are taken away; what `logits` is
             to be held against.
@@ -78,146 +153,297 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class ContextBenchmark:
-    """What `benchmark_context` measured, and of what.
+class Benchmark:
+    """What `benchmark` measured, and on what.
 
     Attributes:
-        model: name of the backbone; its weights are random.
-        image_size: (H, W) in pixels.
-        num_tokens: prompt tokens T at each layer.
-        batch_size: images B of a step.
-        pairs: turns that were measured.
-        threads: of torch, on the CPU, in float32.
+        axis: what grows from case to case.
+        turns: how often each was measured, after warming up.
+        device: in words.
+        threads: of torch, on the CPU.
         torch_version: as torch says it.
-        training: forward, loss, backward, optimiser step over prompt and head. Without prompts, the
-            gradient goes to the image, so that it passes through every block there too.
-        inference: forward without gradient.
-        agreement: that both ways compute the same.
+        measured: every variant at every setting.
+        agreement: of the first setting.
+        ratios: of the variants that were measured at the same setting.
     """
 
-    model: str
-    image_size: tuple[int, int]
-    num_tokens: int
-    batch_size: int
-    pairs: int
+    axis: Axis
+    turns: int
+    device: str
     threads: int
     torch_version: str
-    training: Comparison
-    inference: Comparison
+    measured: tuple[Measured, ...]
     agreement: Agreement
+    ratios: tuple[Ratio, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self) | {"image_size": list(self.image_size)}
+        """The fields as JSON values, with the shares of the ceiling."""
+        values = asdict(self)
+        for each, record in zip(self.measured, values["measured"], strict=True):
+            for name in ("training", "inference"):
+                done: Pass | None = getattr(each, name)
+                if done is not None:
+                    record[name]["achieved"] = asdict(done.achieved)
+        return values
 
 
-def benchmark_context(
-    model: str = "timm/vit_base_patch16_224",
-    *,
-    image_size: int | None = None,
-    num_tokens: int = 100,
-    batch_size: int = 8,
-    pairs: int = 3,
-    threads: int = 2,
-) -> ContextBenchmark:
-    """Time prompts as context against inserted tokens, by turns, on the CPU in float32.
-
-    Args:
-        model: name for `create_backbone`; weights are random, nothing is downloaded.
-        image_size: pixels; None keeps the model's own.
-        num_tokens: prompt tokens T at each layer.
-        batch_size: images of a step.
-        pairs: turns to measure, after one for warming up.
-        threads: of torch; what was set before is set again afterwards.
+def parse_axis(text: str) -> tuple[Axis, list[Any]]:
+    """What grows and its values, from text such as 'num_tokens=0,50,100'.
 
     Raises:
-        ConfigError: a number below 1.
+        ConfigError: an unknown name, or values that are none.
+    """
+    name, _, values = text.partition("=")
+    known = get_args(Axis)
+    if name not in known:
+        raise ConfigError(f"unknown axis '{name}' in '{text}' (known: {', '.join(known)})")
+    parts = [part.strip() for part in values.split(",") if part.strip()]
+    whole = name != "model"
+    if not parts or (whole and not all(part.isdecimal() for part in parts)):
+        kind = "whole numbers" if whole else "names of models"
+        raise ConfigError(f"'{text}' has no values; give {kind}, as in {name}=...,...")
+    return cast("Axis", name), [int(part) for part in parts] if whole else parts
+
+
+def grid(
+    setting: Setting, axis: Axis, values: Sequence[Any], **others: Sequence[Any]
+) -> list[Setting]:
+    """Settings: `values` along the axis, for each combination of the others' values."""
+    names = (*others, axis)
+    return [
+        replace(setting, **dict(zip(names, chosen, strict=True)))
+        for chosen in itertools.product(*others.values(), values)
+    ]
+
+
+def benchmark(
+    settings: Sequence[Setting],
+    variants: Sequence[Variant] = ("backbone", "insertion", "context"),
+    *,
+    axis: Axis = "num_tokens",
+    turns: int = 5,
+    device: str = "cpu",
+    threads: int = 2,
+    log: Callable[[str], None] = lambda line: None,
+) -> Benchmark:
+    """Time variants of a model by turns.
+
+    Every turn measures every variant at every setting once, so that what else the machine does
+    falls on all of them, and every other turn goes backwards.
+
+    Args:
+        settings: see `grid`.
+        variants: of `VARIANTS`.
+        axis: what the settings differ in; for the plot.
+        turns: to measure, after those for warming up.
+        device: as `train.device`.
+        threads: of torch, on the CPU; what was set before is set again afterwards.
+        log: told what is measured.
+
+    Raises:
+        ConfigError: a number below 1, or an unknown variant.
         BackboneError: an unknown or unsupported model, one whose blocks take no context, or an
             image size that does not fit its patches.
     """
-    _check_positive(num_tokens=num_tokens, batch_size=batch_size, pairs=pairs, threads=threads)
-    with _torch_threads(threads), torch.random.fork_rng(devices=[]):
+    _check(settings, variants, turns=turns, threads=threads)
+    place = choose_device(device)
+    with _torch_threads(threads), torch.random.fork_rng(devices=[]), ExitStack() as stack:
         torch.manual_seed(0)
-        backbone = create_backbone(model, pretrained=False, image_size=image_size)
-        _check_takes_context(backbone, model)
-        ways = _build_ways(backbone, num_tokens)
-        batch = _draw_batch(backbone, batch_size)
-        agreement = _measure_agreement(ways, batch)
-        training = _compare(_training_steps(ways, batch), pairs)
-        inference = _compare(_inferences(ways, batch), pairs)
-    return ContextBenchmark(
-        model=model,
-        image_size=backbone.preprocess.size,
-        num_tokens=num_tokens,
-        batch_size=batch_size,
-        pairs=pairs,
+        shelf = ModelShelf(place)
+        for setting in settings:
+            _check_takes_context(shelf.backbone(setting.model, setting.image_size), setting.model)
+        agreement = _measure_agreement(shelf, settings[0])
+        cases = [_Case(shelf, variant, each) for each in settings for variant in variants]
+        for case in cases:
+            log(f"prepares {case.variant}: {_told(case.setting)}")
+            case.prepare(stack)
+        _take_turns(cases, turns, log)
+        measured = tuple(case.measured() for case in cases)
+    return Benchmark(
+        axis=axis,
+        turns=turns,
+        device=_device_name(place),
         threads=threads,
         torch_version=torch.__version__,
-        training=training,
-        inference=inference,
+        measured=measured,
         agreement=agreement,
+        ratios=tuple(_ratios(measured)),
     )
 
 
-def context_table(result: ContextBenchmark) -> Table:
-    """The measurement as a table: seconds per batch, ratios as median (lowest-highest)."""
-    height, width = result.image_size
-    table = Table(
-        title=f"{result.model}, {height}x{width}, {result.num_tokens} prompts per layer",
-        caption=(
-            f"batch {result.batch_size}, float32, CPU threads {result.threads}, "
-            f"turns {result.pairs}, torch {result.torch_version}\n"
-            f"difference: logits {result.agreement.logits:.1e}, "
-            f"gradients {result.agreement.gradients:.1e} relative\n"
-            f"effect of the prompts on logits: {result.agreement.prompt_effect:.1e}"
-        ),
+class _Case:
+    """One variant at one setting: what is run, and what was measured so far."""
+
+    def __init__(self, shelf: ModelShelf, variant: Variant, setting: Setting):
+        self.variant, self.setting, self.device = variant, setting, shelf.device
+        self.model = shelf.model(
+            variant,
+            shelf.backbone(setting.model, setting.image_size),
+            num_tokens=setting.num_tokens,
+            num_classes=setting.num_classes,
+        )
+        self.batch = shelf.batch(
+            self.model.backbone.preprocess.size, setting.batch_size, setting.num_classes
+        )
+        self.start = start_of(variant, self.model)
+        self.optimizer = torch.optim.SGD(self.model.trainable_parameters(), lr=1e-3, momentum=0.9)
+        self.runs: dict[str, Run] = {"training": self.train}
+        if VARIANTS[variant].infers:
+            self.runs["inference"] = self.infer
+        self.seconds: dict[str, list[float]] = {name: [] for name in self.runs}
+        self.ceilings: list[float] = []
+        self.peak_bytes: int | None = None
+
+    def prepare(self, stack: ExitStack) -> None:
+        """Count what can be counted, warm up; the model stays accelerated within the stack."""
+        setting, batch_size = self.setting, self.setting.batch_size
+        self.flops = count_flops(self.model, batch_size, start=self.start)
+        checkpointing = self.model.prompted.grad_checkpointing
+        with accelerated(self.model, setting.precision, grad_checkpointing=checkpointing):
+            dtype = DTYPES.get(setting.precision, torch.float32)
+            self.saved = count_saved(self.model, batch_size, dtype=dtype, start=self.start)
+        stack.enter_context(
+            accelerated(
+                self.model,
+                setting.precision,
+                compile_mode=setting.compile_mode,
+                grad_checkpointing=checkpointing,
+            )
+        )
+        for run in (*self.runs.values(), *self.runs.values()):
+            run()
+        if self.device.type == "cuda":
+            before = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.train()
+            self.peak_bytes = torch.cuda.max_memory_allocated(self.device) - before
+
+    def train(self) -> None:
+        """One step."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.setting.precision):
+            assert isinstance(self.batch.images, Tensor)
+            batch = replace(self.batch, images=self.start(self.batch.images))
+            loss = self.model.loss(batch)["loss"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def infer(self) -> None:
+        """Logits of one batch."""
+        self.model.eval()
+        with autocast(self.device, self.setting.precision):
+            self.model(self.batch.images)
+
+    def measure(self) -> None:
+        """One turn."""
+        self.ceilings.append(self._ceiling())
+        for name, run in self.runs.items():
+            self.seconds[name].append(_seconds(run, self.device))
+
+    def _ceiling(self) -> float:
+        """FLOP/s of products that take about as long as a step, at most."""
+        setting, width = self.setting, self.model.backbone.embed_dim
+        enough = min(_MOST_FLOPS[self.device.type == "cuda"], setting.batch_size * self.flops.step)
+        run, flops = _product(self._rows, width, enough, setting.precision, self.device)
+        return flops / _seconds(run, self.device)
+
+    @property
+    def _rows(self) -> int:
+        height, width = self.model.backbone.grid
+        return self.setting.batch_size * (self.model.backbone.num_prefix + height * width)
+
+    def measured(self) -> Measured:
+        """All turns."""
+        passes = {
+            name: Pass(
+                tuple(seconds),
+                tuple(self.ceilings),
+                self.setting.batch_size
+                * (self.flops.step if name == "training" else self.flops.forward),
+            )
+            for name, seconds in self.seconds.items()
+        }
+        compiled = self.setting.compile_mode != "none"
+        return Measured(
+            self.variant,
+            self.setting,
+            training=passes["training"],
+            inference=passes.get("inference"),
+            saved_bytes=None if compiled else self.saved.total,
+            saved_blocks=() if compiled else self.saved.blocks,
+            peak_bytes=self.peak_bytes,
+        )
+
+
+_MOST_FLOPS = {False: 20_000_000_000, True: 5_000_000_000_000}
+"""Of the products beside each case, on the CPU and on a GPU: tens of milliseconds."""
+
+
+def _take_turns(cases: Sequence[_Case], turns: int, log: Callable[[str], None]) -> None:
+    for turn in range(turns):
+        began = time.perf_counter()
+        for case in cases if turn % 2 == 0 else reversed(cases):
+            case.measure()
+        log(f"turn {turn + 1}/{turns}: {time.perf_counter() - began:.0f} s")
+
+
+@cache
+def _product(
+    rows: int, width: int, enough: int, precision: str, device: torch.device
+) -> tuple[Run, int]:
+    """Products of (rows, D) and (D, 4 D), of about so many FLOPs, and how many these are."""
+    dtype = DTYPES.get(precision, torch.float32)
+    left = torch.randn(rows, width, dtype=dtype, device=device)
+    right = torch.randn(4 * width, width, dtype=dtype, device=device).T
+    once = 2 * rows * width * 4 * width
+    times = max(1, round(enough / once))
+
+    def run() -> None:
+        for _ in range(times):
+            torch.mm(left, right)
+
+    run()
+    return run, times * once
+
+
+def _ratios(measured: Sequence[Measured]) -> Iterator[Ratio]:
+    """What each variant costs against the backbone alone, and context against insertion."""
+    by_place = {(each.variant, each.setting): each for each in measured}
+    for (variant, setting), each in by_place.items():
+        for to in VARIANTS[variant].beside:
+            other = by_place.get((to, setting))
+            if other is not None:
+                yield _ratio(each, other)
+
+
+def _ratio(one: Measured, other: Measured) -> Ratio:
+    inference = None
+    if one.inference is not None and other.inference is not None:
+        inference = _turn_by_turn(one.inference, other.inference)
+    saved = None
+    if one.saved_bytes is not None and other.saved_bytes:
+        saved = one.saved_bytes / other.saved_bytes
+    training = _turn_by_turn(one.training, other.training)
+    return Ratio(one.variant, other.variant, one.setting, training, inference, saved)
+
+
+def _turn_by_turn(one: Pass, other: Pass) -> Spread:
+    return Spread.of([a / b for a, b in zip(one.seconds, other.seconds, strict=True)])
+
+
+def _measure_agreement(shelf: ModelShelf, setting: Setting) -> Agreement:
+    backbone = shelf.backbone(setting.model, setting.image_size)
+    sizes = {"num_tokens": max(1, setting.num_tokens), "num_classes": setting.num_classes}
+    context, insertion, plain = (
+        shelf.model(variant, backbone, **sizes) for variant in ("context", "insertion", "backbone")
     )
-    stages = (result.training, result.inference)
-    for heading in ("", "training step", "inference"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, seconds in (
-        ("tokens inserted", [stage.insertion_seconds for stage in stages]),
-        ("prompts as context", [stage.context_seconds for stage in stages]),
-        ("no prompts", [stage.plain_seconds for stage in stages]),
-    ):
-        table.add_row(name, *(f"{value:.3f} s" for value in seconds))
-    table.add_section()
-    table.add_row("context / inserted", *(str(stage.to_insertion) for stage in stages))
-    table.add_row("context / no prompts", *(str(stage.to_plain) for stage in stages))
-    return table
-
-
-@dataclass(frozen=True)
-class _Ways:
-    """Three models around one backbone and one head; the first two share their prompt as well."""
-
-    insertion: Classifier
-    context: Classifier
-    plain: Classifier
-
-
-def _build_ways(backbone: Backbone, num_tokens: int) -> _Ways:
-    prompt = build_prompt(
-        {"name": "vpt_deep", "num_tokens": num_tokens, "layers": "all"}, at=backbone.dimensions
-    )
-    head = LinearHead(backbone.feature_dim, NUM_CLASSES)
-    return _Ways(
-        insertion=Classifier(PromptedBackbone(backbone, prompt, insert=True), head),
-        context=Classifier(PromptedBackbone(backbone, prompt), head),
-        plain=Classifier(PromptedBackbone(backbone, NoPrompt()), head),
-    )
-
-
-def _draw_batch(backbone: Backbone, batch_size: int) -> Batch:
-    images = torch.randn(batch_size, 3, *backbone.preprocess.size)
-    return Batch(images, torch.randint(NUM_CLASSES, (batch_size,)), torch.arange(batch_size))
-
-
-def _measure_agreement(ways: _Ways, batch: Batch) -> Agreement:
-    logits, gradients = _differentiate(ways.context, batch)
-    expected_logits, expected_gradients = _differentiate(ways.insertion, batch)
+    batch = shelf.batch(backbone.preprocess.size, min(8, setting.batch_size), setting.num_classes)
+    logits, gradients = _differentiate(context, batch)
+    expected_logits, expected_gradients = _differentiate(insertion, batch)
     with torch.no_grad():
-        plain_logits = ways.plain(batch.images)
+        plain_logits = plain(batch.images)
     return Agreement(
         logits=(logits - expected_logits).abs().max().item(),
         gradients=max(map(_relative_difference, gradients, expected_gradients)),
@@ -234,49 +460,32 @@ def _relative_difference(value: Tensor, expected: Tensor) -> float:
     return float((value - expected).norm() / expected.norm())
 
 
-def _training_steps(ways: _Ways, batch: Batch) -> dict[str, Run]:
-    def train(model: Classifier, optimizer: torch.optim.Optimizer, of_images: bool) -> None:
-        assert isinstance(batch.images, Tensor)
-        images = batch.images.detach().requires_grad_(of_images)
-        optimizer.zero_grad()
-        model.loss(replace(batch, images=images))["loss"].backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    prompted = torch.optim.SGD(ways.context.trainable_parameters(), lr=1e-3)
-    plain = torch.optim.SGD(ways.plain.trainable_parameters(), lr=1e-3)
-    return {
-        "insertion": lambda: train(ways.insertion, prompted, False),
-        "context": lambda: train(ways.context, prompted, False),
-        "plain": lambda: train(ways.plain, plain, True),
-    }
-
-
-def _inferences(ways: _Ways, batch: Batch) -> dict[str, Run]:
-    return {
-        "insertion": lambda: ways.insertion.predict(batch.images),
-        "context": lambda: ways.context.predict(batch.images),
-        "plain": lambda: ways.plain.predict(batch.images),
-    }
-
-
-def _compare(runs: Mapping[str, Run], pairs: int) -> Comparison:
-    """Ratios are taken turn by turn: what else the machine does falls on both sides of each."""
-    for run in runs.values():
-        run()
-    turns = [{name: _seconds(run) for name, run in runs.items()} for _ in range(pairs)]
-    return Comparison(
-        insertion_seconds=statistics.median(turn["insertion"] for turn in turns),
-        context_seconds=statistics.median(turn["context"] for turn in turns),
-        plain_seconds=statistics.median(turn["plain"] for turn in turns),
-        to_insertion=Spread.of([turn["context"] / turn["insertion"] for turn in turns]),
-        to_plain=Spread.of([turn["context"] / turn["plain"] for turn in turns]),
-    )
-
-
-def _seconds(run: Run) -> float:
+def _seconds(run: Run, device: torch.device) -> float:
+    _synchronize(device)
     start = time.perf_counter()
     run()
+    _synchronize(device)
     return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+def _told(setting: Setting) -> str:
+    size = "" if setting.image_size is None else f", {setting.image_size} px"
+    compiled = "" if setting.compile_mode == "none" else f", compiled ({setting.compile_mode})"
+    return (
+        f"{setting.model}{size}, batch {setting.batch_size}, {setting.num_tokens} tokens, "
+        f"{setting.num_classes} classes, {setting.precision}{compiled}"
+    )
 
 
 @contextmanager
@@ -289,10 +498,25 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_positive(**numbers: int) -> None:
+def _check(settings: Sequence[Setting], variants: Sequence[Variant], **numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise ConfigError(f"{name} {number} measures nothing; use 1 or more")
+    for setting in settings:
+        _check_known("precision", setting.precision, ("fp32", *DTYPES))
+        _check_known("compile_mode", setting.compile_mode, get_args(CompileMode))
+        for name, least in (("batch_size", 1), ("num_tokens", 0), ("num_classes", 1)):
+            if getattr(setting, name) < least:
+                raise ConfigError(
+                    f"{name} {getattr(setting, name)} measures nothing; use {least} or more"
+                )
+    for variant in variants:
+        _check_known("variant", variant, VARIANTS)
+
+
+def _check_known(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown {name} '{value}' (known: {', '.join(known)})")
 
 
 def _check_takes_context(backbone: Backbone, name: str) -> None:
