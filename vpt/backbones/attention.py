@@ -6,7 +6,7 @@ keys and values,
 which is exact in real arithmetic and keeps the sequence as long as it was.
 
 The modules differ in where they keep their weights and in what follows the weighted sum: each kind
-has its own three functions for queries, for keys and values, and for the output.
+has its own functions for queries, for keys and values, for all three at once, and for the output.
 """
 
 from __future__ import annotations
@@ -68,8 +68,11 @@ def attend(
     """
     kind, inside = _KINDS[type(attention)], inside or _NOTHING
     queries = x if keep is None else x[:, :keep]
-    q = kind.project_queries(attention, queries, inside.deltas)
-    k, v = kind.project_keys_values(attention, x, inside.deltas)
+    if keep is None:
+        q, k, v = kind.project(attention, x, inside.deltas)
+    else:
+        q = kind.project_queries(attention, queries, inside.deltas)
+        k, v = kind.project_keys_values(attention, x, inside.deltas)
     if rotary is not None:
         half = getattr(attention, "rotate_half", False)
         q = _rotate(q, rotary, num_unrotated, half).type_as(v)
@@ -97,6 +100,7 @@ def project_context(attention: Any, rows: Tensor, inside: Inside | None = None) 
 
 
 _NOTHING = Inside()
+_PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value")
 _Deltas = Mapping[Projection, Callable[[Tensor], Tensor]]
 
 
@@ -213,8 +217,7 @@ def _timm_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
         q = attention.q_proj(x)
     else:
         q = _fused(attention, x, 0, attention.num_heads * attention.head_dim)
-    q = _plus(q, deltas, "query", x)
-    return attention.q_norm(_split_heads(q, attention.num_heads))  # type: ignore[no-any-return]
+    return _timm_as_queries(attention, q, x, deltas)
 
 
 def _timm_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
@@ -223,6 +226,26 @@ def _timm_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tenso
     else:
         width = attention.num_heads * attention.head_dim
         k, v = _fused(attention, x, width, 3 * width).chunk(2, dim=-1)
+    return _timm_as_keys_values(attention, k, v, x, deltas)
+
+
+def _timm_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor, Tensor]:
+    if attention.qkv is None:
+        q, k, v = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+    else:
+        q, k, v = _fused(attention, x, 0, None).chunk(3, dim=-1)
+    keys, values = _timm_as_keys_values(attention, k, v, x, deltas)
+    return _timm_as_queries(attention, q, x, deltas), keys, values
+
+
+def _timm_as_queries(attention: Any, q: Tensor, x: Tensor, deltas: _Deltas) -> Tensor:
+    q = _plus(q, deltas, "query", x)
+    return attention.q_norm(_split_heads(q, attention.num_heads))  # type: ignore[no-any-return]
+
+
+def _timm_as_keys_values(
+    attention: Any, k: Tensor, v: Tensor, x: Tensor, deltas: _Deltas
+) -> tuple[Tensor, Tensor]:
     k, v = _plus(k, deltas, "key", x), _plus(v, deltas, "value", x)
     heads = getattr(attention, "num_kv_heads", attention.num_heads)
     return attention.k_norm(_split_heads(k, heads)), _split_heads(v, heads)
@@ -235,8 +258,8 @@ def _timm_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
     return attention.proj(out)  # type: ignore[no-any-return]
 
 
-def _fused(attention: Any, x: Tensor, start: int, stop: int) -> Tensor:
-    """Outputs start..stop of the fused projection.
+def _fused(attention: Any, x: Tensor, start: int, stop: int | None) -> Tensor:
+    """Outputs start..stop of the fused projection; to the last one, if there is no stop.
 
     A wrapped or quantised Linear is called, never sliced.
     """
@@ -276,6 +299,15 @@ def _packed_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Ten
     return _split_heads(k, attention.num_heads), _split_heads(v, attention.num_heads)
 
 
+def _packed_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _packed(attention, x, 0, 3).chunk(3, dim=-1)
+    q, k, v = (
+        _split_heads(_plus(each, deltas, name, x), attention.num_heads)
+        for each, name in zip((q, k, v), _PROJECTIONS, strict=True)
+    )
+    return q, k, v
+
+
 def _packed_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
     del queries
     return attention.out_proj(_join_heads(weighed))  # type: ignore[no-any-return]
@@ -288,6 +320,11 @@ def _open_clip_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
 def _open_clip_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
     k, v = _packed_keys_values(attention, x, deltas)
     return attention.ln_k(k), v
+
+
+def _open_clip_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _packed_all(attention, x, deltas)
+    return attention.ln_q(q), attention.ln_k(k), v
 
 
 def _open_clip_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
@@ -304,22 +341,24 @@ class _Kind:
     Attributes:
         project_queries: normed tokens to (B, heads, S, head_dim), not rotated.
         project_keys_values: normed tokens to (B, kv heads, S, head_dim) each, not rotated.
+        project: both of the same tokens, in one product where the module keeps its weights so.
         project_output: the weighted sum (B, heads, S, head_dim), and the normed tokens that asked,
             to (B, S, D).
     """
 
     project_queries: Callable[[Any, Tensor, _Deltas], Tensor]
     project_keys_values: Callable[[Any, Tensor, _Deltas], tuple[Tensor, Tensor]]
+    project: Callable[[Any, Tensor, _Deltas], tuple[Tensor, Tensor, Tensor]]
     project_output: Callable[[Any, Tensor, Tensor], Tensor]
 
 
-_TIMM = _Kind(_timm_queries, _timm_keys_values, _timm_output)
+_TIMM = _Kind(_timm_queries, _timm_keys_values, _timm_all, _timm_output)
 _KINDS: dict[type[nn.Module], _Kind] = {
     Attention: _TIMM,
     AttentionRope: _TIMM,
     EvaAttention: _TIMM,
-    nn.MultiheadAttention: _Kind(_packed_queries, _packed_keys_values, _packed_output),
+    nn.MultiheadAttention: _Kind(_packed_queries, _packed_keys_values, _packed_all, _packed_output),
     open_clip.transformer.Attention: _Kind(
-        _open_clip_queries, _open_clip_keys_values, _open_clip_output
+        _open_clip_queries, _open_clip_keys_values, _open_clip_all, _open_clip_output
     ),
 }
