@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vpt.backbones import Backbone
-from vpt.errors import BackboneError
+from vpt.errors import BackboneError, ConfigError
+from vpt.models.baked import Baked
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
-from vpt.structures import Begun, Features, Inside, Tokens
+from vpt.structures import Begun, Context, Features, Inside, Tokens
 
 
 class PromptedBackbone(nn.Module):
@@ -26,13 +28,19 @@ class PromptedBackbone(nn.Module):
         backbone: shared and frozen, or with tensors to train.
         prompt: what is learned.
         insert: always insert tokens, as the original paper does: same numbers, slower.
+
+    Attributes:
+        baked: what `bake` keeps, None without.
     """
+
+    baked: Baked | None
 
     def __init__(self, backbone: Backbone, prompt: Prompt, *, insert: bool = False):
         super().__init__()
         self.backbone = backbone
         self.prompt = prompt
         self.insert = insert
+        self.register_module("baked", None)
 
     def forward(
         self, images: Tensor | Begun, *, need: Sequence[str] = ("pooled",), taps: Sequence[int] = ()
@@ -51,13 +59,16 @@ class PromptedBackbone(nn.Module):
             return Features(self.backbone.grid, pooled=begun.made)
         tokens = begun.made
         tapped: dict[int, Tensor] = {}
+        baked = self._baked_now()
         for layer in range(begun.layer, self.backbone.depth):
-            rows, inside = self._rows(layer, tokens), self._inside(layer, len(begun))
-            if rows is not None:
+            inside, dtype = self._inside(layer, len(begun)), tokens.values.dtype
+            if layer in baked and self._as_context(layer, need):
+                tokens = tokens.without_prompts()
+                inside = replace(inside or Inside(), context=baked[layer])
+            elif (rows := self._rows(layer, len(begun), dtype)) is not None:
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
-                    context = self.backbone.project_context(layer, rows, inside)
-                    inside = Inside.joined(Inside(context), inside)
+                    inside = self._with_rows(layer, rows, inside)
                 else:
                     tokens = tokens.with_prompts(rows)
             keep = self._keep(layer, need, taps)
@@ -67,6 +78,48 @@ class PromptedBackbone(nn.Module):
             if layer in taps:
                 tapped[layer] = tokens.patches
         return self._features(tokens, need, tapped)
+
+    def bake(self) -> None:
+        """See `PromptedModel.bake`."""
+        if self.training:
+            raise ConfigError(
+                "bake() is for inference, and this model is training; call eval() first"
+            )
+        self.unbake()
+        with torch.inference_mode(mode=False), torch.no_grad():
+            contexts = self.contexts(self._dtypes())
+            rows = {layer: contexts[layer] for layer in self.prompt.layers if layer in contexts}
+            self.baked = Baked(rows, self._sources(), self._autocast_dtype())
+
+    def unbake(self) -> None:
+        """Forget what `bake` keeps."""
+        self.baked = None
+
+    def contexts(self, dtypes: Sequence[torch.dtype] | None = None) -> dict[int, Context]:
+        """The keys and values that go in at each layer which has some, (1, heads, T, head_dim).
+
+        Layers at which token rows are inserted are left out.
+
+        Args:
+            dtypes: of the sequence that enters each block; None: the rows' own.
+        """
+        found = {}
+        for layer in range(self.backbone.depth):
+            inside = self._inside(layer, 1)
+            rows = self._rows(layer, 1, None if dtypes is None else dtypes[layer])
+            if rows is not None:
+                if not self._as_context(layer, ("pooled",)):
+                    continue
+                inside = self._with_rows(layer, rows, inside)
+            if inside is not None and inside.context is not None:
+                found[layer] = inside.context
+        return found
+
+    def train(self, mode: bool = True) -> PromptedBackbone:
+        """Forget what `bake` keeps: training is about to change what it was made of."""
+        if mode:
+            self.unbake()
+        return super().train(mode)
 
     @property
     def first_change(self) -> int:
@@ -119,15 +172,78 @@ class PromptedBackbone(nn.Module):
             )
         return inside
 
-    def _rows(self, layer: int, tokens: Tokens) -> Tensor | None:
+    def _rows(self, layer: int, batch_size: int, dtype: torch.dtype | None) -> Tensor | None:
         """The prompt's rows as the block takes them, (1 | B, T, D), in the sequence's type."""
-        rows = self.prompt.sample(layer, len(tokens.values))
+        rows = self.prompt.sample(layer, batch_size)
         if rows is None:
             return None
-        rows = rows.to(tokens.values.dtype)
+        rows = rows.to(dtype)
         if layer == 0 and self.prompt.placement == "pre_norm":
             return self.backbone.pre_norm(rows)
         return rows
+
+    def _with_rows(self, layer: int, rows: Tensor, inside: Inside | None) -> Inside | None:
+        """What is inside a block, with the keys and values of prompt rows."""
+        context = self.backbone.project_context(layer, rows, inside)
+        return Inside.joined(Inside(context), inside)
+
+    def _baked_now(self) -> Mapping[int, Context]:
+        """What is baked, where it is what this forward pass would compute; else nothing.
+
+        Prompts that train are computed, so that they get their gradient. A compiled graph cannot
+        look at a tensor's version.
+
+        Raises:
+            ConfigError: the prompt, or the precision, is another one than was baked.
+        """
+        if self.baked is None or self.prompt.training:
+            return {}
+        if torch.is_grad_enabled() and any(each.requires_grad for each in self._sources()):
+            return {}
+        if not torch.compiler.is_compiling() and not self.baked.is_of(self._sources()):
+            raise ConfigError("the prompt has changed since bake(); call bake() again, or unbake()")
+        now = self._autocast_dtype()
+        if now != self.baked.autocast:
+            raise ConfigError(
+                f"the prompt was baked under autocast {self.baked.autocast}, and this is {now}; "
+                "call bake() under the autocast that the model runs in"
+            )
+        return self.baked.contexts
+
+    def _sources(self) -> list[Tensor]:
+        """Every tensor that may change and that baked keys and values depend on."""
+        own = [*self.prompt.parameters(), *self.prompt.buffers()]
+        trained = self.backbone.trained
+        if not trained:
+            return own
+        return own + [t for name, t in self.backbone.named_parameters() if name in trained]
+
+    def _autocast_dtype(self) -> torch.dtype | None:
+        device = next(self.backbone.parameters()).device.type
+        on = device != "meta" and torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if on else None
+
+    def _dtypes(self) -> list[torch.dtype]:
+        """Types of the sequence that enters each block, which autocast makes different."""
+        first = next(self.backbone.parameters())
+        tokens = self.backbone.embed(first.new_zeros(1, 3, *self.backbone.preprocess.size))
+        dtypes = []
+        for layer in range(self.backbone.depth):
+            dtypes.append(tokens.values.dtype)
+            tokens = self.backbone.run_block(layer, tokens)
+        return dtypes
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PromptedBackbone:
+        """Move or cast; on some devices that makes other tensors, of which the bake still is."""
+        holds = self.baked is not None and self.baked.is_of(self._sources())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.baked is not None and holds:
+            self.baked.rebind(self._sources())
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self.unbake()
+        super()._load_from_state_dict(*args, **options)
 
     def _as_context(self, layer: int, need: Sequence[str]) -> bool:
         last = layer == self.backbone.depth - 1
