@@ -75,12 +75,13 @@ def attend(
     if inside.temperature is not None:
         q = q / inside.temperature.to(q.dtype)
     k, v = _repeat_groups(attention, k), _repeat_groups(attention, v)
+    seen = None
     if inside.context is not None:
         joined = Context.joined(Context(k, v), inside.context)
         assert joined is not None
-        k, v = joined.keys, joined.values
+        k, v, seen = joined.keys, joined.values, joined.seen
     scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
-    return kind.project_output(attention, _weigh(q, k, v, scale), queries)
+    return kind.project_output(attention, _weigh(q, k, v, scale, seen), queries)
 
 
 def attention_shape(attention: Any) -> AttentionShape:
@@ -111,13 +112,16 @@ _MOST_WEIGHTS = 2**26
 """Attention weights of one layer and batch up to which they may be kept for the backward pass."""
 
 
-def _weigh(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _weigh(q: Tensor, k: Tensor, v: Tensor, scale: float, seen: Tensor | None) -> Tensor:
     """Scaled dot-product attention, (B, heads, S, head_dim).
 
     The backward pass of the fused kernel is slow for bfloat16 on a CPU: written out, a training
     step of DeiT-Tiny at 224 px takes 0.73x the time. In float32, and without gradients, the fused
-    kernel is better.
+    kernel is better. Keys that are not `seen`, (B, keys) bool, get no weight.
     """
+    if seen is not None:
+        hidden = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, float("-inf"))
+        return F.scaled_dot_product_attention(q, k, v, hidden[:, None, None], scale=scale)
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS:
         return ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v

@@ -1,5 +1,6 @@
 """Backbone, prompt and head as one module."""
 
+from vpt.models.bank import BankTask, TaskBank
 from vpt.models.base import PromptedModel
 from vpt.models.classifier import Classifier
 from vpt.models.consistency import NO_CONSISTENCY, Consistency
@@ -9,12 +10,14 @@ from vpt.models.prompted import PromptedBackbone, start_from_patches
 
 __all__ = [
     "NO_CONSISTENCY",
+    "BankTask",
     "Classifier",
     "Consistency",
     "Detector",
     "Flops",
     "PromptedBackbone",
     "PromptedModel",
+    "TaskBank",
     "count_flops",
     "start_from_patches",
 ]

@@ -43,7 +43,12 @@ class PromptedBackbone(nn.Module):
         self.register_module("baked", None)
 
     def forward(
-        self, images: Tensor | Begun, *, need: Sequence[str] = ("pooled",), taps: Sequence[int] = ()
+        self,
+        images: Tensor | Begun,
+        *,
+        need: Sequence[str] = ("pooled",),
+        taps: Sequence[int] = (),
+        context_at: Callable[[int], Context | None] | None = None,
     ) -> Features:
         """Features of images (B, 3, H, W); what is not needed is not computed.
 
@@ -53,6 +58,8 @@ class PromptedBackbone(nn.Module):
             need: of 'pooled', 'prefix', 'prompts', 'patches'.
             taps: layers whose patch tokens are wanted, as they leave the block; none of those that
                 were begun.
+            context_at: the keys and values, of each image its own, that go in at a layer beside
+                the prompt's; all blocks take them.
         """
         begun = images if isinstance(images, Begun) else self._embedded(images)
         if isinstance(begun.made, Tensor):
@@ -61,17 +68,20 @@ class PromptedBackbone(nn.Module):
         tapped: dict[int, Tensor] = {}
         baked = self._baked_now()
         for layer in range(begun.layer, self.backbone.depth):
-            inside, dtype = self._inside(layer, len(begun)), tokens.values.dtype
-            if layer in baked and self._as_context(layer, need):
-                tokens = tokens.without_prompts()
-                inside = replace(inside or Inside(), context=baked[layer])
-            elif (rows := self._rows(layer, len(begun), dtype)) is not None:
+            kept = baked.get(layer) if self._as_context(layer, need) else None
+            rows = self._rows(layer, len(begun), tokens.values.dtype) if kept is None else None
+            inside = self._inside(layer, len(begun))
+            if kept is not None:
+                tokens, inside = tokens.without_prompts(), replace(inside or Inside(), context=kept)
+            elif rows is not None:
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
                     inside = self._with_rows(layer, rows, inside)
                 else:
                     tokens = tokens.with_prompts(rows)
-            keep = self._keep(layer, need, taps)
+            if context_at is not None and (given := context_at(layer)) is not None:
+                inside = Inside.joined(inside, Inside(given))
+            keep = self._keep(layer, need, taps, given=context_at is not None)
             entered = tokens
             tokens = self.backbone.run_block(layer, tokens, inside, keep)
             tokens = self._gated(layer, entered, tokens)
@@ -177,7 +187,7 @@ class PromptedBackbone(nn.Module):
         rows = self.prompt.sample(layer, batch_size)
         if rows is None:
             return None
-        rows = rows.to(dtype)
+        rows = rows if dtype is None else rows.to(dtype)
         if layer == 0 and self.prompt.placement == "pre_norm":
             return self.backbone.pre_norm(rows)
         return rows
@@ -250,14 +260,16 @@ class PromptedBackbone(nn.Module):
         no_successor = "prompts" not in need if last else layer + 1 in self.prompt.layers
         return no_successor and not self.insert and self.backbone.takes_context(layer)
 
-    def _keep(self, layer: int, need: Sequence[str], taps: Sequence[int]) -> int | None:
+    def _keep(
+        self, layer: int, need: Sequence[str], taps: Sequence[int], *, given: bool
+    ) -> int | None:
         """In the last block of a prompted model only the tokens that are read.
 
         Without prompts it runs natively.
         """
         backbone, wanted = self.backbone, set(need)
         last = layer == backbone.depth - 1
-        prompted = self.prompt.layers or self.prompt.inside_layers
+        prompted = self.prompt.layers or self.prompt.inside_layers or given
         if not last or not prompted or self.insert or layer in taps:
             return None
         if wanted - {"pooled", "prefix"} or not backbone.takes_context(layer):
