@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -93,3 +97,18 @@ def test_a_file_that_no_bank_can_hold__is_refused(tmp_path):
     assert [*bank.tasks] == ["good"]
     with pytest.raises(ConfigError, match="give at least one"):
         PromptBank.from_files(None, {})
+
+
+def test_the_documented_example__runs__and_the_formula_is_the_banks(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs/many-tasks.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    (tmp_path / "example.py").write_text(blocks[1])
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path("example.py")
+    bank, at = made["bank"], made["bank"].backbone.dimensions
+    assert [len(share) for share in made["shares"]] == [3, 2, 3]
+    keys_and_values = 100 * at.depth * 2 * 10 * at.embed_dim * 4
+    class_rows = (bank.num_rows + 1) * (at.feature_dim + 1) * 4
+    tables = 100 * (3 + at.depth) * 8 + 100 * 5
+    assert bank.nbytes == keys_and_values + class_rows + tables

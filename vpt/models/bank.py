@@ -7,6 +7,7 @@ pass needs of them is gathered for each image; the backbone is computed once for
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -496,9 +497,8 @@ def _examine(backbone: Backbone, name: str, model: PromptedModel) -> _Entry:
     if model.training:
         raise ConfigError(f"the model of task '{name}' is training; call eval() first")
     _refuse_backbone(backbone, name, model)
-    device = next(model.backbone.parameters()).device.type
-    with torch.autocast(device, enabled=False):
-        contexts = _contexts_of(name, model)
+    with torch.autocast(next(backbone.parameters()).device.type, enabled=False):
+        contexts = _contexts_of(backbone, name, model.prompt)
         rows = None if model.head is None else model.head.class_rows()
     if rows is None:
         kind = "no head" if model.head is None else f"head {model.head.options['name']}"
@@ -532,19 +532,24 @@ def _refuse_backbone(backbone: Backbone, name: str, model: PromptedModel) -> Non
             raise ConfigError(f"task '{name}' has {what} {one}, the bank's backbone {other}")
 
 
-def _contexts_of(name: str, model: PromptedModel) -> dict[int, Context]:
-    """The keys and values of a task, if there is nothing else to its prompt."""
-    prompt = model.prompt
+def _contexts_of(backbone: Backbone, name: str, prompt: Prompt) -> dict[int, Context]:
+    """The keys and values of a task, if there is nothing else to its prompt.
+
+    Without autocast a sequence keeps its type through all blocks.
+    """
     for member in _members(prompt):
         adds = _adds_else(member)
         if adds is not None:
             raise ConfigError(f"prompt {_method(member)} of task '{name}' {adds}; {_FITTING}")
-    contexts = PromptedBackbone(model.backbone, prompt).contexts()
+    first = next(backbone.parameters())
+    dtype = backbone.embed(first.new_zeros(1, 3, *backbone.preprocess.size)).values.dtype
+    here = copy.deepcopy(prompt).to(first.device)
+    contexts = PromptedBackbone(backbone, here).contexts([dtype] * backbone.depth)
     flowing = [layer for layer in prompt.layers if layer not in contexts]
     if flowing:
-        first = next(member for member in _members(prompt) if member.layers)
+        member = next(each for each in _members(prompt) if each.layers)
         raise ConfigError(
-            f"prompt {_method(first)} of task '{name}' inserts tokens at layers {flowing}, as the "
+            f"prompt {_method(member)} of task '{name}' inserts tokens at layers {flowing}, as the "
             f"next layer is not prompted or the block takes no context; {_FITTING}"
         )
     return contexts

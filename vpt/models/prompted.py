@@ -105,18 +105,18 @@ class PromptedBackbone(nn.Module):
         """Forget what `bake` keeps."""
         self.baked = None
 
-    def contexts(self, dtypes: Sequence[torch.dtype] | None = None) -> dict[int, Context]:
+    def contexts(self, dtypes: Sequence[torch.dtype]) -> dict[int, Context]:
         """The keys and values that go in at each layer which has some, (1, heads, T, head_dim).
 
         Layers at which token rows are inserted are left out.
 
         Args:
-            dtypes: of the sequence that enters each block; None: the rows' own.
+            dtypes: of the sequence that enters each block.
         """
         found = {}
         for layer in range(self.backbone.depth):
             inside = self._inside(layer, 1)
-            rows = self._rows(layer, 1, None if dtypes is None else dtypes[layer])
+            rows = self._rows(layer, 1, dtypes[layer])
             if rows is not None:
                 if not self._as_context(layer, ("pooled",)):
                     continue
@@ -182,12 +182,12 @@ class PromptedBackbone(nn.Module):
             )
         return inside
 
-    def _rows(self, layer: int, batch_size: int, dtype: torch.dtype | None) -> Tensor | None:
+    def _rows(self, layer: int, batch_size: int, dtype: torch.dtype) -> Tensor | None:
         """The prompt's rows as the block takes them, (1 | B, T, D), in the sequence's type."""
         rows = self.prompt.sample(layer, batch_size)
         if rows is None:
             return None
-        rows = rows if dtype is None else rows.to(dtype)
+        rows = rows.to(dtype)
         if layer == 0 and self.prompt.placement == "pre_norm":
             return self.backbone.pre_norm(rows)
         return rows

@@ -135,11 +135,11 @@ def benchmark_context(
         BackboneError: an unknown or unsupported model, one whose blocks take no context, or an
             image size that does not fit its patches.
     """
-    _check_positive(num_tokens=num_tokens, batch_size=batch_size, pairs=pairs, threads=threads)
-    with _torch_threads(threads), torch.random.fork_rng(devices=[]):
+    check_positive(num_tokens=num_tokens, batch_size=batch_size, pairs=pairs, threads=threads)
+    with torch_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = create_backbone(model, pretrained=False, image_size=image_size)
-        _check_takes_context(backbone, model)
+        check_takes_context(backbone, model)
         ways = _build_ways(backbone, num_tokens)
         batch = _draw_batch(backbone, batch_size)
         agreement = _measure_agreement(ways, batch)
@@ -263,7 +263,7 @@ def _compare(runs: Mapping[str, Run], pairs: int) -> Comparison:
     """Ratios are taken turn by turn: what else the machine does falls on both sides of each."""
     for run in runs.values():
         run()
-    turns = [{name: _seconds(run) for name, run in runs.items()} for _ in range(pairs)]
+    turns = [{name: seconds(run) for name, run in runs.items()} for _ in range(pairs)]
     return Comparison(
         insertion_seconds=statistics.median(turn["insertion"] for turn in turns),
         context_seconds=statistics.median(turn["context"] for turn in turns),
@@ -273,14 +273,16 @@ def _compare(runs: Mapping[str, Run], pairs: int) -> Comparison:
     )
 
 
-def _seconds(run: Run) -> float:
+def seconds(run: Run) -> float:
+    """How long one run takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Within it torch computes with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -289,13 +291,15 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_positive(**numbers: int) -> None:
+def check_positive(**numbers: int) -> None:
+    """Refuse numbers below 1, by name."""
     for name, number in numbers.items():
         if number < 1:
             raise ConfigError(f"{name} {number} measures nothing; use 1 or more")
 
 
-def _check_takes_context(backbone: Backbone, name: str) -> None:
+def check_takes_context(backbone: Backbone, name: str) -> None:
+    """Refuse a backbone in which prompts could only be inserted."""
     for layer in range(backbone.depth):
         if not backbone.takes_context(layer):
             raise BackboneError(
