@@ -439,7 +439,7 @@ class TaskBank(nn.Module):
         self._look_for_padding()
 
     def _look_for_padding(self) -> None:
-        """A mask costs time, so there is one only at layers where some task has fewer tokens."""
+        """A mask rules out some kernels: there is one only where a task has fewer tokens."""
         slots = [task.slot for task in self.tasks.values()]
         fewest = self.counts[slots].amin(dim=0).tolist() if slots else self.num_tokens
         self.masked = tuple(map(int.__lt__, fewest, self.num_tokens))
