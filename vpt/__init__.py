@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vpt.api import (
+        PromptBank,
         create_detector,
         create_model,
         list_prompts,
@@ -47,6 +48,7 @@ _HOMES = {
         "VptError",
     ),
     "vpt.api": (
+        "PromptBank",
         "create_detector",
         "create_model",
         "list_prompts",
@@ -71,6 +73,7 @@ __all__ = [
     "Features",
     "Preprocess",
     "Prompt",
+    "PromptBank",
     "PromptFileError",
     "RunError",
     "TextClassifier",

@@ -168,10 +168,12 @@ class Context:
     Attributes:
         keys: (1 | B, heads, T, head_dim).
         values: (1 | B, heads, T, head_dim).
+        seen: (1 | B, T) bool, False for those that an image does not attend to; None: all are.
     """
 
     keys: Tensor
     values: Tensor
+    seen: Tensor | None = None
 
     @staticmethod
     def joined(one: Context | None, other: Context | None) -> Context | None:
@@ -181,7 +183,15 @@ class Context:
         return Context(
             cat_tokens([one.keys, other.keys.to(one.keys.dtype)], dim=2),
             cat_tokens([one.values, other.values.to(one.values.dtype)], dim=2),
+            None
+            if one.seen is None and other.seen is None
+            else cat_tokens([one._all_seen(), other._all_seen()], dim=1),
         )
+
+    def _all_seen(self) -> Tensor:
+        if self.seen is not None:
+            return self.seen
+        return torch.ones(1, self.keys.shape[2], dtype=torch.bool, device=self.keys.device)
 
 
 @dataclass(frozen=True)

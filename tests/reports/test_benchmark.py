@@ -15,9 +15,10 @@ from vpt.cli import main
 from vpt.errors import BackboneError, ConfigError
 from vpt.models import count_flops
 from vpt.reports import benchmark_models
-from vpt.reports.benchmark import Benchmark, Pass, Setting, Spread, benchmark, grid, parse_axis
+from vpt.reports.benchmark import Benchmark, Pass, Setting, benchmark, grid, parse_axis
 from vpt.reports.benchmark_models import VARIANTS, ModelShelf, start_of
 from vpt.reports.benchmark_tables import benchmark_plot, ratios_table, times_table
+from vpt.reports.timing import Spread
 
 TINY = Setting("timm/test_vit", image_size=64, batch_size=2, num_classes=3)
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
 """From features to what a task wants."""
 
-from vpt.heads.base import Head, TextParts, build_head
+from vpt.heads.base import ClassRows, Head, TextParts, build_head
 from vpt.heads.detection import DetectionHead, build_detection_head
 from vpt.heads.fcos import FcosHead
 from vpt.heads.linear import LinearHead
@@ -10,6 +10,7 @@ from vpt.heads.retinanet import RetinaNetHead
 from vpt.heads.zero_shot import LinearFromTextHead, TextHead, TextOptions, ZeroShotHead
 
 __all__ = [
+    "ClassRows",
     "DetectionHead",
     "FcosHead",
     "Head",

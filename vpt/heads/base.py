@@ -31,6 +31,23 @@ class TextParts:
     context: nn.Module | None = None
 
 
+@dataclass(frozen=True)
+class ClassRows:
+    """A head as one row per class: logits = scale * (x @ weight.T) + bias.
+
+    Attributes:
+        weight: (C, F).
+        bias: (C,).
+        scale: a scalar.
+        normalizes: x is the pooled feature divided by its length; else as it is.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    normalizes: bool
+
+
 class Head(nn.Module, ABC):
     """From features to what a task wants.
 
@@ -47,6 +64,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features) -> Tensor:
         """Logits (B, C)."""
+
+    def class_rows(self) -> ClassRows | None:
+        """The same logits by one row per class, as the head is now; None where they are not."""
+        return None
 
 
 def build_head(

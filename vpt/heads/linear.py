@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vpt.config import Schema
-from vpt.heads.base import Head, TextParts
+from vpt.heads.base import ClassRows, Head, TextParts
 from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
 
@@ -52,6 +52,10 @@ class LinearHead(Head):
         """See `Head.forward`."""
         assert features.pooled is not None
         return nn.functional.linear(features.pooled, self.weight, self.bias)
+
+    def class_rows(self) -> ClassRows:
+        """See `Head.class_rows`."""
+        return ClassRows(self.weight, self.bias, torch.ones(()), normalizes=False)
 
 
 def _build(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vpt.config import Schema
 from vpt.errors import ConfigError
-from vpt.heads.base import Head, TextParts
+from vpt.heads.base import ClassRows, Head, TextParts
 from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
 
@@ -145,6 +145,13 @@ class ZeroShotHead(TextHead):
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
         return self._compare(features.pooled, self.text_features(), scale, self.logit_bias)
 
+    def class_rows(self) -> ClassRows:
+        """See `Head.class_rows`; of a learned context, the texts as they are now."""
+        scale = torch.tensor(self.scale) if self.log_scale is None else self.log_scale.exp()
+        text = self.text_features()
+        bias = torch.full((self.num_classes,), self.logit_bias or 0.0)
+        return ClassRows(text, bias, scale, normalizes=True)
+
     def text_features(self) -> Tensor:
         """See `TextHead.text_features`."""
         if self.context is None:
@@ -185,6 +192,10 @@ class LinearFromTextHead(TextHead):
         """See `Head.forward`."""
         assert features.pooled is not None
         return self._compare(features.pooled, self.weight, self.scale, self.bias)
+
+    def class_rows(self) -> ClassRows:
+        """See `Head.class_rows`."""
+        return ClassRows(self.weight, self.bias, torch.tensor(self.scale), normalizes=True)
 
 
 def _build_zero_shot(

@@ -1,5 +1,6 @@
 """Backbone, prompt and head as one module."""
 
+from vpt.models.bank import BankTask, TaskBank
 from vpt.models.base import PromptedModel
 from vpt.models.classifier import Classifier
 from vpt.models.consistency import NO_CONSISTENCY, Consistency
@@ -10,6 +11,7 @@ from vpt.models.saved import Saved, count_saved
 
 __all__ = [
     "NO_CONSISTENCY",
+    "BankTask",
     "Classifier",
     "Consistency",
     "Detector",
@@ -17,6 +19,7 @@ __all__ = [
     "PromptedBackbone",
     "PromptedModel",
     "Saved",
+    "TaskBank",
     "count_flops",
     "count_saved",
     "start_from_patches",

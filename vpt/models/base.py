@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,36 @@ class PromptedModel(nn.Module):
         """What is learned beside the head."""
         return self.prompted.prompt
 
+    def bake(self) -> Self:
+        """Compute the keys and values of prompts once, for all images to come; gives itself.
+
+        They do not depend on the images where prompts go in as context; prompts that flow, and
+        what else a method adds, stay as they are. Without gradients the outputs are the same, bit
+        for bit; where the prompt gets a gradient, it is computed as before. State dicts and prompt
+        files are those of the model as it was, and copies are baked too.
+
+        Bake under the autocast that the model then runs in: another one is refused. `.to` moves
+        the baked values; casting rounds them, so bake again after it for the same bits. `train()`,
+        `load_trained` and `load_state_dict` unbake; a tensor that was changed otherwise is
+        refused, but in a compiled graph, which does not see it.
+
+        Raises:
+            ConfigError: the model is in training.
+        """
+        self.prompted.bake()
+        return self
+
+    def unbake(self) -> Self:
+        """Compute the prompts' keys and values in each forward pass again; gives itself."""
+        self.prompted.unbake()
+        return self
+
+    @property
+    def baked_layers(self) -> tuple[int, ...]:
+        """The layers whose keys and values of prompts are kept."""
+        baked = self.prompted.baked
+        return () if baked is None else tuple(baked.contexts)
+
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """What training lowers: 'loss', and where it has several its parts 'loss_<part>'."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
@@ -88,7 +118,7 @@ class PromptedModel(nn.Module):
                         yield f"{part}.{name}", tensor
 
     def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy trained tensors in, strictly.
+        """Copy trained tensors in, strictly; a baked model is unbaked.
 
         Raises:
             PromptFileError: a tensor is missing, unknown, or of another shape.
@@ -108,6 +138,7 @@ class PromptedModel(nn.Module):
                     f"tensor {name} has shape {tuple(tensors[name].shape)}, "
                     f"the model's has {tuple(tensor.shape)}"
                 )
+        self.unbake()
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])

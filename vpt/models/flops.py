@@ -86,13 +86,14 @@ def count_flops(
 def undisturbed(model: PromptedModel, insert: bool | None) -> Iterator[None]:
     """Leave mode and way of the model as they were."""
     training, prompted = model.training, model.prompted
-    before = prompted.insert
+    before, baked = prompted.insert, prompted.baked
     prompted.insert = before if insert is None else insert
     try:
         yield
     finally:
         prompted.insert = before
         model.train(training)
+        prompted.baked = baked
 
 
 def _products(

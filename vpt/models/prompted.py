@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,11 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from vpt.backbones import Backbone
 from vpt.backbones.attention import recomputed
-from vpt.errors import BackboneError
+from vpt.errors import BackboneError, ConfigError
+from vpt.models.baked import Baked
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
-from vpt.structures import Begun, Features, Inside, Tokens
+from vpt.structures import Begun, Context, Features, Inside, Tokens
 
 
 class PromptedBackbone(nn.Module):
@@ -33,7 +35,10 @@ class PromptedBackbone(nn.Module):
     Attributes:
         grad_checkpointing: keep of each block only what entered it, and compute the block again in
             the backward pass (Chen et al. 2016, arXiv 1604.06174): same numbers, less memory.
+        baked: what `bake` keeps, None without.
     """
+
+    baked: Baked | None
 
     def __init__(self, backbone: Backbone, prompt: Prompt, *, insert: bool = False):
         super().__init__()
@@ -41,9 +46,15 @@ class PromptedBackbone(nn.Module):
         self.prompt = prompt
         self.insert = insert
         self.grad_checkpointing = False
+        self.register_module("baked", None)
 
     def forward(
-        self, images: Tensor | Begun, *, need: Sequence[str] = ("pooled",), taps: Sequence[int] = ()
+        self,
+        images: Tensor | Begun,
+        *,
+        need: Sequence[str] = ("pooled",),
+        taps: Sequence[int] = (),
+        context_at: Callable[[int], Context | None] | None = None,
     ) -> Features:
         """Features of images (B, 3, H, W); what is not needed is not computed.
 
@@ -53,28 +64,78 @@ class PromptedBackbone(nn.Module):
             need: of 'pooled', 'prefix', 'prompts', 'patches'.
             taps: layers whose patch tokens are wanted, as they leave the block; none of those that
                 were begun.
+            context_at: the keys and values, of each image its own, that go in at a layer beside
+                the prompt's; all blocks take them.
         """
         begun = images if isinstance(images, Begun) else self._embedded(images)
         if isinstance(begun.made, Tensor):
             return Features(self.backbone.grid, pooled=begun.made)
         tokens = begun.made
         tapped: dict[int, Tensor] = {}
+        baked = self._baked_now()
         for layer in range(begun.layer, self.backbone.depth):
-            rows, inside = self._rows(layer, tokens), self._inside(layer, len(begun))
-            if rows is not None:
+            kept = baked.get(layer) if self._as_context(layer, need) else None
+            rows = self._rows(layer, len(begun), tokens.values.dtype) if kept is None else None
+            inside = self._inside(layer, len(begun))
+            if kept is not None:
+                tokens, inside = tokens.without_prompts(), replace(inside or Inside(), context=kept)
+            elif rows is not None:
                 if self._as_context(layer, need):
                     tokens = tokens.without_prompts()
-                    context = self.backbone.project_context(layer, rows, inside)
-                    inside = Inside.joined(Inside(context), inside)
+                    inside = self._with_rows(layer, rows, inside)
                 else:
                     tokens = tokens.with_prompts(rows)
-            keep = self._keep(layer, need, taps)
+            if context_at is not None and (given := context_at(layer)) is not None:
+                inside = Inside.joined(inside, Inside(given))
+            keep = self._keep(layer, need, taps, given=context_at is not None)
             entered = tokens
             tokens = self._run_block(layer, tokens, inside, keep)
             tokens = self._gated(layer, entered, tokens)
             if layer in taps:
                 tapped[layer] = tokens.patches
         return self._features(tokens, need, tapped)
+
+    def bake(self) -> None:
+        """See `PromptedModel.bake`."""
+        if self.training:
+            raise ConfigError(
+                "bake() is for inference, and this model is training; call eval() first"
+            )
+        self.unbake()
+        with torch.inference_mode(mode=False), torch.no_grad():
+            contexts = self.contexts(self._dtypes())
+            rows = {layer: contexts[layer] for layer in self.prompt.layers if layer in contexts}
+            self.baked = Baked(rows, self._sources(), self._autocast_dtype())
+
+    def unbake(self) -> None:
+        """Forget what `bake` keeps."""
+        self.baked = None
+
+    def contexts(self, dtypes: Sequence[torch.dtype]) -> dict[int, Context]:
+        """The keys and values that go in at each layer which has some, (1, heads, T, head_dim).
+
+        Layers at which token rows are inserted are left out.
+
+        Args:
+            dtypes: of the sequence that enters each block.
+        """
+        found = {}
+        for layer in range(self.backbone.depth):
+            inside = self._inside(layer, 1)
+            rows = self._rows(layer, 1, dtypes[layer])
+            if rows is not None:
+                if not self._as_context(layer, ("pooled",)):
+                    continue
+                inside = self._with_rows(layer, rows, inside)
+            if inside is not None and inside.context is not None:
+                found[layer] = inside.context
+        return found
+
+    def train(self, mode: bool = True) -> PromptedBackbone:
+        """Forget what `bake` keeps: training is about to change what it was made of."""
+        if mode:
+            self.unbake()
+        return super().train(mode)
 
     @property
     def first_change(self) -> int:
@@ -141,29 +202,94 @@ class PromptedBackbone(nn.Module):
             )
         return inside
 
-    def _rows(self, layer: int, tokens: Tokens) -> Tensor | None:
+    def _rows(self, layer: int, batch_size: int, dtype: torch.dtype) -> Tensor | None:
         """The prompt's rows as the block takes them, (1 | B, T, D), in the sequence's type."""
-        rows = self.prompt.sample(layer, len(tokens.values))
+        rows = self.prompt.sample(layer, batch_size)
         if rows is None:
             return None
-        rows = rows.to(tokens.values.dtype)
+        rows = rows.to(dtype)
         if layer == 0 and self.prompt.placement == "pre_norm":
             return self.backbone.pre_norm(rows)
         return rows
+
+    def _with_rows(self, layer: int, rows: Tensor, inside: Inside | None) -> Inside | None:
+        """What is inside a block, with the keys and values of prompt rows."""
+        context = self.backbone.project_context(layer, rows, inside)
+        return Inside.joined(Inside(context), inside)
+
+    def _baked_now(self) -> Mapping[int, Context]:
+        """What is baked, where it is what this forward pass would compute; else nothing.
+
+        Prompts that train are computed, so that they get their gradient. A compiled graph cannot
+        look at a tensor's version.
+
+        Raises:
+            ConfigError: the prompt, or the precision, is another one than was baked.
+        """
+        if self.baked is None or self.prompt.training:
+            return {}
+        if torch.is_grad_enabled() and any(each.requires_grad for each in self._sources()):
+            return {}
+        if not torch.compiler.is_compiling() and not self.baked.is_of(self._sources()):
+            raise ConfigError("the prompt has changed since bake(); call bake() again, or unbake()")
+        now = self._autocast_dtype()
+        if now != self.baked.autocast:
+            raise ConfigError(
+                f"the prompt was baked under autocast {self.baked.autocast}, and this is {now}; "
+                "call bake() under the autocast that the model runs in"
+            )
+        return self.baked.contexts
+
+    def _sources(self) -> list[Tensor]:
+        """Every tensor that may change and that baked keys and values depend on."""
+        own = [*self.prompt.parameters(), *self.prompt.buffers()]
+        trained = self.backbone.trained
+        if not trained:
+            return own
+        return own + [t for name, t in self.backbone.named_parameters() if name in trained]
+
+    def _autocast_dtype(self) -> torch.dtype | None:
+        device = next(self.backbone.parameters()).device.type
+        on = device != "meta" and torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if on else None
+
+    def _dtypes(self) -> list[torch.dtype]:
+        """Types of the sequence that enters each block, which autocast makes different."""
+        first = next(self.backbone.parameters())
+        tokens = self.backbone.embed(first.new_zeros(1, 3, *self.backbone.preprocess.size))
+        dtypes = []
+        for layer in range(self.backbone.depth):
+            dtypes.append(tokens.values.dtype)
+            tokens = self.backbone.run_block(layer, tokens)
+        return dtypes
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PromptedBackbone:
+        """Move or cast; on some devices that makes other tensors, of which the bake still is."""
+        holds = self.baked is not None and self.baked.is_of(self._sources())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.baked is not None and holds:
+            self.baked.rebind(self._sources())
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self.unbake()
+        super()._load_from_state_dict(*args, **options)
 
     def _as_context(self, layer: int, need: Sequence[str]) -> bool:
         last = layer == self.backbone.depth - 1
         no_successor = "prompts" not in need if last else layer + 1 in self.prompt.layers
         return no_successor and not self.insert and self.backbone.takes_context(layer)
 
-    def _keep(self, layer: int, need: Sequence[str], taps: Sequence[int]) -> int | None:
+    def _keep(
+        self, layer: int, need: Sequence[str], taps: Sequence[int], *, given: bool
+    ) -> int | None:
         """In the last block of a prompted model only the tokens that are read.
 
         Without prompts it runs natively.
         """
         backbone, wanted = self.backbone, set(need)
         last = layer == backbone.depth - 1
-        prompted = self.prompt.layers or self.prompt.inside_layers
+        prompted = self.prompt.layers or self.prompt.inside_layers or given
         if not last or not prompted or self.insert or layer in taps:
             return None
         if wanted - {"pooled", "prefix"} or not backbone.takes_context(layer):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, cast, get_args
@@ -15,18 +14,22 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from vpt.backbones import Backbone
 from vpt.engine.acceleration import CompileMode, accelerated
 from vpt.engine.device import DTYPES, autocast, choose_device
-from vpt.errors import BackboneError, ConfigError
+from vpt.errors import ConfigError
 from vpt.models import Classifier, count_flops, count_saved
-from vpt.reports.benchmark_models import VARIANTS, ModelShelf, Variant, start_of
+from vpt.reports.benchmark_models import (
+    VARIANTS,
+    ModelShelf,
+    Variant,
+    check_takes_context,
+    start_of,
+)
+from vpt.reports.timing import Run, Spread, check_positive, seconds_of, torch_threads
 from vpt.structures import Batch
 
 Axis = Literal["num_tokens", "batch_size", "image_size", "model", "num_classes"]
 """What grows from case to case."""
-
-Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,6 @@ class Setting:
     num_classes: int = 100
     precision: str = "fp32"
     compile_mode: CompileMode = "none"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median and the range around it."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.lowest:.2f}-{self.highest:.2f})"
 
 
 @dataclass(frozen=True)
@@ -247,11 +233,11 @@ def benchmark(
     """
     _check(settings, variants, turns=turns, threads=threads)
     place = choose_device(device)
-    with _torch_threads(threads), torch.random.fork_rng(devices=[]), ExitStack() as stack:
+    with torch_threads(threads), torch.random.fork_rng(devices=[]), ExitStack() as stack:
         torch.manual_seed(0)
         shelf = ModelShelf(place)
         for setting in settings:
-            _check_takes_context(shelf.backbone(setting.model, setting.image_size), setting.model)
+            check_takes_context(shelf.backbone(setting.model, setting.image_size), setting.model)
         agreement = _measure_agreement(shelf, settings[0])
         cases = [_Case(shelf, variant, each) for each in settings for variant in variants]
         for case in cases:
@@ -340,14 +326,14 @@ class _Case:
         """One turn."""
         self.ceilings.append(self._ceiling())
         for name, run in self.runs.items():
-            self.seconds[name].append(_seconds(run, self.device))
+            self.seconds[name].append(seconds_of(run, self.device))
 
     def _ceiling(self) -> float:
         """FLOP/s of products that take about as long as a step, at most."""
         setting, width = self.setting, self.model.backbone.embed_dim
         enough = min(_MOST_FLOPS[self.device.type == "cuda"], setting.batch_size * self.flops.step)
         run, flops = _product(self._rows, width, enough, setting.precision, self.device)
-        return flops / _seconds(run, self.device)
+        return flops / seconds_of(run, self.device)
 
     @property
     def _rows(self) -> int:
@@ -460,19 +446,6 @@ def _relative_difference(value: Tensor, expected: Tensor) -> float:
     return float((value - expected).norm() / expected.norm())
 
 
-def _seconds(run: Run, device: torch.device) -> float:
-    _synchronize(device)
-    start = time.perf_counter()
-    run()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -488,20 +461,8 @@ def _told(setting: Setting) -> str:
     )
 
 
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _check(settings: Sequence[Setting], variants: Sequence[Variant], **numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ConfigError(f"{name} {number} measures nothing; use 1 or more")
+    check_positive(**numbers)
     for setting in settings:
         _check_known("precision", setting.precision, ("fp32", *DTYPES))
         _check_known("compile_mode", setting.compile_mode, get_args(CompileMode))
@@ -517,12 +478,3 @@ def _check(settings: Sequence[Setting], variants: Sequence[Variant], **numbers: 
 def _check_known(name: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise ConfigError(f"unknown {name} '{value}' (known: {', '.join(known)})")
-
-
-def _check_takes_context(backbone: Backbone, name: str) -> None:
-    for layer in range(backbone.depth):
-        if not backbone.takes_context(layer):
-            raise BackboneError(
-                f"block {layer} of '{name}' takes no context, so both ways are insertion; "
-                "use a model of standard blocks, e.g. timm/vit_base_patch16_224"
-            )

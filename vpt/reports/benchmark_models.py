@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpt.backbones import Backbone, create_backbone
+from vpt.errors import BackboneError
 from vpt.heads import LinearHead
 from vpt.models import Classifier, PromptedBackbone
 from vpt.models.flops import Start
@@ -111,3 +112,13 @@ def start_of(variant: Variant, model: Classifier) -> Start:
         return begun.with_values(tokens.values.detach().requires_grad_(torch.is_grad_enabled()))
 
     return embedded if variant == "backbone" else lambda images: images
+
+
+def check_takes_context(backbone: Backbone, name: str) -> None:
+    """Refuse a backbone in which prompts could only be inserted."""
+    for layer in range(backbone.depth):
+        if not backbone.takes_context(layer):
+            raise BackboneError(
+                f"block {layer} of '{name}' takes no context, so both ways are insertion; "
+                "use a model of standard blocks, e.g. timm/vit_base_patch16_224"
+            )

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from vpt.reports.benchmark import Benchmark, Measured, Pass, Ratio, Setting, Spread
+from vpt.reports.benchmark import Benchmark, Measured, Pass, Ratio, Setting
 from vpt.reports.plots import png
+from vpt.reports.timing import Spread
 
 
 def times_table(result: Benchmark) -> Table:
