@@ -711,7 +711,7 @@ def benchmark(
         str,
         typer.Option(
             help="of backbone, probe, insertion, context, context_dropout, "
-            "context_checkpointed and full"
+            "context_checkpointed, context_baked and full"
         ),
     ] = "backbone,insertion,context",
     precision: Annotated[str, typer.Option(help="of fp32, bf16 and fp16")] = "fp32",

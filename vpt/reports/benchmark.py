@@ -84,7 +84,7 @@ class Measured:
     Attributes:
         variant: see `VARIANTS`.
         setting: what it was measured with.
-        training: forward, loss, backward and optimiser step.
+        training: forward, loss, backward and optimiser step; None where it is another variant's.
         inference: forward without gradients; None where it is another variant's.
         saved_bytes: kept per image for the backward pass, `count_saved`; None for compiled ones,
             of which the compiler decides.
@@ -94,7 +94,7 @@ class Measured:
 
     variant: Variant
     setting: Setting
-    training: Pass
+    training: Pass | None
     inference: Pass | None
     saved_bytes: int | None
     saved_blocks: tuple[int, ...]
@@ -109,15 +109,15 @@ class Ratio:
         variant: the numerator.
         to: the denominator.
         setting: of both.
-        training: of a step.
-        inference: None where one of them has none.
+        training: of a step; None where one of them has none.
+        inference: likewise.
         saved: bytes kept per image over bytes kept per image.
     """
 
     variant: Variant
     to: Variant
     setting: Setting
-    training: Spread
+    training: Spread | None
     inference: Spread | None
     saved: float | None
 
@@ -257,6 +257,9 @@ def benchmark(
     )
 
 
+_OWN = {"training": "trains", "inference": "infers"}
+
+
 class _Case:
     """One variant at one setting: what is run, and what was measured so far."""
 
@@ -273,9 +276,9 @@ class _Case:
         )
         self.start = start_of(variant, self.model)
         self.optimizer = torch.optim.SGD(self.model.trainable_parameters(), lr=1e-3, momentum=0.9)
-        self.runs: dict[str, Run] = {"training": self.train}
-        if VARIANTS[variant].infers:
-            self.runs["inference"] = self.infer
+        kind = VARIANTS[variant]
+        runs: dict[str, Run] = {"training": self.train, "inference": self.infer}
+        self.runs = {name: runs[name] for name in runs if getattr(kind, _OWN[name])}
         self.seconds: dict[str, list[float]] = {name: [] for name in self.runs}
         self.ceilings: list[float] = []
         self.peak_bytes: int | None = None
@@ -298,7 +301,7 @@ class _Case:
         )
         for run in (*self.runs.values(), *self.runs.values()):
             run()
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and "training" in self.runs:
             before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             self.train()
@@ -320,6 +323,8 @@ class _Case:
         """Logits of one batch."""
         self.model.eval()
         with autocast(self.device, self.setting.precision):
+            if self.variant == "context_baked" and not self.model.baked_layers:
+                self.model.bake()
             self.model(self.batch.images)
 
     def measure(self) -> None:
@@ -355,7 +360,7 @@ class _Case:
         return Measured(
             self.variant,
             self.setting,
-            training=passes["training"],
+            training=passes.get("training"),
             inference=passes.get("inference"),
             saved_bytes=None if compiled else self.saved.total,
             saved_blocks=() if compiled else self.saved.blocks,
@@ -405,17 +410,22 @@ def _ratios(measured: Sequence[Measured]) -> Iterator[Ratio]:
 
 
 def _ratio(one: Measured, other: Measured) -> Ratio:
-    inference = None
-    if one.inference is not None and other.inference is not None:
-        inference = _turn_by_turn(one.inference, other.inference)
     saved = None
-    if one.saved_bytes is not None and other.saved_bytes:
+    if one.saved_bytes is not None and other.saved_bytes and one.training is not None:
         saved = one.saved_bytes / other.saved_bytes
-    training = _turn_by_turn(one.training, other.training)
-    return Ratio(one.variant, other.variant, one.setting, training, inference, saved)
+    return Ratio(
+        one.variant,
+        other.variant,
+        one.setting,
+        training=_turn_by_turn(one.training, other.training),
+        inference=_turn_by_turn(one.inference, other.inference),
+        saved=saved,
+    )
 
 
-def _turn_by_turn(one: Pass, other: Pass) -> Spread:
+def _turn_by_turn(one: Pass | None, other: Pass | None) -> Spread | None:
+    if one is None or other is None:
+        return None
     return Spread.of([a / b for a, b in zip(one.seconds, other.seconds, strict=True)])
 
 

@@ -19,7 +19,14 @@ from vpt.prompts import NoPrompt, Prompt, build_prompt
 from vpt.structures import Batch, Begun
 
 Variant = Literal[
-    "backbone", "probe", "insertion", "context", "context_dropout", "context_checkpointed", "full"
+    "backbone",
+    "probe",
+    "insertion",
+    "context",
+    "context_dropout",
+    "context_checkpointed",
+    "context_baked",
+    "full",
 ]
 
 
@@ -31,11 +38,13 @@ class _Kind:
         about: in words.
         beside: the variants that it is held against.
         infers: whether its inference is its own.
+        trains: whether its training step is its own.
     """
 
     about: str
     beside: tuple[Variant, ...] = ("backbone",)
     infers: bool = False
+    trains: bool = True
 
 
 VARIANTS: dict[Variant, _Kind] = {
@@ -52,6 +61,12 @@ VARIANTS: dict[Variant, _Kind] = {
     "context_dropout": _Kind("the same with prompt dropout 0.1, which makes them each image's own"),
     "context_checkpointed": _Kind(
         "the same, every block computed again in the backward pass", beside=("context", "backbone")
+    ),
+    "context_baked": _Kind(
+        "the same with the prompts' keys and values computed once for all batches",
+        beside=("context", "backbone"),
+        infers=True,
+        trains=False,
     ),
     "full": _Kind("no prompts; every weight of the backbone is trained"),
 }
@@ -82,7 +97,9 @@ class ModelShelf:
             return Classifier(PromptedBackbone(own, NoPrompt()), head, tuning="full")
         prompts = variant not in ("backbone", "probe") and num_tokens > 0
         dropout = 0.1 if variant == "context_dropout" else 0.0
-        prompt = self._prompt(backbone, num_tokens, dropout) if prompts else NoPrompt()
+        is_baked = variant == "context_baked"  # its own: the others train the one they share
+        make = self._make_prompt if is_baked else self._prompt
+        prompt = make(backbone, num_tokens, dropout) if prompts else NoPrompt()
         prompted = PromptedBackbone(backbone, prompt, insert=variant == "insertion")
         prompted.grad_checkpointing = variant == "context_checkpointed"
         return Classifier(prompted, head)

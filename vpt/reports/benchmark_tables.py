@@ -48,7 +48,7 @@ def ratios_table(result: Benchmark) -> Table:
         table.add_row(
             f"{ratio.variant} / {ratio.to}",
             _differing(ratio.setting, result),
-            str(ratio.training),
+            "" if ratio.training is None else str(ratio.training),
             "" if ratio.inference is None else str(ratio.inference),
             "" if ratio.saved is None else f"{ratio.saved:.2f}",
         )

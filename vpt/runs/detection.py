@@ -221,6 +221,7 @@ def predict_boxes(
         min_score: detections below are left out.
     """
     transform = box_evaluation_transform(model.preprocess)
+    model.eval().bake()
     for group in groups(paths, batch_size):
         images: list[torch.Tensor] = []
         letterboxes: list[Letterbox] = []

@@ -244,6 +244,7 @@ def predict_images(
     """
     transform = evaluation_transform(model.preprocess)
     assert model.head is not None
+    model.eval().bake()
     names = model.class_names or [str(number) for number in range(model.head.num_classes)]
     for group in groups(paths, batch_size):
         read: list[tuple[Path, torch.Tensor | str]] = []
