@@ -50,6 +50,7 @@ from vpt.data.scenes import SceneSettings, write_scenes
 from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
 from vpt.data.transforms import (
+    Normalise,
     Transform,
     create_transform,
     evaluation_transform,
@@ -73,6 +74,7 @@ __all__ = [
     "ImageDataset",
     "LetterboxedImage",
     "Mixing",
+    "Normalise",
     "Sample",
     "SceneSettings",
     "Split",

@@ -21,13 +21,15 @@ from vpt.data.images import read_image
 from vpt.data.parquet import read_packed_image
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
-from vpt.data.transforms import Transform
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import Batch
 
 Item = tuple[Tensor, int | Tensor, int]
-"""(image (3, H, W) float32, label, index in the split); several labels are (C,) float32, 0 or 1."""
+"""(image (3, H, W), label, index in the split); several labels are (C,) float32, 0 or 1."""
+
+ToTensor = Callable[[Image.Image, int], Tensor]
+"""(image, seed) -> (3, H, W): a `Transform`, or its `pixels`."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class BadImage:
 class ImageDataset(Dataset[Item]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int):
+    def __init__(self, split: Split, transform: ToTensor, seed: int):
         """Join a split with a transform.
 
         Args:
             split: what to read.
-            transform: (image, seed) -> (3, H, W) float32.
+            transform: (image, seed) -> (3, H, W), float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
         """
         self.split = split

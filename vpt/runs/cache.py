@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vpt.data import EpochBatches, ImageDataset, make_loader, targets_of
 from vpt.engine.device import autocast
+from vpt.engine.transfer import on_device
 from vpt.models import Classifier
 from vpt.structures import Batch, Begun
 
@@ -90,7 +91,7 @@ class KeptImages:
         if missing:
             pin = self._start.device.type == "cuda"
             loader = make_loader(self._dataset, missing, num_workers=num_workers, pin_memory=pin)
-            loaded = iter(loader)
+            loaded = on_device(loader, self._start.device, self._start.model.preprocess)
         for items, is_new in zip(planned, new, strict=True):
             yield self._begun(next(loaded)) if is_new else self._found(items)
 

@@ -22,6 +22,7 @@ from vpt.data import (
 )
 from vpt.engine.fit import FitData
 from vpt.engine.progress import Log
+from vpt.engine.transfer import on_device
 from vpt.errors import ConfigError
 from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator, MultiLabelEvaluator
 from vpt.experiment import AnyExperiment, Experiment, plan_cache
@@ -29,7 +30,7 @@ from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.cache import KeptBatches, KeptImages, Start, place_free
 from vpt.seeding import derive_seed
-from vpt.structures import AnyBatch, Begun
+from vpt.structures import AnyBatch, Begun, Preprocess
 
 AnySplit = Split | DetectionSplit
 
@@ -57,10 +58,12 @@ def fit_data(
     config = experiment.config
     train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
     dataset = dataset_of(train_split, experiment.train_transform, config.seed)
+    preprocess = experiment.model.preprocess
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
         batches = _order(experiment, epoch, start_batch)
-        return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
+        workers = config.data.num_workers
+        return _load(dataset, batches, preprocess, num_workers=workers, device=device)
 
     def val_batches(split: AnySplit) -> Iterable[AnyBatch]:
         return in_order(
@@ -185,30 +188,34 @@ def evaluator_of(
 def in_order(
     split: AnySplit, transform: Any, *, batch_size: int, num_workers: int, device: torch.device
 ) -> Iterable[AnyBatch]:
-    """The batches of a split, every image once, in its own order."""
+    """The batches of a split on the device, every image once, in its own order."""
     batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
-    dataset = dataset_of(split, transform, seed=0)
-    return _load(dataset, batches, num_workers=num_workers, device=device)
+    dataset, preprocess = dataset_of(split, transform, seed=0), transform.preprocess
+    return _load(dataset, batches, preprocess, num_workers=num_workers, device=device)
 
 
 def dataset_of(split: AnySplit, transform: Any, seed: int) -> ImageDataset | DetectionDataset:
-    """A split as tensors by (epoch, index); the first of an item is its image."""
+    """A split as tensors by (epoch, index); the first of an item are its image's pixels, uint8."""
     if isinstance(split, DetectionSplit):
-        return DetectionDataset(split, transform, seed)
-    return ImageDataset(split, transform, seed)
+        return DetectionDataset(split, transform.pixels, seed)
+    return ImageDataset(split, transform.pixels, seed)
 
 
 def _load(
     dataset: ImageDataset | DetectionDataset,
     batches: EpochBatches,
+    preprocess: Preprocess,
     *,
     num_workers: int,
     device: torch.device,
 ) -> Iterable[AnyBatch]:
+    """The batches on the device, normalised."""
     pin = device.type == "cuda"
     if isinstance(dataset, DetectionDataset):
-        return make_detection_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
-    return make_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+        boxes = make_detection_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+        return on_device(boxes, device, preprocess)
+    images = make_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+    return on_device(images, device, preprocess)
 
 
 def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
@@ -220,6 +227,7 @@ def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
     seed = derive_seed("init-patches", config.seed)
     batches = EpochBatches(len(split), min(64, len(split)), seed=seed, epoch=0)
     dataset = dataset_of(split, experiment.eval_transform, seed=0)
-    batch = next(iter(_load(dataset, batches, num_workers=0, device=torch.device("cpu"))))
+    preprocess, cpu = experiment.model.preprocess, torch.device("cpu")
+    batch = next(iter(_load(dataset, batches, preprocess, num_workers=0, device=cpu)))
     assert isinstance(batch.images, torch.Tensor)
     start_from_patches(prompted, batch.images.to(device), torch.Generator().manual_seed(seed))
