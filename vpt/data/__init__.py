@@ -56,6 +56,7 @@ from vpt.data.transforms import (
     evaluation_transform,
     training_transform,
 )
+from vpt.data.workers import Workers, usable_cores, worker_count
 
 __all__ = [
     "LEFT_OUT",
@@ -81,6 +82,7 @@ __all__ = [
     "Splits",
     "TextNames",
     "Transform",
+    "Workers",
     "apply_selection",
     "box_evaluation_transform",
     "box_training_transform",
@@ -108,6 +110,8 @@ __all__ = [
     "to_coco_dict",
     "told",
     "training_transform",
+    "usable_cores",
     "with_val_in_train",
+    "worker_count",
     "write_scenes",
 ]

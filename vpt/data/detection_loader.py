@@ -16,6 +16,7 @@ from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
 from vpt.data.loader import BatchLoader, check_size
 from vpt.data.sampling import EpochBatches
+from vpt.data.workers import Workers
 from vpt.seeding import derive_seed
 from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
 
@@ -63,7 +64,7 @@ class DetectionDataset(Dataset[DetectionItem]):
 
 
 def make_detection_loader(
-    dataset: DetectionDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
+    dataset: DetectionDataset, batches: EpochBatches, *, num_workers: Workers, pin_memory: bool
 ) -> BatchLoader[DetectionBatch]:
     """See `make_loader`."""
     return BatchLoader(

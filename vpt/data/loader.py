@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import cv2
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,6 +19,7 @@ from vpt.data.images import read_image
 from vpt.data.parquet import read_packed_image
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
+from vpt.data.workers import Workers, start_worker, worker_count
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import Batch
@@ -105,22 +104,31 @@ def load_sample(split: Split, sample: Sample) -> Image.Image:
     return Image.fromarray(split.array[sample.source]).convert("RGB")
 
 
-def scan_images(split: Split | DetectionSplit, num_workers: int = 0) -> list[BadImage]:
+def scan_images(split: Split | DetectionSplit, num_workers: Workers = 0) -> list[BadImage]:
     """Decode every image of a split, and list those that fail, in the split's order.
 
     Args:
         split: its files are read whole; nothing is written.
         num_workers: processes; 0 scans in this one.
     """
-    files: DataLoader[BadImage | None] = DataLoader(
-        _Scan(split),
+    return [bad for bad in each_of(_Scan(split), num_workers) if bad is not None]
+
+
+AnyItem = TypeVar("AnyItem")
+
+
+def each_of(items: Dataset[AnyItem], num_workers: Workers) -> Iterator[AnyItem]:
+    """The items of a data set (with a length) in order, got by processes (0: in this one)."""
+    loader: DataLoader[AnyItem] = DataLoader(
+        items,
         batch_size=32,
-        num_workers=num_workers,
+        num_workers=worker_count(num_workers),
         collate_fn=list,
-        worker_init_fn=partial(_start_worker, owner=os.getpid()),
+        worker_init_fn=partial(start_worker, owner=os.getpid()),
         generator=torch.Generator(),
     )
-    return [bad for batch in files for bad in batch if bad is not None]
+    for batch in loader:
+        yield from batch
 
 
 OneSplit = TypeVar("OneSplit", Split, DetectionSplit)
@@ -153,7 +161,7 @@ def make_loader(
     dataset: ImageDataset,
     batches: EpochBatches | list[list[tuple[int, int]]],
     *,
-    num_workers: int,
+    num_workers: Workers,
     pin_memory: bool,
 ) -> BatchLoader[Batch]:
     """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
@@ -166,7 +174,6 @@ def make_loader(
     )
 
 
-AnyItem = TypeVar("AnyItem")
 AnyBatch = TypeVar("AnyBatch")
 
 
@@ -193,7 +200,7 @@ class BatchLoader(Generic[AnyBatch]):
         collate: Callable[[list[AnyItem]], tuple[Any, ...]],
         assemble: Callable[..., AnyBatch],
         *,
-        num_workers: int,
+        num_workers: Workers,
         pin_memory: bool,
     ):
         self.batches = batches
@@ -201,10 +208,10 @@ class BatchLoader(Generic[AnyBatch]):
         self._loader: DataLoader[AnyItem | DataError] = DataLoader(
             _Caught(dataset),
             batch_sampler=batches,
-            num_workers=num_workers,
+            num_workers=worker_count(num_workers),
             collate_fn=partial(_collate_caught, collate=collate),
             pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, owner=os.getpid()),
+            worker_init_fn=partial(start_worker, owner=os.getpid()),
             # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
             generator=torch.Generator(),
         )
@@ -284,17 +291,3 @@ def _collate_caught(
             return item
         good.append(item)
     return collate(good)
-
-
-def _start_worker(worker: int, *, owner: int) -> None:
-    """One thread per worker; a signal to the whole group is the main process's to answer.
-
-    It saves first. A worker that died of the signal would be an error in the middle of a step.
-    """
-    if os.getppid() != owner:
-        # Killed meanwhile: torch would watch over the wrong process, and this one never end.
-        os._exit(1)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vpt.data import EpochBatches, ImageDataset, make_loader, targets_of
+from vpt.data import EpochBatches, ImageDataset, Workers, make_loader, targets_of
 from vpt.engine.device import autocast
 from vpt.engine.transfer import on_device
 from vpt.models import Classifier
@@ -82,7 +82,7 @@ class KeptImages:
         like = next(iter(sizes.values())).values
         self._rows = torch.empty((len(dataset), *like.shape[1:]), dtype=like.dtype)
 
-    def batches(self, order: EpochBatches, *, num_workers: int) -> Iterator[Batch]:
+    def batches(self, order: EpochBatches, *, num_workers: Workers) -> Iterator[Batch]:
         """The batches of an epoch, or of what is left of it."""
         planned = list(order)
         new = self._new(planned)

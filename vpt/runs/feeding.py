@@ -17,6 +17,7 @@ from vpt.data import (
     EpochBatches,
     ImageDataset,
     Split,
+    Workers,
     make_detection_loader,
     make_loader,
 )
@@ -186,7 +187,7 @@ def evaluator_of(
 
 
 def in_order(
-    split: AnySplit, transform: Any, *, batch_size: int, num_workers: int, device: torch.device
+    split: AnySplit, transform: Any, *, batch_size: int, num_workers: Workers, device: torch.device
 ) -> Iterable[AnyBatch]:
     """The batches of a split on the device, every image once, in its own order."""
     batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
@@ -206,7 +207,7 @@ def _load(
     batches: EpochBatches,
     preprocess: Preprocess,
     *,
-    num_workers: int,
+    num_workers: Workers,
     device: torch.device,
 ) -> Iterable[AnyBatch]:
     """The batches on the device, normalised."""
