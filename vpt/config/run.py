@@ -223,6 +223,20 @@ class DataConfig(Schema):
         "possible; memory: or refuse",
     )
     cache_gb: Positive = Field(4.0, description="most gigabytes of memory for the cache")
+    decoded: Literal["none", "auto", "disk"] = Field(
+        "none",
+        description="keep decoded training and validation images on the disk, bit for bit, as far "
+        "as every epoch makes the same of them; auto: where that is possible and helps; disk: or "
+        "refuse",
+    )
+    decoded_dir: Path | None = Field(
+        None,
+        description="folder of decoded images, for all runs; null: decoded in $VPT_CACHE, or else "
+        "in ~/.cache/vpt",
+    )
+    decoded_gb: Positive = Field(
+        10.0, description="most gigabytes in that folder; those used longest ago go first"
+    )
 
     @model_validator(mode="after")
     def _check_choice(self) -> DataConfig:

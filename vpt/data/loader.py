@@ -64,10 +64,12 @@ class ImageDataset(Dataset[Item]):
             DataError: the file cannot be read; the message names it.
         """
         epoch, index = item
-        sample = self.split.samples[index]
-        image = load_sample(self.split, sample)
         seed = derive_seed("augment", self.seed, epoch, index)
-        return self.transform(image, seed), target_of(self.split, sample), index
+        return self.seen(index, seed), target_of(self.split, self.split.samples[index]), index
+
+    def seen(self, index: int, seed: int) -> Tensor:
+        """(3, H, W) of the image at `index`, with a seed of its own."""
+        return self.transform(load_sample(self.split, self.split.samples[index]), seed)
 
 
 def target_of(split: Split, sample: Sample) -> int | Tensor:

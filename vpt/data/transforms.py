@@ -62,9 +62,14 @@ class Transform(Protocol):
         """(3, H, W) uint8, the rest of the way; what was settled is not changed."""
         ...
 
+    @property
+    def settled_to(self) -> tuple[int, int] | None:
+        """(H, W) of everything that is settled; None: it depends on the image."""
+        return None
+
     def settled_size(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) of what `settle` makes of an image of a size."""
-        ...
+        return self.settled_to or (height, width)
 
     def settling(self) -> dict[str, Any]:
         """What `settle` depends on besides the image, as JSON values."""
@@ -114,7 +119,8 @@ class EvaluationTransform(Transform):
         """(3, H, W) uint8."""
         return _planes(settled)
 
-    def settled_size(self, height: int, width: int) -> tuple[int, int]:
+    @property
+    def settled_to(self) -> tuple[int, int]:
         """(H, W) of the crop, whatever the image's."""
         return self.preprocess.size
 

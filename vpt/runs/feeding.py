@@ -12,6 +12,8 @@ import torch
 
 from vpt.config import AnyRunConfig, DetectionRunConfig
 from vpt.data import (
+    DecodedDataset,
+    DecodedImages,
     DetectionDataset,
     DetectionSplit,
     EpochBatches,
@@ -21,6 +23,7 @@ from vpt.data import (
     make_detection_loader,
     make_loader,
 )
+from vpt.data.splits import SplitName
 from vpt.engine.fit import FitData
 from vpt.engine.progress import Log
 from vpt.engine.transfer import on_device
@@ -30,6 +33,7 @@ from vpt.experiment import AnyExperiment, Experiment, plan_cache
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.cache import KeptBatches, KeptImages, Start, place_free
+from vpt.runs.decoding import decoded_images
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Begun, Preprocess
 
@@ -50,15 +54,18 @@ def fit_data(
         experiment: built; with a cache its model is on the device.
         device: where batches will go.
         results: where a detector's validation writes its detections.
-        cached: whether `data.cache` holds.
+        cached: whether `data.cache` and `data.decoded` hold.
         log: told what is kept, and what is not.
 
     Raises:
-        ConfigError: `data.cache: memory` cannot be had.
+        ConfigError: `data.cache: memory` or `data.decoded: disk` cannot be had.
     """
     config = experiment.config
     train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
-    dataset = dataset_of(train_split, experiment.train_transform, config.seed)
+    decoded: dict[SplitName, DecodedImages] = {}
+    if cached and isinstance(experiment, Experiment):
+        decoded = decoded_images(experiment, log)
+    dataset = dataset_of(train_split, experiment.train_transform, config.seed, decoded.get("train"))
     preprocess = experiment.model.preprocess
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
@@ -73,6 +80,7 @@ def fit_data(
             batch_size=config.data.eval_batch_size or config.data.batch_size,
             num_workers=config.data.num_workers,
             device=device,
+            decoded=decoded.get("val"),
         )
 
     data = FitData(
@@ -187,18 +195,28 @@ def evaluator_of(
 
 
 def in_order(
-    split: AnySplit, transform: Any, *, batch_size: int, num_workers: Workers, device: torch.device
+    split: AnySplit,
+    transform: Any,
+    *,
+    batch_size: int,
+    num_workers: Workers,
+    device: torch.device,
+    decoded: DecodedImages | None = None,
 ) -> Iterable[AnyBatch]:
     """The batches of a split on the device, every image once, in its own order."""
     batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
-    dataset, preprocess = dataset_of(split, transform, seed=0), transform.preprocess
+    dataset, preprocess = dataset_of(split, transform, 0, decoded), transform.preprocess
     return _load(dataset, batches, preprocess, num_workers=num_workers, device=device)
 
 
-def dataset_of(split: AnySplit, transform: Any, seed: int) -> ImageDataset | DetectionDataset:
+def dataset_of(
+    split: AnySplit, transform: Any, seed: int, decoded: DecodedImages | None = None
+) -> ImageDataset | DetectionDataset:
     """A split as tensors by (epoch, index); the first of an item are its image's pixels, uint8."""
     if isinstance(split, DetectionSplit):
         return DetectionDataset(split, transform.pixels, seed)
+    if decoded is not None:
+        return DecodedDataset(split, transform, seed, decoded)
     return ImageDataset(split, transform.pixels, seed)
 
 
