@@ -22,6 +22,8 @@ from vpt.data import (
     Workers,
     make_detection_loader,
     make_loader,
+    usable_cores,
+    worker_count,
 )
 from vpt.data.splits import SplitName
 from vpt.engine.fit import FitData
@@ -90,6 +92,7 @@ def fit_data(
         evaluator=evaluator_of(
             val_split or train_split, results=results, coco_eval=coco_eval_of(config)
         ),
+        advice=partial(faster_data, experiment),
     )
     if cached and isinstance(experiment, Experiment) and not isinstance(dataset, DetectionDataset):
         return _with_cache(data, experiment, dataset, device, log)
@@ -115,8 +118,28 @@ def _with_cache(
         data = replace(data, val=KeptBatches(data.val, start))  # type: ignore[arg-type]
     if sizes:
         images = KeptImages(dataset, start, sizes)
-        data = replace(data, train=lambda *at: _kept_batches(experiment, images, *at))
+        # What its first epoch waits for is the model, too.
+        data = replace(data, train=lambda *at: _kept_batches(experiment, images, *at), advice=None)
     return data
+
+
+def faster_data(experiment: AnyExperiment) -> list[str]:
+    """What to change in a config whose training waits for its images, best first."""
+    config = experiment.config
+    found = []
+    if isinstance(experiment, Experiment) and experiment.config.data.cache == "none":
+        data = experiment.config.data.model_copy(update={"cache": "auto"})
+        cached = experiment.config.model_copy(update={"data": data})
+        if plan_cache(cached, experiment.model, experiment.splits).train:
+            found.append("data.cache=auto")
+    now, most = worker_count(config.data.num_workers), worker_count("auto")
+    if now < most:
+        found.append(f"data.num_workers={most} (now {now}, {usable_cores()} cores here)")
+    if isinstance(experiment, Experiment) and experiment.config.data.decoded == "none":
+        train_split = experiment.splits.require("train")
+        if not any(isinstance(sample.source, int) for sample in train_split.samples):
+            found.append("data.decoded=disk")
+    return found
 
 
 def _kept_batches(
