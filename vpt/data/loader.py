@@ -172,7 +172,7 @@ def make_loader(
     DataError here, in the main process.
     """
     return BatchLoader(
-        dataset, batches, _collate, Batch, num_workers=num_workers, pin_memory=pin_memory
+        dataset, batches, collate, Batch, num_workers=num_workers, pin_memory=pin_memory
     )
 
 
@@ -279,7 +279,8 @@ def check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> None:
         )
 
 
-def _collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+def collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+    """The fields of the `Batch` of some items."""
     images, labels, indices = zip(*items, strict=True)
     return torch.stack(images), _stacked(labels), torch.tensor(indices)
 
