@@ -1,6 +1,8 @@
 """How many processes load images, and that none of them takes more than its core."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,22 @@ def test_a_worker__has_one_thread_and_that_of_its_queue(monkeypatch):
             assert all_of_it <= 2
     finally:
         torch.set_num_threads(before)
+
+
+SCRIPT = """
+from tests.data.test_workers import _Threads
+from vpt.data.loader import each_of
+
+def read():
+    items = each_of(_Threads(), 2)
+    raise RuntimeError(f"a bug after {len(next(items))}")
+
+read()
+"""
+
+
+@pytest.mark.slow
+def test_an_error_that_nothing_catches__ends_the_process_and_its_workers():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, timeout=40)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(b"RuntimeError: a bug after 2")

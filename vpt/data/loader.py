@@ -19,7 +19,7 @@ from vpt.data.images import read_image
 from vpt.data.parquet import read_packed_image
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
-from vpt.data.workers import Workers, start_worker, worker_count
+from vpt.data.workers import Workers, begin, start_worker, worker_count
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import Batch
@@ -129,7 +129,7 @@ def each_of(items: Dataset[AnyItem], num_workers: Workers) -> Iterator[AnyItem]:
         worker_init_fn=partial(start_worker, owner=os.getpid()),
         generator=torch.Generator(),
     )
-    for batch in loader:
+    for batch in begin(loader):
         yield from batch
 
 
@@ -222,7 +222,7 @@ class BatchLoader(Generic[AnyBatch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        for parts in self._loader:
+        for parts in begin(self._loader):
             if isinstance(parts, DataError):
                 raise parts
             yield self._assemble(*parts)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
+from weakref import WeakSet
 
 import cv2
 import torch
+from torch.utils.data import DataLoader
 
 Workers = int | Literal["auto"]
 """Loader processes; 0: the main process loads; 'auto': see `worker_count`."""
@@ -47,3 +51,24 @@ def start_worker(worker: int, *, owner: int) -> None:
     cv2.setNumThreads(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+_running: WeakSet[Any] = WeakSet()
+
+
+def begin(loader: DataLoader[Any]) -> Iterator[Any]:
+    """An iterator over a loader of such workers, which end with this process, however it ends.
+
+    After an exception that nothing caught, the iterator is still there when the interpreter exits;
+    torch and multiprocessing then ask the workers to end by a signal, which they ignore.
+    """
+    iterator = iter(loader)
+    _running.add(iterator)
+    return iterator
+
+
+@atexit.register
+def _end_workers() -> None:
+    for iterator in list(_running):
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
