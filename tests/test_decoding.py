@@ -52,7 +52,10 @@ def batches_of(config, lines=None):
 
 @pytest.mark.parametrize(
     "transform",
-    ["none", pytest.param("resize_crop", marks=pytest.mark.slow), "random_resized_crop"],
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "resize_crop")),
+        "random_resized_crop",
+    ],
 )
 def test_a_run_with_decoded_images__is_the_run_without__bit_for_bit(transform, data, tmp_path):
     changes = {"data__transform": transform, "data__num_workers": 1, "train__epochs": 2}
