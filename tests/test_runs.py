@@ -38,7 +38,7 @@ from tests.training import (
 from vpt.api import load_prompt
 from vpt.config import dump
 from vpt.data import EpochBatches
-from vpt.data.loader import _start_worker
+from vpt.data.workers import start_worker
 from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError, PromptFileError, RunError
@@ -428,7 +428,7 @@ def test_a_signal_to_the_whole_group__loader_workers_leave_the_answer_to_the_run
 
 def test_a_loader_worker__whose_run_is_gone_already__ends():
     options = {"worker": 0, "owner": os.getpid() + 1}
-    process = multiprocessing.get_context("fork").Process(target=_start_worker, kwargs=options)
+    process = multiprocessing.get_context("fork").Process(target=start_worker, kwargs=options)
     process.start()
     process.join(10)
     assert process.exitcode == 1

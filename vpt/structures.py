@@ -322,7 +322,8 @@ class Batch:
     """Images of one step and what is known of them.
 
     Attributes:
-        images: (B, 3, H, W) float32, preprocessed; or what was begun with them.
+        images: (B, 3, H, W) float32, preprocessed; or the pixels themselves, uint8, on their way
+            to the device; or what was begun with them.
         labels: (B,) int64; or (B, C) float32: multi-label targets, 0 or 1, or shares of classes
             where images are mixed.
         indices: (B,) int64, positions in the data set's split.
@@ -440,7 +441,8 @@ class DetectionBatch:
     """Letterboxed images of one step and what is to be found in them.
 
     Attributes:
-        images: (B, 3, S, S) float32, preprocessed.
+        images: (B, 3, S, S) float32, preprocessed; or the pixels themselves, uint8, on their way
+            to the device.
         targets: B, in the images' frame.
         indices: (B,) int64, positions in the data set's split.
         letterboxes: B, the ways back to the files' pixels.

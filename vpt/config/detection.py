@@ -37,8 +37,10 @@ class DetectionDataConfig(Schema):
     eval_batch_size: PositiveInt | None = Field(
         None, description="images per forward pass in evaluation; null: batch_size"
     )
-    num_workers: Annotated[int, Field(ge=0)] = Field(
-        2, description="loader processes; 0: load in the main process"
+    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        2,
+        description="loader processes; 0: load in the main process; auto: the cores there are less "
+        "one, at most 8, shared by the training processes of a machine",
     )
     on_bad_image: Literal["error", "skip"] = Field(
         "error",

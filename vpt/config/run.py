@@ -180,8 +180,10 @@ class DataConfig(Schema):
     eval_batch_size: PositiveInt | None = Field(
         None, description="images per forward pass in evaluation; null: batch_size"
     )
-    num_workers: Annotated[int, Field(ge=0)] = Field(
-        2, description="loader processes; 0: load in the main process"
+    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        2,
+        description="loader processes; 0: load in the main process; auto: the cores there are less "
+        "one, at most 8, shared by the training processes of a machine",
     )
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="an unreadable image stops the run, or is left out"
@@ -221,6 +223,20 @@ class DataConfig(Schema):
         "possible; memory: or refuse",
     )
     cache_gb: Positive = Field(4.0, description="most gigabytes of memory for the cache")
+    decoded: Literal["none", "auto", "disk"] = Field(
+        "none",
+        description="keep decoded training and validation images on the disk, bit for bit, as far "
+        "as every epoch makes the same of them; auto: where that is possible and helps; disk: or "
+        "refuse",
+    )
+    decoded_dir: Path | None = Field(
+        None,
+        description="folder of decoded images, for all runs; null: decoded in $VPT_CACHE, or else "
+        "in ~/.cache/vpt",
+    )
+    decoded_gb: Positive = Field(
+        10.0, description="most gigabytes in that folder; those used longest ago go first"
+    )
 
     @model_validator(mode="after")
     def _check_choice(self) -> DataConfig:

@@ -7,6 +7,15 @@ from vpt.data.boxes import (
     box_training_transform,
 )
 from vpt.data.coco import read_detection
+from vpt.data.decoded import (
+    DecodedDataset,
+    DecodedImages,
+    build_decoded,
+    decoded_path,
+    decoded_sizes,
+    find_decoded,
+    make_room,
+)
 from vpt.data.descriptor import Cut, Descriptor, TextNames, load_descriptor
 from vpt.data.detection import (
     LEFT_OUT,
@@ -30,7 +39,9 @@ from vpt.data.loader import (
     BadImage,
     BatchLoader,
     ImageDataset,
+    collate,
     drop_bad,
+    each_of,
     load_sample,
     make_loader,
     scan_images,
@@ -50,11 +61,13 @@ from vpt.data.scenes import SceneSettings, write_scenes
 from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
 from vpt.data.transforms import (
+    Normalise,
     Transform,
     create_transform,
     evaluation_transform,
     training_transform,
 )
+from vpt.data.workers import Workers, usable_cores, worker_count
 
 __all__ = [
     "LEFT_OUT",
@@ -63,6 +76,8 @@ __all__ = [
     "BatchLoader",
     "BoxTransform",
     "Cut",
+    "DecodedDataset",
+    "DecodedImages",
     "Descriptor",
     "DetectionDataset",
     "DetectionSample",
@@ -73,29 +88,38 @@ __all__ = [
     "ImageDataset",
     "LetterboxedImage",
     "Mixing",
+    "Normalise",
     "Sample",
     "SceneSettings",
     "Split",
     "Splits",
     "TextNames",
     "Transform",
+    "Workers",
     "apply_selection",
     "box_evaluation_transform",
     "box_training_transform",
     "boxes_hash",
+    "build_decoded",
     "check_classes",
     "check_findings",
+    "collate",
     "collate_detection",
     "coop_few_shot",
     "create_transform",
+    "decoded_path",
+    "decoded_sizes",
     "drop_bad",
+    "each_of",
     "evaluation_transform",
     "few_shot",
+    "find_decoded",
     "holdout",
     "load_descriptor",
     "load_sample",
     "make_detection_loader",
     "make_loader",
+    "make_room",
     "mix",
     "read_detection",
     "read_image",
@@ -106,6 +130,8 @@ __all__ = [
     "to_coco_dict",
     "told",
     "training_transform",
+    "usable_cores",
     "with_val_in_train",
+    "worker_count",
     "write_scenes",
 ]

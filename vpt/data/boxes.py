@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from vpt.config import BoxTransformConfig
 from vpt.data.images import to_rgb
 from vpt.data.offline_albumentations import A
-from vpt.data.transforms import padding_colour, resampling_of, to_normalised
+from vpt.data.transforms import Normalise, padding_colour, resampling_of, to_pixels
 from vpt.errors import ConfigError
 from vpt.structures import Letterbox, Preprocess
 
@@ -30,7 +29,8 @@ class LetterboxedImage:
     """An image as a detector sees it, and where its boxes went.
 
     Attributes:
-        image: (3, S, S) float32, normalised; the padding right and below has the mean colour.
+        image: (3, S, S) float32, normalised, or the pixels themselves, uint8; the padding right and
+            below has the mean colour.
         boxes: (K, 4) float32 xyxy, pixels of the square.
         rows: (K,) int64, which of the given boxes these are, ascending.
         letterbox: the way back; from an augmented image to that, not to the file.
@@ -42,8 +42,20 @@ class LetterboxedImage:
     letterbox: Letterbox
 
 
-BoxTransform = Callable[[Image.Image, NDArray[np.float64], int], LetterboxedImage]
-"""(image, boxes (K, 4) xyxy in its pixels, seed); the same three give the same bits."""
+class BoxTransform(Protocol):
+    """(image, boxes (K, 4) xyxy in its pixels, seed); the same three give the same bits."""
+
+    preprocess: Preprocess
+
+    def __call__(
+        self, image: Image.Image, boxes: NDArray[np.float64], seed: int
+    ) -> LetterboxedImage:
+        """Of float32: `pixels`, normalised."""
+        ...
+
+    def pixels(self, image: Image.Image, boxes: NDArray[np.float64], seed: int) -> LetterboxedImage:
+        """Of uint8."""
+        ...
 
 
 class LetterboxTransform:
@@ -71,6 +83,16 @@ class LetterboxTransform:
         self, image: Image.Image, boxes: NDArray[np.float64] | None = None, seed: int = 0
     ) -> LetterboxedImage:
         """The square; the seed is taken for symmetry and has no effect."""
+        return self.normalised(self.pixels(image, boxes, seed))
+
+    def normalised(self, seen: LetterboxedImage) -> LetterboxedImage:
+        """The same with its pixels as the backbone wants them."""
+        return replace(seen, image=Normalise(self.preprocess)(seen.image))
+
+    def pixels(
+        self, image: Image.Image, boxes: NDArray[np.float64] | None = None, seed: int = 0
+    ) -> LetterboxedImage:
+        """The square in uint8."""
         given = np.zeros((0, 4)) if boxes is None else boxes
         rows = np.arange(len(given), dtype=np.int64)
         return self.place(to_rgb(image), given, rows)
@@ -84,7 +106,7 @@ class LetterboxTransform:
         shrink: float = 1.0,
         min_side: float = 0.0,
     ) -> LetterboxedImage:
-        """An RGB image top left in the square.
+        """An RGB image top left in the square, in uint8.
 
         Args:
             image: in RGB.
@@ -104,15 +126,14 @@ class LetterboxTransform:
         sides = (placed[:, 2:] - placed[:, :2]).amin(dim=1)
         kept = (sides >= min_side) & (sides > 0)
         numbers = torch.tensor(rows, dtype=torch.int64)
-        return LetterboxedImage(
-            to_normalised(square, self.preprocess), placed[kept], numbers[kept], letterbox
-        )
+        return LetterboxedImage(to_pixels(square), placed[kept], numbers[kept], letterbox)
 
 
 class JitterTransform:
     """Random scale, crop, flip and colours, then the letterbox; a pure function of its inputs."""
 
     def __init__(self, preprocess: Preprocess, options: BoxTransformConfig):
+        self.preprocess = preprocess
         self.letterbox = LetterboxTransform(preprocess)
         self.options = options
         steps = [_WindowCrop(p=1.0), A.HorizontalFlip(p=options.hflip)]
@@ -134,6 +155,10 @@ class JitterTransform:
         self, image: Image.Image, boxes: NDArray[np.float64], seed: int
     ) -> LetterboxedImage:
         """The square, with those boxes of which enough is left."""
+        return self.letterbox.normalised(self.pixels(image, boxes, seed))
+
+    def pixels(self, image: Image.Image, boxes: NDArray[np.float64], seed: int) -> LetterboxedImage:
+        """The same in uint8."""
         stream = random.Random(seed)
         zoom = math.exp(stream.uniform(*(math.log(limit) for limit in self.options.scale)))
         # One stream for the whole pipeline, as in `vpt.data.transforms`.

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vpt.data.boxes import BoxTransform
+from vpt.data.boxes import LetterboxedImage
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
 from vpt.data.loader import BatchLoader, check_size
 from vpt.data.sampling import EpochBatches
+from vpt.data.workers import Workers
 from vpt.seeding import derive_seed
 from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
 
 DetectionItem = tuple[Tensor, DetectionTargets, int, Letterbox]
-"""(image (3, S, S) float32, its targets, index in the split, letterbox)."""
+"""(image (3, S, S), its targets, index in the split, letterbox)."""
+
+ToLetterbox = Callable[[Image.Image, NDArray[np.float64], int], LetterboxedImage]
+"""(image, boxes, seed): a `BoxTransform`, or its `pixels`."""
 
 _Columns = tuple[Tensor, list[Tensor], list[Tensor], Tensor, list[Letterbox]]
 
@@ -23,12 +32,12 @@ _Columns = tuple[Tensor, list[Tensor], list[Tensor], Tensor, list[Letterbox]]
 class DetectionDataset(Dataset[DetectionItem]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: DetectionSplit, transform: BoxTransform, seed: int):
+    def __init__(self, split: DetectionSplit, transform: ToLetterbox, seed: int):
         """Join a split with a transform.
 
         Args:
             split: what to read.
-            transform: (image, boxes, seed) -> `LetterboxedImage`.
+            transform: (image, boxes, seed) -> `LetterboxedImage`, of float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
         """
         self.split = split
@@ -55,7 +64,11 @@ class DetectionDataset(Dataset[DetectionItem]):
 
 
 def make_detection_loader(
-    dataset: DetectionDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
+    dataset: DetectionDataset,
+    batches: EpochBatches | list[list[tuple[int, int]]],
+    *,
+    num_workers: Workers,
+    pin_memory: bool,
 ) -> BatchLoader[DetectionBatch]:
     """See `make_loader`."""
     return BatchLoader(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import cv2
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,13 +19,16 @@ from vpt.data.images import read_image
 from vpt.data.parquet import read_packed_image
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
-from vpt.data.transforms import Transform
+from vpt.data.workers import Workers, begin, start_worker, worker_count
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import Batch
 
 Item = tuple[Tensor, int | Tensor, int]
-"""(image (3, H, W) float32, label, index in the split); several labels are (C,) float32, 0 or 1."""
+"""(image (3, H, W), label, index in the split); several labels are (C,) float32, 0 or 1."""
+
+ToTensor = Callable[[Image.Image, int], Tensor]
+"""(image, seed) -> (3, H, W): a `Transform`, or its `pixels`."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class BadImage:
 class ImageDataset(Dataset[Item]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int):
+    def __init__(self, split: Split, transform: ToTensor, seed: int):
         """Join a split with a transform.
 
         Args:
             split: what to read.
-            transform: (image, seed) -> (3, H, W) float32.
+            transform: (image, seed) -> (3, H, W), float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
         """
         self.split = split
@@ -63,10 +64,12 @@ class ImageDataset(Dataset[Item]):
             DataError: the file cannot be read; the message names it.
         """
         epoch, index = item
-        sample = self.split.samples[index]
-        image = load_sample(self.split, sample)
         seed = derive_seed("augment", self.seed, epoch, index)
-        return self.transform(image, seed), target_of(self.split, sample), index
+        return self.seen(index, seed), target_of(self.split, self.split.samples[index]), index
+
+    def seen(self, index: int, seed: int) -> Tensor:
+        """(3, H, W) of the image at `index`, with a seed of its own."""
+        return self.transform(load_sample(self.split, self.split.samples[index]), seed)
 
 
 def target_of(split: Split, sample: Sample) -> int | Tensor:
@@ -103,22 +106,31 @@ def load_sample(split: Split, sample: Sample) -> Image.Image:
     return Image.fromarray(split.array[sample.source]).convert("RGB")
 
 
-def scan_images(split: Split | DetectionSplit, num_workers: int = 0) -> list[BadImage]:
+def scan_images(split: Split | DetectionSplit, num_workers: Workers = 0) -> list[BadImage]:
     """Decode every image of a split, and list those that fail, in the split's order.
 
     Args:
         split: its files are read whole; nothing is written.
         num_workers: processes; 0 scans in this one.
     """
-    files: DataLoader[BadImage | None] = DataLoader(
-        _Scan(split),
+    return [bad for bad in each_of(_Scan(split), num_workers) if bad is not None]
+
+
+AnyItem = TypeVar("AnyItem")
+
+
+def each_of(items: Dataset[AnyItem], num_workers: Workers) -> Iterator[AnyItem]:
+    """The items of a data set (with a length) in order, got by processes (0: in this one)."""
+    loader: DataLoader[AnyItem] = DataLoader(
+        items,
         batch_size=32,
-        num_workers=num_workers,
+        num_workers=worker_count(num_workers),
         collate_fn=list,
-        worker_init_fn=partial(_start_worker, owner=os.getpid()),
+        worker_init_fn=partial(start_worker, owner=os.getpid()),
         generator=torch.Generator(),
     )
-    return [bad for batch in files for bad in batch if bad is not None]
+    for batch in begin(loader):
+        yield from batch
 
 
 OneSplit = TypeVar("OneSplit", Split, DetectionSplit)
@@ -151,7 +163,7 @@ def make_loader(
     dataset: ImageDataset,
     batches: EpochBatches | list[list[tuple[int, int]]],
     *,
-    num_workers: int,
+    num_workers: Workers,
     pin_memory: bool,
 ) -> BatchLoader[Batch]:
     """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
@@ -160,11 +172,10 @@ def make_loader(
     DataError here, in the main process.
     """
     return BatchLoader(
-        dataset, batches, _collate, Batch, num_workers=num_workers, pin_memory=pin_memory
+        dataset, batches, collate, Batch, num_workers=num_workers, pin_memory=pin_memory
     )
 
 
-AnyItem = TypeVar("AnyItem")
 AnyBatch = TypeVar("AnyBatch")
 
 
@@ -191,7 +202,7 @@ class BatchLoader(Generic[AnyBatch]):
         collate: Callable[[list[AnyItem]], tuple[Any, ...]],
         assemble: Callable[..., AnyBatch],
         *,
-        num_workers: int,
+        num_workers: Workers,
         pin_memory: bool,
     ):
         self.batches = batches
@@ -199,10 +210,10 @@ class BatchLoader(Generic[AnyBatch]):
         self._loader: DataLoader[AnyItem | DataError] = DataLoader(
             _Caught(dataset),
             batch_sampler=batches,
-            num_workers=num_workers,
+            num_workers=worker_count(num_workers),
             collate_fn=partial(_collate_caught, collate=collate),
             pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, owner=os.getpid()),
+            worker_init_fn=partial(start_worker, owner=os.getpid()),
             # Of its own: DataLoader draws a seed at each start, and the global one is the model's.
             generator=torch.Generator(),
         )
@@ -211,7 +222,7 @@ class BatchLoader(Generic[AnyBatch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        for parts in self._loader:
+        for parts in begin(self._loader):
             if isinstance(parts, DataError):
                 raise parts
             yield self._assemble(*parts)
@@ -268,7 +279,8 @@ def check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> None:
         )
 
 
-def _collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+def collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+    """The fields of the `Batch` of some items."""
     images, labels, indices = zip(*items, strict=True)
     return torch.stack(images), _stacked(labels), torch.tensor(indices)
 
@@ -282,17 +294,3 @@ def _collate_caught(
             return item
         good.append(item)
     return collate(good)
-
-
-def _start_worker(worker: int, *, owner: int) -> None:
-    """One thread per worker; a signal to the whole group is the main process's to answer.
-
-    It saves first. A worker that died of the signal would be an error in the middle of a step.
-    """
-    if os.getppid() != owner:
-        # Killed meanwhile: torch would watch over the wrong process, and this one never end.
-        os._exit(1)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -1,17 +1,21 @@
-"""From a PIL image to a backbone's input: the exact evaluation transform, seeded augmentation."""
+"""From a PIL image to a backbone's input: the exact evaluation transform, seeded augmentation.
+
+The way has three parts: what is the same every time (`settle`), what is drawn anew (`finish`), both
+in 8-bit pixels, and arithmetic (`Normalise`), which can wait until the batch is on its device.
+"""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as F  # noqa: N812 (torchvision's own convention)
 from torchvision.transforms import v2
 
 from vpt.config import TransformConfig
@@ -21,9 +25,6 @@ from vpt.errors import ConfigError
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
 
-Transform = Callable[[Image.Image, int], Tensor]
-"""(image, seed) -> (3, H, W) float32; the same image and seed give the same bits."""
-
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -32,11 +33,73 @@ _RESAMPLING = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_CPU = torch.device("cpu")
 _BORDER_REFLECT_101 = 4  # cv2.BORDER_REFLECT_101
 _NO_OPTIONS = TransformConfig()
 
+Pixels = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
 
-class EvaluationTransform:
+
+class Transform(Protocol):
+    """(image, seed) -> (3, H, W) float32; the same image and seed give the same bits."""
+
+    preprocess: Preprocess
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """(3, H, W) float32, normalised."""
+        return Normalise(self.preprocess)(self.pixels(image, seed))
+
+    def pixels(self, image: Image.Image, seed: int) -> Tensor:
+        """(3, H, W) uint8."""
+        return self.finish(self.settle(image), seed)
+
+    def settle(self, image: Image.Image) -> Pixels:
+        """The first part of the way, the same every time."""
+        ...
+
+    def finish(self, settled: Pixels, seed: int) -> Tensor:
+        """(3, H, W) uint8, the rest of the way; what was settled is not changed."""
+        ...
+
+    @property
+    def settled_to(self) -> tuple[int, int] | None:
+        """(H, W) of everything that is settled; None: it depends on the image."""
+        return None
+
+    def settled_size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of what `settle` makes of an image of a size."""
+        return self.settled_to or (height, width)
+
+    def settling(self) -> dict[str, Any]:
+        """What `settle` depends on besides the image, as JSON values."""
+        ...
+
+
+class Normalise:
+    """Pixels as the backbone wants them: of 0..1, less the mean, over the deviation.
+
+    On the CPU and on CUDA bit for bit torchvision's to_tensor and normalize on the CPU.
+
+    Args:
+        preprocess: its mean and std.
+        device: where the pixels will be.
+    """
+
+    def __init__(self, preprocess: Preprocess, device: torch.device = _CPU):
+        # A tensor: by a plain number CUDA multiplies with the inverse, which has other last bits.
+        self._full = torch.tensor(255.0, dtype=torch.float32, device=device)
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+            for values in (preprocess.mean, preprocess.std)
+        )
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(..., 3, H, W) float32 of uint8."""
+        return pixels.to(torch.float32).div_(self._full).sub_(self._mean).div_(self._std)
+
+
+class EvaluationTransform(Transform):
     """A backbone's own preprocessing, pixel for pixel that of timm; nothing is random."""
 
     def __init__(self, preprocess: Preprocess):
@@ -45,11 +108,30 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image, seed: int = 0) -> Tensor:
         """(3, H, W) float32, normalised; the seed is taken for symmetry and has no effect."""
+        return super().__call__(image, seed)
+
+    def settle(self, image: Image.Image) -> Pixels:
+        """The finished crop."""
         place = {"center": _center, "squash": _squash, "border": _border}[self.preprocess.crop_mode]
-        return to_normalised(place(to_rgb(image), self.preprocess), self.preprocess)
+        return np.asarray(place(to_rgb(image), self.preprocess))
+
+    def finish(self, settled: Pixels, seed: int) -> Tensor:
+        """(3, H, W) uint8."""
+        return _planes(settled)
+
+    @property
+    def settled_to(self) -> tuple[int, int]:
+        """(H, W) of the crop, whatever the image's."""
+        return self.preprocess.size
+
+    def settling(self) -> dict[str, Any]:
+        """The fields of the preprocessing that move pixels."""
+        values = self.preprocess.to_dict()
+        del values["std"]  # the mean is the colour of padding
+        return {"transform": "evaluation", **values}
 
 
-class TrainingTransform:
+class TrainingTransform(Transform):
     """Random augmentation, a pure function of image and seed."""
 
     def __init__(self, preprocess: Preprocess, options: TransformConfig):
@@ -67,19 +149,39 @@ class TrainingTransform:
             None if given is None else _RandAugment(preprocess, **given.model_dump())
         )
 
-    def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        """(3, H, W) float32, normalised."""
+    def settle(self, image: Image.Image) -> Pixels:
+        """The whole image; for 'resize_crop' with its short side of `resize` pixels."""
         image = to_rgb(image)
         if self.options.name == "resize_crop":
             image = _resize_short_side(image, self.options.resize, self.preprocess)
+        return np.asarray(image)
+
+    def finish(self, settled: Pixels, seed: int) -> Tensor:
+        """(3, H, W) uint8: cropped, distorted."""
         # One stream for the whole pipeline. Seeding it with set_random_seed would give each
         # transform its own copy of the same stream: a wide crop would always come with a flip.
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        pixels = self.pipeline(image=np.asarray(image))["image"]
-        augmented = Image.fromarray(pixels)
+        pixels: Pixels = self.pipeline(image=settled)["image"]
         if self.rand_augment is not None:
-            augmented = self.rand_augment(augmented, derive_seed("rand_augment", seed))
-        return to_normalised(augmented, self.preprocess)
+            augmented = Image.fromarray(pixels)
+            pixels = np.asarray(self.rand_augment(augmented, derive_seed("rand_augment", seed)))
+        return _planes(pixels)
+
+    def settled_size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of what `settle` makes of an image of a size."""
+        if self.options.name == "resize_crop":
+            return _short_side_size(height, width, self.options.resize)
+        return height, width
+
+    def settling(self) -> dict[str, Any]:
+        """Nothing besides the image, or how it is resized."""
+        if self.options.name != "resize_crop":
+            return {"transform": "whole"}
+        return {
+            "transform": "resize",
+            "resize": self.options.resize,
+            "interpolation": self.preprocess.interpolation,
+        }
 
 
 class UnseededTransform:
@@ -210,11 +312,14 @@ def resampling_of(preprocess: Preprocess) -> Image.Resampling:
     return _RESAMPLING[preprocess.interpolation]
 
 
-def to_normalised(image: Image.Image, preprocess: Preprocess) -> Tensor:
-    """(3, H, W) float32, less the mean and divided by the deviation."""
-    tensor = F.to_tensor(image)
-    normalised: Tensor = F.normalize(tensor, list(preprocess.mean), list(preprocess.std))
-    return normalised
+def to_pixels(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8 of an RGB image."""
+    return _planes(np.asarray(image))
+
+
+def _planes(pixels: Pixels) -> Tensor:
+    """(3, H, W) in memory of its own."""
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 def _scaled_size(preprocess: Preprocess) -> tuple[int, int]:
@@ -229,12 +334,16 @@ def _resize(image: Image.Image, height: int, width: int, preprocess: Preprocess)
 
 def _resize_short_side(image: Image.Image, side: int, preprocess: Preprocess) -> Image.Image:
     """The short side becomes `side` pixels; the long one is rounded down, as torchvision does."""
-    width, height = image.size
+    size = _short_side_size(image.height, image.width, side)
+    return image if size == (image.height, image.width) else _resize(image, *size, preprocess)
+
+
+def _short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
     if min(width, height) == side:
-        return image
+        return height, width
     if width <= height:
-        return _resize(image, int(side * height / width), side, preprocess)
-    return _resize(image, side, int(side * width / height), preprocess)
+        return int(side * height / width), side
+    return side, int(side * width / height)
 
 
 def _center(image: Image.Image, preprocess: Preprocess) -> Image.Image:

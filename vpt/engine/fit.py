@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -31,14 +31,13 @@ from vpt.engine.optim import (
     set_learning_rates,
 )
 from vpt.engine.progress import TrainingProgress
+from vpt.engine.throughput import DataWatch, Meter
 from vpt.errors import DivergedError, RunError
 from vpt.evaluation import Evaluator
 from vpt.evaluation.energy import Energy, energies, total
 from vpt.models import NO_CONSISTENCY, Classifier, Consistency, PromptedModel
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Batch
-
-T = TypeVar("T")
 
 OnValidation = Callable[[int, dict[str, float]], None]
 
@@ -102,12 +101,14 @@ class FitData:
         batches_per_epoch: of the training set.
         val: () -> the validation batches; None: there are none, and `select` is 'last'.
         evaluator: of the validation batches.
+        advice: gives what to change where training waits for its batches, see `DataWatch`.
     """
 
     train: Callable[[int, int], Iterable[AnyBatch]]
     batches_per_epoch: int
     val: Callable[[], Iterable[AnyBatch]] | None
     evaluator: Evaluator
+    advice: Callable[[], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ class _Loop:
         weights = settings.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
         self.state = FitState()
+        self.watch = DataWatch(data.advice)
         self.parts: dict[str, float] = {}
         self.mean_loss: float | None = None  # since the last line of the log
         self.last_checkpoint = self.last_energy = time.monotonic()
@@ -267,13 +269,15 @@ class _Loop:
         state, settings = self.state, self.settings
         done = state.step % self.steps_per_epoch
         batches = iter(self.data.train(epoch, done * settings.accumulation))
-        meter = _Meter()
+        meter = Meter()
         while group := meter.wait(_take(batches, settings.accumulation)):
             rates = set_learning_rates(self.optimizer, settings.optim, state.step, self.total_steps)
             loss, grad_norm = self._train_step(group, rates)
             state.step += 1
             state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
-            meter.count(sum(len(batch.images) for batch in group), state)
+            images = sum(len(batch.images) for batch in group)
+            meter.count(images, state)
+            self._watch_data(images, meter)
             speed, wait = meter.speed(), meter.data_wait()
             self.mean_loss = mean_loss = state.loss_sum / state.loss_count
             progress.show(
@@ -282,7 +286,7 @@ class _Loop:
             if state.step % settings.log_every == 0 or state.step == self.total_steps:
                 timing = {"train/images_per_second": speed, "train/data_wait": wait}
                 self._log_step(mean_loss, grad_norm, rates, timing)
-                meter = _Meter()
+                meter = Meter()
             self._stop_or_save(stop)
             if (
                 self._is_late()
@@ -290,6 +294,11 @@ class _Loop:
                 or state.step % self.steps_per_epoch == 0
             ):
                 return
+
+    def _watch_data(self, images: int, meter: Meter) -> None:
+        waited, seconds = meter.step_waited, meter.step_seconds
+        if line := self.watch.after_step(images, waited=waited, seconds=seconds):
+            self.outputs.log(line)
 
     def _train_step(self, group: list[AnyBatch], rates: dict[str, float]) -> tuple[float, float]:
         """One optimiser step over a group of batches.
@@ -557,36 +566,6 @@ class _Loop:
 def format_metrics(metrics: dict[str, float]) -> str:
     """Metrics for one line: shares in percent, the loss as it is."""
     return ", ".join(f"{k} {v:.4f}" if k == "loss" else f"{k} {v:.1%}" for k, v in metrics.items())
-
-
-class _Meter:
-    """Images per second and the share of time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.began = self.last = time.monotonic()
-        self.images = 0
-        self.waited = 0.0
-
-    def wait(self, group: list[T]) -> list[T]:
-        """Called as soon as the next data are there."""
-        now = time.monotonic()
-        self.waited += now - self.last
-        return group
-
-    def count(self, images: int, state: FitState) -> None:
-        """Called after each step."""
-        now = time.monotonic()
-        state.seconds += now - self.last
-        state.train_seconds += now - self.last
-        state.images += images
-        self.images += images
-        self.last = now
-
-    def speed(self) -> float:
-        return self.images / max(1e-9, self.last - self.began)
-
-    def data_wait(self) -> float:
-        return self.waited / max(1e-9, self.last - self.began)
 
 
 def _take(batches: Iterator[AnyBatch], count: int) -> list[AnyBatch]:

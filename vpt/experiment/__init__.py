@@ -6,7 +6,7 @@ from typing import overload
 
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig, DetectionRunConfig, RunConfig
-from vpt.experiment.caching import CachePlan, plan_cache
+from vpt.experiment.caching import CachePlan, bytes_text, plan_cache
 from vpt.experiment.classification import (
     Experiment,
     build_classification,
@@ -25,6 +25,7 @@ __all__ = [
     "Experiment",
     "backbone_of",
     "build",
+    "bytes_text",
     "head_with_templates",
     "load_splits",
     "plan_cache",

@@ -77,7 +77,7 @@ def _does_not_fit(config: RunConfig, model: Classifier, count: int, room: float)
         return None
     return (
         f"{count:,} images {_told(model, count)}, are more than is left of data.cache_gb "
-        f"{config.data.cache_gb:g} ({_size(room)}; raise it)"
+        f"{config.data.cache_gb:g} ({bytes_text(room)}; raise it)"
     )
 
 
@@ -102,11 +102,11 @@ def _told(model: Classifier, count: int) -> str:
     shape, layer = _shape(model), model.prompted.first_change
     tokens = f"{shape[0]:,} tokens x " if len(shape) == 2 else ""
     where = f", before block {layer}" if len(shape) == 2 else ", the pooled feature"
-    needed = _size(count * _image_bytes(model))
+    needed = bytes_text(count * _image_bytes(model))
     return f"x {tokens}{shape[-1]:,} x {_BYTES} bytes = {needed}{where}"
 
 
-def _size(count: float) -> str:
+def bytes_text(count: float) -> str:
     """Bytes for people: '1.21 GB' or '3.10 kB'."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if count >= unit:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vpt.data import EpochBatches, ImageDataset, make_loader, targets_of
+from vpt.data import EpochBatches, ImageDataset, Workers, make_loader, targets_of
 from vpt.engine.device import autocast
+from vpt.engine.transfer import on_device
 from vpt.models import Classifier
 from vpt.structures import Batch, Begun
 
@@ -81,7 +82,7 @@ class KeptImages:
         like = next(iter(sizes.values())).values
         self._rows = torch.empty((len(dataset), *like.shape[1:]), dtype=like.dtype)
 
-    def batches(self, order: EpochBatches, *, num_workers: int) -> Iterator[Batch]:
+    def batches(self, order: EpochBatches, *, num_workers: Workers) -> Iterator[Batch]:
         """The batches of an epoch, or of what is left of it."""
         planned = list(order)
         new = self._new(planned)
@@ -90,7 +91,7 @@ class KeptImages:
         if missing:
             pin = self._start.device.type == "cuda"
             loader = make_loader(self._dataset, missing, num_workers=num_workers, pin_memory=pin)
-            loaded = iter(loader)
+            loaded = on_device(loader, self._start.device, self._start.model.preprocess)
         for items, is_new in zip(planned, new, strict=True):
             yield self._begun(next(loaded)) if is_new else self._found(items)
 

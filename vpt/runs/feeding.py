@@ -12,24 +12,32 @@ import torch
 
 from vpt.config import AnyRunConfig, DetectionRunConfig
 from vpt.data import (
+    DecodedDataset,
+    DecodedImages,
     DetectionDataset,
     DetectionSplit,
     EpochBatches,
     ImageDataset,
     Split,
+    Workers,
     make_detection_loader,
     make_loader,
+    usable_cores,
+    worker_count,
 )
+from vpt.data.splits import SplitName
 from vpt.engine.fit import FitData
 from vpt.engine.progress import Log
+from vpt.engine.transfer import on_device
 from vpt.errors import ConfigError
 from vpt.evaluation import ClassificationEvaluator, CocoEval, Evaluator, MultiLabelEvaluator
 from vpt.experiment import AnyExperiment, Experiment, plan_cache
 from vpt.models import start_from_patches
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.cache import KeptBatches, KeptImages, Start, place_free
+from vpt.runs.decoding import decoded_images
 from vpt.seeding import derive_seed
-from vpt.structures import AnyBatch, Begun
+from vpt.structures import AnyBatch, Begun, Preprocess
 
 AnySplit = Split | DetectionSplit
 
@@ -48,19 +56,24 @@ def fit_data(
         experiment: built; with a cache its model is on the device.
         device: where batches will go.
         results: where a detector's validation writes its detections.
-        cached: whether `data.cache` holds.
+        cached: whether `data.cache` and `data.decoded` hold.
         log: told what is kept, and what is not.
 
     Raises:
-        ConfigError: `data.cache: memory` cannot be had.
+        ConfigError: `data.cache: memory` or `data.decoded: disk` cannot be had.
     """
     config = experiment.config
     train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
-    dataset = dataset_of(train_split, experiment.train_transform, config.seed)
+    decoded: dict[SplitName, DecodedImages] = {}
+    if cached and isinstance(experiment, Experiment):
+        decoded = decoded_images(experiment, log)
+    dataset = dataset_of(train_split, experiment.train_transform, config.seed, decoded.get("train"))
+    preprocess = experiment.model.preprocess
 
     def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
         batches = _order(experiment, epoch, start_batch)
-        return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
+        workers = config.data.num_workers
+        return _load(dataset, batches, preprocess, num_workers=workers, device=device)
 
     def val_batches(split: AnySplit) -> Iterable[AnyBatch]:
         return in_order(
@@ -69,6 +82,7 @@ def fit_data(
             batch_size=config.data.eval_batch_size or config.data.batch_size,
             num_workers=config.data.num_workers,
             device=device,
+            decoded=decoded.get("val"),
         )
 
     data = FitData(
@@ -78,6 +92,7 @@ def fit_data(
         evaluator=evaluator_of(
             val_split or train_split, results=results, coco_eval=coco_eval_of(config)
         ),
+        advice=partial(faster_data, experiment),
     )
     if cached and isinstance(experiment, Experiment) and not isinstance(dataset, DetectionDataset):
         return _with_cache(data, experiment, dataset, device, log)
@@ -103,8 +118,28 @@ def _with_cache(
         data = replace(data, val=KeptBatches(data.val, start))  # type: ignore[arg-type]
     if sizes:
         images = KeptImages(dataset, start, sizes)
-        data = replace(data, train=lambda *at: _kept_batches(experiment, images, *at))
+        # What its first epoch waits for is the model, too.
+        data = replace(data, train=lambda *at: _kept_batches(experiment, images, *at), advice=None)
     return data
+
+
+def faster_data(experiment: AnyExperiment) -> list[str]:
+    """What to change in a config whose training waits for its images, best first."""
+    config = experiment.config
+    found = []
+    if isinstance(experiment, Experiment) and experiment.config.data.cache == "none":
+        data = experiment.config.data.model_copy(update={"cache": "auto"})
+        cached = experiment.config.model_copy(update={"data": data})
+        if plan_cache(cached, experiment.model, experiment.splits).train:
+            found.append("data.cache=auto")
+    now, most = worker_count(config.data.num_workers), worker_count("auto")
+    if now < most:
+        found.append(f"data.num_workers={most} (now {now}, {usable_cores()} cores here)")
+    if isinstance(experiment, Experiment) and experiment.config.data.decoded == "none":
+        train_split = experiment.splits.require("train")
+        if not any(isinstance(sample.source, int) for sample in train_split.samples):
+            found.append("data.decoded=disk")
+    return found
 
 
 def _kept_batches(
@@ -183,32 +218,46 @@ def evaluator_of(
 
 
 def in_order(
-    split: AnySplit, transform: Any, *, batch_size: int, num_workers: int, device: torch.device
+    split: AnySplit,
+    transform: Any,
+    *,
+    batch_size: int,
+    num_workers: Workers,
+    device: torch.device,
+    decoded: DecodedImages | None = None,
 ) -> Iterable[AnyBatch]:
-    """The batches of a split, every image once, in its own order."""
+    """The batches of a split on the device, every image once, in its own order."""
     batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
-    dataset = dataset_of(split, transform, seed=0)
-    return _load(dataset, batches, num_workers=num_workers, device=device)
+    dataset, preprocess = dataset_of(split, transform, 0, decoded), transform.preprocess
+    return _load(dataset, batches, preprocess, num_workers=num_workers, device=device)
 
 
-def dataset_of(split: AnySplit, transform: Any, seed: int) -> ImageDataset | DetectionDataset:
-    """A split as tensors by (epoch, index); the first of an item is its image."""
+def dataset_of(
+    split: AnySplit, transform: Any, seed: int, decoded: DecodedImages | None = None
+) -> ImageDataset | DetectionDataset:
+    """A split as tensors by (epoch, index); the first of an item are its image's pixels, uint8."""
     if isinstance(split, DetectionSplit):
-        return DetectionDataset(split, transform, seed)
-    return ImageDataset(split, transform, seed)
+        return DetectionDataset(split, transform.pixels, seed)
+    if decoded is not None:
+        return DecodedDataset(split, transform, seed, decoded)
+    return ImageDataset(split, transform.pixels, seed)
 
 
 def _load(
     dataset: ImageDataset | DetectionDataset,
     batches: EpochBatches,
+    preprocess: Preprocess,
     *,
-    num_workers: int,
+    num_workers: Workers,
     device: torch.device,
 ) -> Iterable[AnyBatch]:
+    """The batches on the device, normalised."""
     pin = device.type == "cuda"
     if isinstance(dataset, DetectionDataset):
-        return make_detection_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
-    return make_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+        boxes = make_detection_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+        return on_device(boxes, device, preprocess)
+    images = make_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
+    return on_device(images, device, preprocess)
 
 
 def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
@@ -220,6 +269,7 @@ def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
     seed = derive_seed("init-patches", config.seed)
     batches = EpochBatches(len(split), min(64, len(split)), seed=seed, epoch=0)
     dataset = dataset_of(split, experiment.eval_transform, seed=0)
-    batch = next(iter(_load(dataset, batches, num_workers=0, device=torch.device("cpu"))))
+    preprocess, cpu = experiment.model.preprocess, torch.device("cpu")
+    batch = next(iter(_load(dataset, batches, preprocess, num_workers=0, device=cpu)))
     assert isinstance(batch.images, torch.Tensor)
     start_from_patches(prompted, batch.images.to(device), torch.Generator().manual_seed(seed))

@@ -15,6 +15,7 @@ from vpt.data import (
     LEFT_OUT,
     Split,
     Transform,
+    Workers,
     drop_bad,
     evaluation_transform,
     load_descriptor,
@@ -46,7 +47,7 @@ def measure(
     *,
     device: torch.device,
     batch_size: int = 64,
-    num_workers: int = 2,
+    num_workers: Workers = 2,
     precision: str = "fp32",
     after_batch: Callable[[int], None] = lambda images: None,
     results: Path | None = None,
@@ -63,7 +64,9 @@ def measure(
     return metrics, evaluator
 
 
-def readable(split: OneSplit, *, num_workers: int = 2, log: Log = lambda line: None) -> OneSplit:
+def readable(
+    split: OneSplit, *, num_workers: Workers = 2, log: Log = lambda line: None
+) -> OneSplit:
     """The split without the images that do not decode, each of which is named.
 
     Raises:
@@ -82,7 +85,7 @@ def evaluate_split(
     *,
     device: torch.device,
     batch_size: int = 64,
-    num_workers: int = 2,
+    num_workers: Workers = 2,
     precision: str = "fp32",
 ) -> tuple[dict[str, float], ClassificationEvaluator]:
     """Metrics of a classifier on one split, and the evaluator for more."""

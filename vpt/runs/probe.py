@@ -177,7 +177,7 @@ def _features(
             assert isinstance(batch, Batch)
             assert isinstance(batch.images, torch.Tensor)
             rows.append(start(batch.images).values.float().cpu())
-            labels.append(batch.labels)
+            labels.append(batch.labels.cpu())
             advance(len(batch.labels))
     return Features(torch.cat(rows).numpy(), torch.cat(labels).numpy())
 

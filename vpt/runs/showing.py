@@ -20,7 +20,7 @@ from vpt.evaluation import ClassificationEvaluator, Mistake
 from vpt.experiment import AnyExperiment
 from vpt.models import PromptedModel
 from vpt.runs.feeding import dataset_of
-from vpt.runs.start import flat, seen_pixels
+from vpt.runs.start import flat
 
 WORST = 16
 """Errors that are shown."""
@@ -52,7 +52,7 @@ def show_errors(events: Events, experiment: AnyExperiment, evaluator: object) ->
         return
     dataset = dataset_of(split, experiment.eval_transform, seed=0)
     images = torch.stack([dataset[0, mistake.place][0] for mistake in mistakes])
-    small = _shrunk(seen_pixels(images, experiment.model.preprocess))
+    small = _shrunk(images / 255)
     events.images(events.step, "val/worst_errors", F.pad(small, [_BORDER] * 4, value=1.0))
     names = split.class_names
     rows = [

@@ -35,7 +35,6 @@ from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import AnyExperiment
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
-from vpt.structures import Preprocess
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -47,6 +46,9 @@ FREE_ON_RESUME = frozenset(
         "data.num_workers",
         "data.cache",
         "data.cache_gb",
+        "data.decoded",
+        "data.decoded_dir",
+        "data.decoded_gb",
         "data.scan",
         "train.max_hours",
         "train.checkpoint_seconds",
@@ -204,16 +206,9 @@ def _split_keys(splits: Splits | DetectionSplits) -> dict[str, Any]:
 
 def show_start(events: Events, experiment: AnyExperiment) -> None:
     """What the network will see: 16 augmented training images, and the config."""
-    split, preprocess = experiment.splits.require("train"), experiment.model.preprocess
+    split = experiment.splits.require("train")
     dataset = dataset_of(split, experiment.train_transform, experiment.config.seed)
     order = EpochBatches(len(split), min(16, len(split)), seed=experiment.config.seed, epoch=0)
     images = torch.stack([dataset[item][0] for item in next(iter(order))])
-    events.images(0, "train/inputs", seen_pixels(images, preprocess))
+    events.images(0, "train/inputs", images)
     events.text("config", dump(experiment.config))
-
-
-def seen_pixels(images: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """Preprocessed images (B, 3, H, W) as pixels in [0, 1]."""
-    mean = torch.tensor(preprocess.mean).view(3, 1, 1)
-    std = torch.tensor(preprocess.std).view(3, 1, 1)
-    return (images * std + mean).clamp(0, 1)

@@ -33,7 +33,7 @@ def write_atomic(path: Path, chunks: Sequence[Chunk]) -> None:
     try:
         _write_synced(temporary, chunks)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, error, sum(len(chunk) for chunk in chunks)) from error
     finally:
@@ -92,7 +92,7 @@ def _write_synced(path: Path, chunks: Iterable[Chunk]) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable; some file systems cannot and say EINVAL."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
