@@ -741,9 +741,6 @@ def benchmark(
     from vpt.runs.outputs import make_folder
     from vpt.storage.atomic_file import write_atomic
 
-    for path in (json_file, plot):
-        if path is not None:
-            make_folder(path.parent)
     axis, values = parse_axis(along)
     setting = Setting(
         model=model,
@@ -766,10 +763,72 @@ def benchmark(
     )
     out.print(times_table(result))
     out.print(ratios_table(result))
-    if json_file is not None:
-        write_atomic(json_file, [json.dumps(result.to_dict(), indent=1).encode() + b"\n"])
+    _write_json(json_file, result.to_dict())
     if plot is not None:
+        make_folder(plot.parent)
         write_atomic(plot, [benchmark_plot(result)])
+
+
+@app.command()
+def benchmark_data(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    images: Annotated[int, typer.Option(min=1, help="of the training split")] = 256,
+    turns: Annotated[int, typer.Option(min=1, help="how often each is measured")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write it here")] = None,
+) -> None:
+    """Time the way of a config's training images, and hold it against its training step."""
+    from vpt.config import load_config
+    from vpt.reports import data_speed
+
+    settings = load_config(config, overrides or ())
+    training = data_speed.training_speed(settings, turns=turns)
+    result = data_speed.measure_data_path(settings, images=images, turns=turns, training=training)
+    out.print(data_speed.data_speed_table(result))
+    _write_json(json_file, result.to_dict())
+
+
+@app.command()
+def benchmark_bank(
+    model: Annotated[
+        str, typer.Option(help="backbone, with random weights")
+    ] = "timm/vit_base_patch16_224",
+    image_size: Annotated[
+        int | None, typer.Option(help="side in pixels; the model's own by default")
+    ] = None,
+    num_tokens: Annotated[int, typer.Option(help="prompt tokens of a task at each layer")] = 10,
+    batch_size: Annotated[int, typer.Option(help="images of a batch")] = 8,
+    tasks: Annotated[int, typer.Option(help="that are mixed in a batch")] = 8,
+    resident: Annotated[int, typer.Option(help="tasks of the large bank")] = 1000,
+    turns: Annotated[int, typer.Option(help="how often each is measured")] = 5,
+    threads: Annotated[int, typer.Option(help="of torch")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write it here")] = None,
+) -> None:
+    """Time mixed batches of many tasks against one task's, by turns on the CPU."""
+    from vpt.reports.bank_speed import bank_table
+    from vpt.reports.bank_speed import benchmark_bank as measure
+
+    result = measure(
+        model,
+        image_size=image_size,
+        num_tokens=num_tokens,
+        batch_size=batch_size,
+        tasks=tasks,
+        resident=resident,
+        turns=turns,
+        threads=threads,
+    )
+    out.print(bank_table(result))
+    _write_json(json_file, result.to_dict())
+
+
+def _write_json(path: Path | None, values: Any) -> None:
+    from vpt.runs.outputs import make_folder
+    from vpt.storage.atomic_file import write_atomic
+
+    if path is not None:
+        make_folder(path.parent)
+        write_atomic(path, [json.dumps(values, indent=1).encode() + b"\n"])
 
 
 @app.command()

@@ -12,7 +12,7 @@ from tests.fixtures import make_folder, make_image
 from tests.test_detection_runs import make_config as make_detection_config
 from tests.training import make_config
 from vpt.errors import ConfigError, DataError
-from vpt.reports.data_speed import DataSpeed, data_speed_table, measure_data_path
+from vpt.reports.data_speed import DataSpeed, data_speed_table, measure_data_path, training_speed
 
 
 def measured(tmp_path, *, size=(12, 10), training=None, **changes) -> DataSpeed:
@@ -50,6 +50,13 @@ def test_the_table__holds_the_speeds_against_training(tmp_path):
     assert "loader, workers: 0" in text
     assert "2,000,000" in text
     assert "the loader gives 0.00 of what training takes" in text
+
+
+def test_the_training_step_of_a_config__is_timed_on_its_own_images(tmp_path):
+    config = make_config(tmp_path / "run", make_folder(tmp_path / "data"), train__precision="bf16")
+    backbone = config.backbone.model_copy(update={"image_size": 160})
+    larger = config.model_copy(update={"backbone": backbone})
+    assert 0 < training_speed(larger, turns=1) < training_speed(config, turns=1)
 
 
 def test_images_with_boxes__are_measured_alike(tmp_path):
