@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart clip-quickstart detection-quickstart test check clean
+.PHONY: install quickstart clip-quickstart detection-quickstart bench test check clean
 
 install: $(STAMP)
 
@@ -21,6 +21,10 @@ clip-quickstart: $(STAMP)
 
 detection-quickstart: $(STAMP)
 	$(BIN)/vpt detection-quickstart configs/detection_quickstart.yaml --overwrite
+
+bench: $(STAMP)
+	$(BIN)/vpt benchmark --along num_tokens=100 --precision fp32,bf16 --turns 3 \
+		--json benchmarks/latest.json --plot benchmarks/latest.png
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

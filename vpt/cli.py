@@ -728,6 +728,7 @@ def benchmark(
     turns: Annotated[int, typer.Option(help="how often each is measured")] = 5,
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(help="of torch, on the CPU")] = 2,
+    tf32: Annotated[bool, typer.Option("--tf32", help="TensorFloat-32 for fp32 on a GPU")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write it here")] = None,
     plot: Annotated[Path | None, typer.Option(help="also draw it here, a PNG")] = None,
 ) -> None:
@@ -759,6 +760,7 @@ def benchmark(
         turns=turns,
         device=device,
         threads=threads,
+        tf32=tf32,
         log=log,
     )
     out.print(times_table(result))

@@ -6,7 +6,7 @@ import itertools
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, cast, get_args
@@ -147,6 +147,7 @@ class Benchmark:
         turns: how often each was measured, after warming up.
         device: in words.
         threads: of torch, on the CPU.
+        tf32: whether a GPU's float32 products were of TensorFloat-32.
         torch_version: as torch says it.
         measured: every variant at every setting.
         agreement: of the first setting.
@@ -157,6 +158,7 @@ class Benchmark:
     turns: int
     device: str
     threads: int
+    tf32: bool
     torch_version: str
     measured: tuple[Measured, ...]
     agreement: Agreement
@@ -210,6 +212,7 @@ def benchmark(
     turns: int = 5,
     device: str = "cpu",
     threads: int = 2,
+    tf32: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> Benchmark:
     """Time variants of a model by turns.
@@ -224,6 +227,7 @@ def benchmark(
         turns: to measure, after those for warming up.
         device: as `train.device`.
         threads: of torch, on the CPU; what was set before is set again afterwards.
+        tf32: let a GPU's float32 products be of TensorFloat-32.
         log: told what is measured.
 
     Raises:
@@ -235,6 +239,9 @@ def benchmark(
     place = choose_device(device)
     with torch_threads(threads), torch.random.fork_rng(devices=[]), ExitStack() as stack:
         torch.manual_seed(0)
+        stack.enter_context(
+            _float32_products("high" if tf32 and place.type == "cuda" else "highest")
+        )
         shelf = ModelShelf(place)
         for setting in settings:
             check_takes_context(shelf.backbone(setting.model, setting.image_size), setting.model)
@@ -250,6 +257,7 @@ def benchmark(
         turns=turns,
         device=_device_name(place),
         threads=threads,
+        tf32=tf32,
         torch_version=torch.__version__,
         measured=measured,
         agreement=agreement,
@@ -454,6 +462,16 @@ def _differentiate(model: Classifier, batch: Batch) -> tuple[Tensor, tuple[Tenso
 
 def _relative_difference(value: Tensor, expected: Tensor) -> float:
     return float((value - expected).norm() / expected.norm())
+
+
+@contextmanager
+def _float32_products(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _device_name(device: torch.device) -> str:

@@ -187,8 +187,8 @@ def _title(result: Benchmark) -> str:
 def _caption(result: Benchmark) -> str:
     agreement = result.agreement
     return (
-        f"{result.device}, threads {result.threads}, turns {result.turns}, "
-        f"torch {result.torch_version}\n"
+        f"{result.device}{', TF32' if result.tf32 else ''}, threads {result.threads}, "
+        f"turns {result.turns}, torch {result.torch_version}\n"
         f"context differs from insertion by {agreement.logits:.1e} in logits and "
         f"{agreement.gradients:.1e} (relative) in gradients;\n"
         f"prompts change logits by {agreement.prompt_effect:.1e}"
