@@ -1,5 +1,7 @@
+import multiprocessing
 import struct
 import zlib
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,22 @@ def test_make_loader__workers_and_resumption__change_no_bit(split):
     assert same(epoch_of(split, epoch=3, workers=2), whole)
     assert same(epoch_of(split, epoch=3, start=1, workers=2), whole[1:])
     assert not same(epoch_of(split, epoch=4), whole)
+
+
+def test_make_loader__workers_that_stay__change_no_bit_and_end_with_the_loader(split):
+    dataset = ImageDataset(split, TRANSFORM, seed=5)
+    loader = make_loader(dataset, [], num_workers=2, pin_memory=False, keep_workers=True)
+    workers = []
+    for epoch, count in ((0, 3), (1, 1), (2, 3)):  # the second is given up after a batch
+        batches = loader.of(EpochBatches(len(split), 4, seed=5, epoch=epoch))
+        got = list(islice(batches, count))
+        assert same(got, epoch_of(split, epoch=epoch)[:count])
+        workers.append({process.pid for process in multiprocessing.active_children()})
+        del batches
+    assert len(workers[0]) == 2
+    assert workers[0] == workers[1] == workers[2]
+    del loader
+    assert multiprocessing.active_children() == []
 
 
 def test_make_loader__global_generators__are_left_alone(split):

@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 from vpt.data.boxes import LetterboxedImage
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
-from vpt.data.loader import BatchLoader, check_size
-from vpt.data.sampling import EpochBatches
+from vpt.data.loader import BatchLoader, Planned, check_size
 from vpt.data.workers import Workers
 from vpt.seeding import derive_seed
 from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
@@ -65,14 +64,21 @@ class DetectionDataset(Dataset[DetectionItem]):
 
 def make_detection_loader(
     dataset: DetectionDataset,
-    batches: EpochBatches | list[list[tuple[int, int]]],
+    batches: Planned,
     *,
     num_workers: Workers,
     pin_memory: bool,
+    keep_workers: bool = False,
 ) -> BatchLoader[DetectionBatch]:
     """See `make_loader`."""
     return BatchLoader(
-        dataset, batches, _columns, _assembled, num_workers=num_workers, pin_memory=pin_memory
+        dataset,
+        batches,
+        _columns,
+        _assembled,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        keep_workers=keep_workers,
     )
 
 

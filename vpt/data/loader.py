@@ -27,6 +27,9 @@ from vpt.structures import Batch
 Item = tuple[Tensor, int | Tensor, int]
 """(image (3, H, W), label, index in the split); several labels are (C,) float32, 0 or 1."""
 
+Planned = EpochBatches | list[list[tuple[int, int]]]
+"""Batches of (epoch, index)."""
+
 ToTensor = Callable[[Image.Image, int], Tensor]
 """(image, seed) -> (3, H, W): a `Transform`, or its `pixels`."""
 
@@ -161,18 +164,25 @@ def drop_bad(split: OneSplit, bad: Sequence[BadImage]) -> OneSplit:
 
 def make_loader(
     dataset: ImageDataset,
-    batches: EpochBatches | list[list[tuple[int, int]]],
+    batches: Planned,
     *,
     num_workers: Workers,
     pin_memory: bool,
+    keep_workers: bool = False,
 ) -> BatchLoader[Batch]:
     """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
 
     The bits of the batches do not depend on the number of workers. An unreadable image raises its
-    DataError here, in the main process.
+    DataError here, in the main process. With `keep_workers` see `BatchLoader.of`.
     """
     return BatchLoader(
-        dataset, batches, collate, Batch, num_workers=num_workers, pin_memory=pin_memory
+        dataset,
+        batches,
+        collate,
+        Batch,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        keep_workers=keep_workers,
     )
 
 
@@ -190,6 +200,7 @@ class BatchLoader(Generic[AnyBatch]):
         assemble: the batch of what `collate` gave.
         num_workers: processes; 0: in this one.
         pin_memory: for a faster copy to a GPU.
+        keep_workers: the processes of an epoch stay for the next, see `of`.
 
     Raises:
         DataError: while iterating, in the main process; the first that an item raised.
@@ -198,19 +209,24 @@ class BatchLoader(Generic[AnyBatch]):
     def __init__(
         self,
         dataset: Dataset[AnyItem],
-        batches: EpochBatches | list[list[tuple[int, int]]],
+        batches: Planned,
         collate: Callable[[list[AnyItem]], tuple[Any, ...]],
         assemble: Callable[..., AnyBatch],
         *,
         num_workers: Workers,
         pin_memory: bool,
+        keep_workers: bool = False,
     ):
         self.batches = batches
         self._assemble = assemble
+        self._planned = _Current(batches)
+        self._begun = 0
+        count = worker_count(num_workers)
         self._loader: DataLoader[AnyItem | DataError] = DataLoader(
             _Caught(dataset),
-            batch_sampler=batches,
-            num_workers=worker_count(num_workers),
+            batch_sampler=self._planned,
+            num_workers=count,
+            persistent_workers=keep_workers and count > 0,
             collate_fn=partial(_collate_caught, collate=collate),
             pin_memory=pin_memory,
             worker_init_fn=partial(start_worker, owner=os.getpid()),
@@ -222,10 +238,37 @@ class BatchLoader(Generic[AnyBatch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[AnyBatch]:
+        return self.of(self.batches)
+
+    def of(self, batches: Planned) -> Iterator[AnyBatch]:
+        """The batches of any epoch; with `keep_workers` by the processes of the last one.
+
+        What is left of an epoch that was begun before is not to be got any more.
+
+        Args:
+            batches: of the epoch, or of a part of it.
+        """
+        self._planned.batches = batches
+        self._begun += 1
+        epoch = self._begun
         for parts in begin(self._loader):
+            assert epoch == self._begun, "another epoch of this loader has begun"
             if isinstance(parts, DataError):
                 raise parts
             yield self._assemble(*parts)
+
+
+class _Current:
+    """The batches that a loader is at; a batch sampler for torch."""
+
+    def __init__(self, batches: Planned):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
 
 
 class _Caught(Dataset[AnyItem | DataError]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 
 from vpt.config import AnyRunConfig, DetectionRunConfig
 from vpt.data import (
+    BatchLoader,
     DecodedDataset,
     DecodedImages,
     DetectionDataset,
@@ -37,7 +38,7 @@ from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.cache import KeptBatches, KeptImages, Start, place_free
 from vpt.runs.decoding import decoded_images
 from vpt.seeding import derive_seed
-from vpt.structures import AnyBatch, Begun, Preprocess
+from vpt.structures import AnyBatch, Begun
 
 AnySplit = Split | DetectionSplit
 
@@ -70,25 +71,24 @@ def fit_data(
     dataset = dataset_of(train_split, experiment.train_transform, config.seed, decoded.get("train"))
     preprocess = experiment.model.preprocess
 
-    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
-        batches = _order(experiment, epoch, start_batch)
-        workers = config.data.num_workers
-        return _load(dataset, batches, preprocess, num_workers=workers, device=device)
+    train_loader = _loader(dataset, config.data.num_workers, device)
 
-    def val_batches(split: AnySplit) -> Iterable[AnyBatch]:
-        return in_order(
-            split,
-            experiment.eval_transform,
-            batch_size=config.data.eval_batch_size or config.data.batch_size,
-            num_workers=config.data.num_workers,
-            device=device,
-            decoded=decoded.get("val"),
-        )
+    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
+        batches = train_loader.of(_order(experiment, epoch, start_batch))
+        return on_device(batches, device, preprocess)
+
+    def val_batches(split: AnySplit) -> Callable[[], Iterable[AnyBatch]]:
+        seen = dataset_of(split, experiment.eval_transform, 0, decoded.get("val"))
+        # What `data.cache` keeps of them is asked for once.
+        again = isinstance(config, DetectionRunConfig) or config.data.cache == "none"
+        loader = _loader(seen, config.data.num_workers, device, keep_workers=again)
+        batch_size = config.data.eval_batch_size or config.data.batch_size
+        return lambda: on_device(loader.of(_in_order(split, batch_size)), device, preprocess)
 
     data = FitData(
         train_batches,
         experiment.batches_per_epoch,
-        val=None if val_split is None else partial(val_batches, val_split),
+        val=None if val_split is None else val_batches(val_split),
         evaluator=evaluator_of(
             val_split or train_split, results=results, coco_eval=coco_eval_of(config)
         ),
@@ -224,12 +224,15 @@ def in_order(
     batch_size: int,
     num_workers: Workers,
     device: torch.device,
-    decoded: DecodedImages | None = None,
 ) -> Iterable[AnyBatch]:
     """The batches of a split on the device, every image once, in its own order."""
-    batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
-    dataset, preprocess = dataset_of(split, transform, 0, decoded), transform.preprocess
-    return _load(dataset, batches, preprocess, num_workers=num_workers, device=device)
+    dataset = dataset_of(split, transform, 0)
+    loader = _loader(dataset, num_workers, device, keep_workers=False)
+    return on_device(loader.of(_in_order(split, batch_size)), device, transform.preprocess)
+
+
+def _in_order(split: AnySplit, batch_size: int) -> EpochBatches:
+    return EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
 
 
 def dataset_of(
@@ -243,21 +246,23 @@ def dataset_of(
     return ImageDataset(split, transform.pixels, seed)
 
 
-def _load(
+def _loader(
     dataset: ImageDataset | DetectionDataset,
-    batches: EpochBatches,
-    preprocess: Preprocess,
-    *,
     num_workers: Workers,
     device: torch.device,
-) -> Iterable[AnyBatch]:
-    """The batches on the device, normalised."""
+    *,
+    keep_workers: bool = True,
+) -> BatchLoader[Any]:
+    """A loader of pixels for `on_device`; its batches are named for each epoch."""
     pin = device.type == "cuda"
-    if isinstance(dataset, DetectionDataset):
-        boxes = make_detection_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
-        return on_device(boxes, device, preprocess)
-    images = make_loader(dataset, batches, num_workers=num_workers, pin_memory=pin)
-    return on_device(images, device, preprocess)
+    make = make_detection_loader if isinstance(dataset, DetectionDataset) else make_loader
+    return make(
+        dataset,  # type: ignore[arg-type] # which `make` is for
+        [],
+        num_workers=num_workers,
+        pin_memory=pin,
+        keep_workers=keep_workers,
+    )
 
 
 def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
@@ -270,6 +275,7 @@ def start_prompts(experiment: AnyExperiment, device: torch.device) -> None:
     batches = EpochBatches(len(split), min(64, len(split)), seed=seed, epoch=0)
     dataset = dataset_of(split, experiment.eval_transform, seed=0)
     preprocess, cpu = experiment.model.preprocess, torch.device("cpu")
-    batch = next(iter(_load(dataset, batches, preprocess, num_workers=0, device=cpu)))
+    loader = _loader(dataset, 0, cpu, keep_workers=False)
+    batch = next(iter(on_device(loader.of(batches), cpu, preprocess)))
     assert isinstance(batch.images, torch.Tensor)
     start_from_patches(prompted, batch.images.to(device), torch.Generator().manual_seed(seed))
