@@ -55,7 +55,11 @@ class DetectionDataset(Dataset[DetectionItem]):
 
 
 def make_detection_loader(
-    dataset: DetectionDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool
+    dataset: DetectionDataset,
+    batches: EpochBatches | list[list[tuple[int, int]]],
+    *,
+    num_workers: int,
+    pin_memory: bool,
 ) -> BatchLoader[DetectionBatch]:
     """See `make_loader`."""
     return BatchLoader(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from vpt.data import (
     Split,
     make_detection_loader,
     make_loader,
+    share_of,
 )
+from vpt.engine.distributed import rank, world_size
 from vpt.engine.fit import FitData
 from vpt.engine.progress import Log
 from vpt.errors import ConfigError
@@ -58,9 +61,9 @@ def fit_data(
     train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
     dataset = dataset_of(train_split, experiment.train_transform, config.seed)
 
-    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
+    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch | None]:
         batches = _order(experiment, epoch, start_batch)
-        return _load(dataset, batches, num_workers=config.data.num_workers, device=device)
+        return _load_parts(dataset, batches, num_workers=config.data.num_workers, device=device)
 
     def val_batches(split: AnySplit) -> Iterable[AnyBatch]:
         return in_order(
@@ -185,10 +188,11 @@ def evaluator_of(
 def in_order(
     split: AnySplit, transform: Any, *, batch_size: int, num_workers: int, device: torch.device
 ) -> Iterable[AnyBatch]:
-    """The batches of a split, every image once, in its own order."""
+    """The batches of a split, every image once, in its own order; of N processes every Nth."""
     batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
+    own = batches if world_size() == 1 else list(batches)[rank() :: world_size()]
     dataset = dataset_of(split, transform, seed=0)
-    return _load(dataset, batches, num_workers=num_workers, device=device)
+    return _load(dataset, own, num_workers=num_workers, device=device)
 
 
 def dataset_of(split: AnySplit, transform: Any, seed: int) -> ImageDataset | DetectionDataset:
@@ -198,9 +202,26 @@ def dataset_of(split: AnySplit, transform: Any, seed: int) -> ImageDataset | Det
     return ImageDataset(split, transform, seed)
 
 
-def _load(
+def _load_parts(
     dataset: ImageDataset | DetectionDataset,
     batches: EpochBatches,
+    *,
+    num_workers: int,
+    device: torch.device,
+) -> Iterable[AnyBatch | None]:
+    """Of each batch the part that this process has; None where it is empty."""
+    load = partial(_load, dataset, num_workers=num_workers, device=device)
+    if world_size() == 1:
+        return load(batches)
+    parts = [list(share_of(batch, rank(), world_size())) for batch in batches]
+    own = [part for part in parts if part]
+    # Only the last batch of an epoch is smaller than the others, so empty parts come last.
+    return chain(load(own), repeat(None, len(parts) - len(own)))
+
+
+def _load(
+    dataset: ImageDataset | DetectionDataset,
+    batches: EpochBatches | list[list[tuple[int, int]]],
     *,
     num_workers: int,
     device: torch.device,
