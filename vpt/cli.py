@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -730,16 +731,21 @@ def _run(words: Sequence[str], wants_traceback: bool) -> int:
     from vpt.errors import VptError
 
     try:
-        with _joined(words):
-            return _answer(words, wants_traceback)
+        with _joined(words) as joined:
+            code = _answer(words, wants_traceback)
+            if (
+                joined
+            ):  # torchrun ends the last ones with a signal, which would take the code's place
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return code
     except VptError as error:  # the other processes are not there
         return _fail(str(error), EXIT_MISTAKE, wants_traceback)
 
 
-def _joined(words: Sequence[str]) -> AbstractContextManager[None]:
-    """The processes that torchrun started, for the one command that they share."""
+def _joined(words: Sequence[str]) -> AbstractContextManager[bool]:
+    """The processes that torchrun started, for the one command that they share; whether any."""
     if words[:1] != ["train"] or "WORLD_SIZE" not in os.environ:
-        return nullcontext()
+        return nullcontext(False)
     from vpt.engine.distributed import joined
 
     return joined()

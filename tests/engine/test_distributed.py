@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -21,6 +23,7 @@ from tests.processes import together
 from tests.test_detection_runs import make_config as make_detection_config
 from tests.test_runs import assert_same_run
 from tests.training import make_config, metrics_lines, result_without_time
+from vpt.config import dump
 from vpt.data import share_of
 from vpt.engine.checkpoint import CheckpointStore
 from vpt.engine.distributed import PARTNER_LOST
@@ -214,7 +217,7 @@ def test_a_signal_to_one__stops_all_at_one_step__and_one_process_may_go_on(data,
     assert (checkpoint.step, checkpoint.state["processes"]) == (5, 2)
     lines: list[str] = []
     train(config, mode="resume", log=lines.append)
-    assert len([line for line in lines if "1 processes go on with a run of 2" in line]) == 1
+    assert len([line for line in lines if "had processes: 2, and has now: 1" in line]) == 1
     train(make_config(tmp_path / "one", data, **RECIPE))
     assert_equal_but_for_rounding(tmp_path / "one", config.run_dir)
 
@@ -243,3 +246,40 @@ def test_what_a_user_must_mend__is_the_same_on_all(data, tmp_path):
     assert [line.split()[0] for line in first] == ["DataError", "RunError", "ConfigError"]
     assert "1 unreadable images" in first[0]
     assert "2 processes train this run" in first[2]
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.slow
+def test_torchrun__trains_one_run__and_tells_a_mistake_once(data, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(dump(make_config(tmp_path / "run", data)))
+    tool = str(vpt.runs.training.__file__).replace("vpt/runs/training.py", "tools/train.py")
+    done = subprocess.run([*TORCHRUN, tool, path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes share out every batch of 4 images") == 1
+    assert done.stdout.count("test: top1") == 1
+    done = subprocess.run(
+        [*TORCHRUN, "-m", "vpt.cli", "train", path, "--resume", "optim.lr=-1"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("vpt: ") == 1
+    assert done.stderr.count("optim.lr") == 1
+
+
+@pytest.mark.slow
+def test_an_image_that_one_process_cannot_read__ends_both_with_2__and_is_told_once(tmp_path):
+    bad = make_folder(tmp_path / "bad", classes=2, images=6)
+    (bad / "train" / "class_1" / "3.png").write_bytes(b"no image")
+    path = tmp_path / "run.yaml"
+    changes = {"data__num_workers": 2, "data__scan": False, "train__epochs": 99}
+    path.write_text(dump(make_config(tmp_path / "run", bad, **changes)))
+    told = subprocess.run(
+        [*TORCHRUN, "-m", "vpt.cli", "train", path], capture_output=True, text=True, timeout=120
+    ).stderr
+    assert told.count("exitcode  : 2 ") == 2
+    assert [line for line in told.splitlines() if line.startswith("vpt: ")] == [
+        f"vpt: {bad}/train/class_1/3.png: not an image (JPEG, PNG, WEBP, BMP, TIFF, GIF are read)"
+    ]

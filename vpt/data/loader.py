@@ -211,7 +211,7 @@ class BatchLoader(Generic[AnyBatch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        for parts in self._loader:
+        for parts in _started(self._loader):
             if isinstance(parts, DataError):
                 raise parts
             yield self._assemble(*parts)
@@ -294,5 +294,21 @@ def _start_worker(worker: int, *, owner: int) -> None:
         os._exit(1)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's iterator; no stop comes meanwhile, of which a worker that starts would die.
+
+    Whoever names it keeps it, and its workers, alive as long as an error's traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

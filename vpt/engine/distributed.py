@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -39,9 +41,16 @@ _MEETING_SECONDS = 5.0  # that a process which ends with an error gives the othe
 
 @dataclass
 class _Notes:
-    """Where the processes of the joined group leave short notes; whether one of them is lost."""
+    """Where the processes of the joined group leave short notes.
+
+    Attributes:
+        store: of the notes.
+        sockets: descriptors of the connections to the others.
+        lost: whether another one is gone.
+    """
 
     store: Store
+    sockets: set[int]
     lost: bool = False
 
 
@@ -50,20 +59,24 @@ _notes: list[_Notes] = []
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined() -> Iterator[bool]:
     """Be one of the processes that torchrun started; does nothing where it did not, or one alone.
+
+    Yields:
+        Whether there are several.
 
     Raises:
         ConfigError: the environment names processes, but not how to meet them.
         RunError: they cannot be reached.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
+        yield False
         return
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     try:
         store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+        before = _sockets()
         dist.init_process_group(
             backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT
         )
@@ -72,15 +85,37 @@ def joined() -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"the other processes cannot be reached: {reason}") from error
-    notes = _Notes(store)
+    notes = _Notes(store, _sockets() - before)
     _notes.append(notes)
     try:
-        yield
+        yield True
     finally:
         dist.destroy_process_group()
         if not notes.lost:
             _meet(store, own_rank, size)
         _notes.clear()
+
+
+def _sockets() -> set[int]:
+    """Descriptors of this process's sockets."""
+    found = set()
+    for path in Path("/dev/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(path.name)).st_mode):
+                found.add(int(path.name))
+    return found
+
+
+def _drop_inherited() -> None:
+    """A forked child (a loader's worker) must not keep the connections of a parent that ends."""
+    for notes in _notes:
+        for descriptor in notes.sockets:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+    _notes.clear()
+
+
+os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def _meet(store: Store, own_rank: int, size: int) -> None:
@@ -169,8 +204,11 @@ def on_first(work: Callable[[], T]) -> T:
         except (VptError, Interrupted) as raised:
             error = raised
     value, error = from_first((value, error))
-    if error is not None:
-        raise error
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # else it would hold the frame that holds it, and all that is alive in others
     return value  # type: ignore[return-value] # what work gave
 
 
@@ -255,8 +293,8 @@ def lost_partners_told() -> Iterator[None]:
 def first_to_say(message: str) -> bool:
     """Whether no other process has told the user so before; that one is gone, or anything at all.
 
-    So a mistake that all processes find is told once, and one that a single process finds is told
-    by it alone.
+    For a process that ends with it. So a mistake that all processes find is told once, and one
+    that a single process finds is told by it alone.
     """
     if not _notes:
         return True

@@ -576,8 +576,8 @@ class _Loop:
         processes = checkpoint.state.get("processes", 1)
         if processes != world_size():
             self.outputs.log(
-                f"{world_size()} processes go on with a run of {processes}: the same training, but "
-                "for rounding, dropout and data.mix"
+                f"the run had processes: {processes}, and has now: {world_size()}; the training is "
+                "the same, but for rounding, dropout and data.mix"
             )
 
 
