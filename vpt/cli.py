@@ -6,9 +6,11 @@ import datetime
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,18 +62,24 @@ def train(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
-    """Train as a config says, into its run directory."""
+    """Train as a config says, into its run directory.
+
+    Started by torchrun, all of its processes train the one run.
+    """
     from vpt import runs
     from vpt.config import load_config
+    from vpt.engine.distributed import is_first, world_size
     from vpt.experiment import build
 
     mode = _open_mode(resume=resume, overwrite=overwrite)
+    if dry_run and world_size() > 1:
+        raise typer.BadParameter("--dry-run measures one process; use it without torchrun")
     settings = load_config(config, overrides or ())
     if dry_run:
         out.print(plan_table(runs.make_plan(build(settings), log=log), settings.run_dir))
         return
     result = runs.train(settings, mode=mode, log=log, console=out)
-    if result.finished != "done":
+    if result.finished != "done" and is_first():
         log(f"stopped early: {result.finished}")
 
 
@@ -858,6 +866,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(words: Sequence[str], wants_traceback: bool) -> int:
+    from vpt.errors import VptError
+
+    try:
+        with _joined(words) as joined:
+            code = _answer(words, wants_traceback)
+            if (
+                joined
+            ):  # torchrun ends the last ones with a signal, which would take the code's place
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return code
+    except VptError as error:  # the other processes are not there
+        return _fail(str(error), EXIT_MISTAKE, wants_traceback)
+
+
+def _joined(words: Sequence[str]) -> AbstractContextManager[bool]:
+    """The processes that torchrun started, for the one command that they share; whether any."""
+    if words[:1] != ["train"] or "WORLD_SIZE" not in os.environ:
+        return nullcontext(False)
+    from vpt.engine.distributed import joined
+
+    return joined()
+
+
+def _answer(words: Sequence[str], wants_traceback: bool) -> int:
     from vpt.engine.interrupt import Interrupted
     from vpt.errors import VptError
 
@@ -888,8 +920,18 @@ def _one_line(error: Any) -> str:
 def _fail(message: str, code: int, wants_traceback: bool) -> int:
     if wants_traceback:
         traceback.print_exc()
-    sys.stderr.write(f"vpt: {message}\n")
+    if _is_new(message):
+        sys.stderr.write(f"vpt: {message}\n")
     return code
+
+
+def _is_new(message: str) -> bool:
+    """Whether no other process of this run has told the user so."""
+    if "WORLD_SIZE" not in os.environ:
+        return True
+    from vpt.engine.distributed import first_to_say
+
+    return first_to_say(message)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,9 @@ class DataConfig(Schema):
     mix: MixConfig = Field(
         default_factory=MixConfig, description="mixup and CutMix of training images"
     )
-    batch_size: PositiveInt = Field(description="images per forward pass and process in training")
+    batch_size: PositiveInt = Field(
+        description="images per batch in training; several processes share each batch out"
+    )
     eval_batch_size: PositiveInt | None = Field(
         None, description="images per forward pass in evaluation; null: batch_size"
     )

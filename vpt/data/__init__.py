@@ -55,6 +55,7 @@ from vpt.data.sampling import (
     few_shot,
     holdout,
     restrict_classes,
+    share_of,
     with_val_in_train,
 )
 from vpt.data.scenes import SceneSettings, write_scenes
@@ -126,6 +127,7 @@ __all__ = [
     "read_splits",
     "restrict_classes",
     "scan_images",
+    "share_of",
     "targets_of",
     "to_coco_dict",
     "told",

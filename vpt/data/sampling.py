@@ -8,7 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -145,6 +145,19 @@ def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Spl
         class_names,
         splits.text_names[start:end],
     )
+
+
+Item = TypeVar("Item")
+
+
+def share_of(items: Sequence[Item], rank: int, world_size: int) -> Sequence[Item]:
+    """The part of a batch that one process has; together they have each item once, in order.
+
+    Parts differ by one item at most, the first ones are the larger.
+    """
+    least, more = divmod(len(items), world_size)
+    start = rank * least + min(rank, more)
+    return items[start : start + least + (rank < more)]
 
 
 class EpochBatches:

@@ -49,10 +49,12 @@ def start_worker(worker: int, *, owner: int) -> None:
         os._exit(1)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _running: WeakSet[Any] = WeakSet()
 
 
@@ -60,9 +62,14 @@ def begin(loader: DataLoader[Any]) -> Iterator[Any]:
     """An iterator over a loader of such workers, which end with this process, however it ends.
 
     After an exception that nothing caught, the iterator is still there when the interpreter exits;
-    torch and multiprocessing then ask the workers to end by a signal, which they ignore.
+    torch and multiprocessing then ask the workers to end by a signal, which they ignore. No stop
+    comes while workers start, of which one that does not ignore it yet would die.
     """
-    iterator = iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        iterator = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     _running.add(iterator)
     return iterator
 

@@ -19,6 +19,14 @@ from vpt.data import NO_MIXING, Mixing, mix
 from vpt.engine.acceleration import CompileMode, accelerated
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import autocast
+from vpt.engine.distributed import (
+    asked_to_stop,
+    is_first,
+    on_first,
+    rank,
+    summed,
+    world_size,
+)
 from vpt.engine.energy import EnergyMeter
 from vpt.engine.evaluate import evaluate
 from vpt.engine.events import Events
@@ -31,6 +39,8 @@ from vpt.engine.optim import (
     set_learning_rates,
 )
 from vpt.engine.progress import TrainingProgress
+from vpt.engine.shares import Share, shares_of, weight_of, weighted, weights_of
+from vpt.engine.step import TrainingStep, blank_batch, over_all_processes, summing
 from vpt.engine.throughput import DataWatch, Meter
 from vpt.errors import DivergedError, RunError
 from vpt.evaluation import Evaluator
@@ -97,14 +107,16 @@ class FitData:
     """Where batches come from.
 
     Attributes:
-        train: (epoch, batches to skip) -> the rest of that epoch's batches.
+        train: (epoch, batches to skip) -> the rest of that epoch's batches, of each the part that
+            this process has; None where that is empty.
         batches_per_epoch: of the training set.
-        val: () -> the validation batches; None: there are none, and `select` is 'last'.
+        val: () -> the validation batches, of N processes every Nth; None: there are none, and
+            `select` is 'last'.
         evaluator: of the validation batches.
         advice: gives what to change where training waits for its batches, see `DataWatch`.
     """
 
-    train: Callable[[int, int], Iterable[AnyBatch]]
+    train: Callable[[int, int], Iterable[AnyBatch | None]]
     batches_per_epoch: int
     val: Callable[[], Iterable[AnyBatch]] | None
     evaluator: Evaluator
@@ -184,7 +196,8 @@ def fit(
 ) -> FitState:
     """Train a model's prompt, head and selected backbone tensors.
 
-    The model ends with the last step's.
+    The model ends with the last step's. Several processes (`vpt.engine.distributed`) train it
+    together and end alike; the first one's `outputs` are the run's.
 
     Args:
         model: on `device`.
@@ -242,7 +255,13 @@ class _Loop:
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         weights = settings.class_weights
-        self.class_weights = None if weights is None else torch.tensor(weights, device=device)
+        step = TrainingStep(
+            model,
+            label_smoothing=settings.label_smoothing,
+            class_weights=None if weights is None else torch.tensor(weights, device=device),
+            consistency=settings.consistency,
+        )
+        self.step = over_all_processes(step, device)
         self.state = FitState()
         self.watch = DataWatch(data.advice)
         self.parts: dict[str, float] = {}
@@ -272,12 +291,12 @@ class _Loop:
         meter = Meter()
         while group := meter.wait(_take(batches, settings.accumulation)):
             rates = set_learning_rates(self.optimizer, settings.optim, state.step, self.total_steps)
-            loss, grad_norm = self._train_step(group, rates)
+            loss, grad_norm, images = self._train_step(group, rates)
             state.step += 1
             state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
-            images = sum(len(batch.images) for batch in group)
             meter.count(images, state)
             self._watch_data(images, meter)
+            self._share_clock()
             speed, wait = meter.speed(), meter.data_wait()
             self.mean_loss = mean_loss = state.loss_sum / state.loss_count
             progress.show(
@@ -300,48 +319,59 @@ class _Loop:
         if line := self.watch.after_step(images, waited=waited, seconds=seconds):
             self.outputs.log(line)
 
-    def _train_step(self, group: list[AnyBatch], rates: dict[str, float]) -> tuple[float, float]:
-        """One optimiser step over a group of batches.
+    def _train_step(
+        self, group: list[AnyBatch | None], rates: dict[str, float]
+    ) -> tuple[float, float, int]:
+        """One optimiser step over a group of batches, of which other processes may have a part.
 
-        Gives the mean loss over all their images, and the gradient norm.
+        Gives the mean loss over all their images, the gradient norm, and the number of images.
         """
-        settings, step = self.settings, self.state.step
+        settings = self.settings
         group = [self._mixed(batch, number) for number, batch in enumerate(group)]
-        shares = self._shares(group)
+        shares, images = self._shares(group)
         self.parts = {}
         total = torch.zeros((), device=self.device)
         for number, (batch, share) in enumerate(zip(group, shares, strict=True)):
-            torch.manual_seed(derive_seed("dropout", settings.seed, step, number))
-            with autocast(self.device, settings.precision):
-                losses = self._losses(batch.to(self.device))
-            self._count_parts(losses, share)
-            loss = losses["loss"] * share
-            torch.autograd.backward(self.scaler.scale(loss))
+            torch.manual_seed(self._dropout_seed(number))
+            with summing(self.step, now=number == len(group) - 1):
+                loss = self._loss(batch, share)
+                torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         limit = settings.clip_grad_norm or math.inf
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
-        mean_loss = float(total)
+        mean_loss = self._sum_losses(float(total))
         self._check_finite(mean_loss, grad_norm, rates)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return mean_loss, grad_norm
+        return mean_loss, grad_norm, images
 
-    def _losses(self, batch: AnyBatch) -> dict[str, Tensor]:
-        """The model's own; what a class weighs and how sharp it is are questions of classes."""
-        loss: Callable[..., dict[str, Tensor]] = self.model.loss
-        if not isinstance(batch, Batch):
-            return loss(batch)
-        return loss(
-            batch,
-            label_smoothing=self.settings.label_smoothing,
-            class_weights=self.class_weights,
-            consistency=self.settings.consistency,
-        )
+    def _dropout_seed(self, number: int) -> int:
+        """Another one for each step, batch of a step, and process."""
+        process = (rank(),) if rank() else ()
+        return derive_seed("dropout", self.settings.seed, self.state.step, number, *process)
 
-    def _mixed(self, batch: AnyBatch, number: int) -> AnyBatch:
-        """A batch with its images mixed, by numbers that the seed and the step alone decide."""
+    def _loss(self, batch: AnyBatch | None, share: Share) -> Tensor:
+        """What a batch, or this process's part of it, adds to the step's loss."""
+        batch = blank_batch(self.model, self.device) if batch is None else batch.to(self.device)
+        with autocast(self.device, self.settings.precision):
+            losses: dict[str, Tensor] = self.step(batch)
+        weights = weights_of(losses, share)
+        self._count_parts(losses, weights)
+        return weighted(losses, weights)
+
+    def _sum_losses(self, loss: float) -> float:
+        """The loss of all processes; that of its parts takes the place of this one's."""
+        loss, *parts = summed([loss, *self.parts.values()])
+        self.parts = dict(zip(self.parts, parts, strict=True))
+        return loss
+
+    def _mixed(self, batch: AnyBatch | None, number: int) -> AnyBatch | None:
+        """A batch with its images mixed, by numbers that the seed and the step alone decide.
+
+        Of several processes each mixes its own part of the batch in itself.
+        """
         if not self.settings.mixing or not isinstance(batch, Batch):
             return batch
         assert isinstance(self.model, Classifier)
@@ -350,29 +380,22 @@ class _Loop:
         classes = self.model.head.num_classes
         return mix(batch.to(self.device), self.settings.mixing, num_classes=classes, seed=seed)
 
-    def _shares(self, group: list[AnyBatch]) -> list[float]:
-        """Each batch's share in the mean over the whole group.
+    def _shares(self, group: list[AnyBatch | None]) -> tuple[list[Share], int]:
+        """Each batch's share in the mean over the group of all processes, and all its images.
 
         It goes by images, or by their class weights; a multi-label loss is a mean over images.
         """
-        sizes = [self._size(batch) for batch in group]
-        return [size / sum(sizes) for size in sizes]
-
-    def _size(self, batch: AnyBatch) -> float:
         each_class = isinstance(self.model, Classifier) and self.model.multi_label
-        if self.settings.class_weights is None or not isinstance(batch, Batch) or each_class:
-            return float(len(batch.images))
-        weights = torch.tensor(self.settings.class_weights, dtype=torch.float64)
-        labels = batch.labels.cpu()
-        if labels.is_floating_point():
-            return float((labels.double() @ weights).sum())
-        return float(weights[labels].sum())
+        class_weights = None if each_class else self.settings.class_weights
+        return shares_of(
+            [weight_of(batch, class_weights) for batch in group],
+            [0 if batch is None else len(batch.images) for batch in group],
+        )
 
-    def _count_parts(self, losses: dict[str, Tensor], share: float) -> None:
+    def _count_parts(self, losses: dict[str, Tensor], weights: dict[str, float]) -> None:
         """The parts of this step's loss, for the curves, where there are several."""
-        parts = [name for name in losses if name.startswith("loss_")]
-        for name in parts if len(parts) > 1 else ():
-            self.parts[name] = self.parts.get(name, 0.0) + float(losses[name].detach()) * share
+        for name, weight in weights.items() if len(weights) > 1 else ():
+            self.parts[name] = self.parts.get(name, 0.0) + float(losses[name].detach()) * weight
 
     def _check_finite(self, loss: float, grad_norm: float, rates: dict[str, float]) -> None:
         scaled = self.scaler.is_enabled()
@@ -414,6 +437,7 @@ class _Loop:
             raise self._diverged("validation loss", rates)
         spent = time.monotonic() - began
         state.seconds, state.val_seconds = state.seconds + spent, state.val_seconds + spent
+        self._share_clock()
         state.evaluated = epoch + 1
         is_best = self._note(metrics, epoch)
         mark = " (best)" if is_best else ""
@@ -428,7 +452,7 @@ class _Loop:
             self.outputs.on_best(metrics)
         state.finished = self._finish_reason()
         self.save()
-        if stop:
+        if asked_to_stop(stop):
             self._save_and_stop(stop)
         self.outputs.on_validation(epoch, metrics)
 
@@ -441,7 +465,7 @@ class _Loop:
         def after_batch(images: int) -> None:
             nonlocal seen
             seen += images
-            if stop:
+            if asked_to_stop(stop):
                 self._save_and_stop(stop)
 
         metrics = evaluate(
@@ -484,6 +508,15 @@ class _Loop:
         """Whether no step is left to do, or no time."""
         return self.state.step >= self.total_steps or self._is_late()
 
+    def _share_clock(self) -> None:
+        """Go by the first process's clock, so that all of them find the run late at one step."""
+        if world_size() == 1:
+            return
+        state = self.state
+        times = [state.seconds, state.train_seconds, state.val_seconds]
+        times = summed([seconds if is_first() else 0.0 for seconds in times])
+        state.seconds, state.train_seconds, state.val_seconds = times
+
     def _is_late(self) -> bool:
         hours = self.settings.max_hours
         return (
@@ -503,7 +536,7 @@ class _Loop:
     # ------------------------------------------------------------------------------------ saving
 
     def _stop_or_save(self, stop: StopRequest) -> None:
-        if stop:
+        if asked_to_stop(stop):
             self._save_and_stop(stop)
         now = time.monotonic()
         if now - self.last_checkpoint >= self.settings.checkpoint_seconds:
@@ -512,12 +545,12 @@ class _Loop:
             self._count_energy()
 
     def _save_and_stop(self, stop: StopRequest) -> None:
-        self.save()
-        if self.outputs.checkpoints is None:
-            raise Interrupted(f"stopped by {stop.signal_name} at step {self.state.step}")
-        raise Interrupted(
-            f"stopped by {stop.signal_name} at step {self.state.step}; go on with --resume"
-        )
+        on_first(self.save)
+        raise Interrupted(on_first(lambda: self._stop_line(stop)))
+
+    def _stop_line(self, stop: StopRequest) -> str:
+        line = f"stopped by {stop.signal_name} at step {self.state.step}"
+        return line if self.outputs.checkpoints is None else f"{line}; go on with --resume"
 
     def save(self) -> None:
         """A checkpoint of this step; the curves are on the disk before it is."""
@@ -532,6 +565,7 @@ class _Loop:
             "fit": asdict(self.state),
             "scaler": self.scaler.state_dict(),
             "backbone": self.model.backbone.sha256,
+            "processes": world_size(),
             "metrics_lines": None if self.outputs.events is None else self.outputs.events.lines,
         }
         self.outputs.checkpoints.save(self.state.step, tensors, state)
@@ -561,6 +595,12 @@ class _Loop:
         self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.state.__dict__.update(checkpoint.state["fit"])
         self.state.energy = energies(checkpoint.state["fit"].get("energy", ()))
+        processes = checkpoint.state.get("processes", 1)
+        if processes != world_size():
+            self.outputs.log(
+                f"the run had processes: {processes}, and has now: {world_size()}; the training is "
+                "the same, but for rounding, dropout and data.mix"
+            )
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
@@ -568,5 +608,5 @@ def format_metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{k} {v:.4f}" if k == "loss" else f"{k} {v:.1%}" for k, v in metrics.items())
 
 
-def _take(batches: Iterator[AnyBatch], count: int) -> list[AnyBatch]:
+def _take(batches: Iterator[AnyBatch | None], count: int) -> list[AnyBatch | None]:
     return list(islice(batches, count))

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 
+from vpt.engine.distributed import world_size
 from vpt.engine.projector import FILE_NAMES
 from vpt.errors import RunError, RunInUseError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
@@ -70,6 +71,8 @@ _held: set[int] = set()
 class RunDirectory:
     """An open run directory, locked for this process until `close` or the process's end.
 
+    Without a lock it is the same directory for one more process of the run, which writes nothing.
+
     Attributes:
         path: the directory.
         config: the resolved config as YAML.
@@ -86,7 +89,7 @@ class RunDirectory:
         test_results: the same for the test split.
     """
 
-    def __init__(self, path: Path, lock: int):
+    def __init__(self, path: Path, lock: int | None):
         self.path = path
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
@@ -100,7 +103,7 @@ class RunDirectory:
         self.result = path / RESULT_NAME
         self.val_results = path / "val_results.json"
         self.test_results = path / "test_results.json"
-        self._lock: int | None = lock
+        self._lock = lock
 
     def close(self) -> None:
         """Give the directory free."""
@@ -199,6 +202,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "processes": world_size(),
         "cuda_devices": [torch.cuda.get_device_name(index) for index in cuda],
     }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vpt.config import RunConfig
 from vpt.data import Mixing, Splits
+from vpt.engine.distributed import world_size
 from vpt.errors import ConfigError
 from vpt.models import Classifier
 
@@ -36,6 +37,8 @@ def plan_cache(config: RunConfig, model: Classifier, splits: Splits) -> CachePla
     """
     if config.data.cache == "none":
         return CachePlan()
+    if world_size() > 1:
+        return _without(config)
     room, kept, lines = config.data.cache_gb * 1e9, set[str](), dict[str, str]()
     for name, what in (("train", "training"), ("val", "validation")):
         split = splits.get(name)  # type: ignore[arg-type] # one of the literals
@@ -55,6 +58,17 @@ def plan_cache(config: RunConfig, model: Classifier, splits: Splits) -> CachePla
         else:
             lines[name] = f"computes {what} images every epoch, because {reason}"
     return CachePlan("train" in kept, "val" in kept, lines)
+
+
+def _without(config: RunConfig) -> CachePlan:
+    """Several processes share the images of every epoch out anew: each would keep all of them."""
+    if config.data.cache == "memory":
+        raise ConfigError(
+            f"data.cache memory: {world_size()} processes train this run, and each would have to "
+            "keep all images; set data.cache=auto, which does without, or start one process"
+        )
+    reason = "several processes share them out"
+    return CachePlan(lines={"train": f"computes all images every epoch, because {reason}"})
 
 
 def _changes(config: RunConfig, model: Classifier, split: str) -> str | None:

@@ -72,6 +72,15 @@ class DetectionHead(nn.Module, ABC):
             DataError: a label is no class, or a box has no area.
         """
 
+    def counted_loss(
+        self, levels: Sequence[Tensor], targets: Sequence[DetectionTargets]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """`loss`, and the number of all images' positives that its parts were divided by.
+
+        A loss that was divided by at least 1. None where a loss is the mean over its images.
+        """
+        return self.loss(levels, targets), None
+
     @abstractmethod
     def detect(self, levels: Sequence[Tensor]) -> list[Detections]:
         """B detections after suppression, in the pixels of the images behind the maps.
@@ -126,7 +135,7 @@ class TorchvisionHead(DetectionHead):
         anchors: list[Tensor],
         lengths: list[int],
     ) -> dict[str, Tensor]:
-        """The losses, as torchvision names them.
+        """The losses, as torchvision names them; and 'positives', see `DetectionHead.counted_loss`.
 
         Args:
             outputs: of the layers.
@@ -139,6 +148,12 @@ class TorchvisionHead(DetectionHead):
         self, levels: Sequence[Tensor], targets: Sequence[DetectionTargets]
     ) -> dict[str, Tensor]:
         """See `DetectionHead.loss`."""
+        return self.counted_loss(levels, targets)[0]
+
+    def counted_loss(
+        self, levels: Sequence[Tensor], targets: Sequence[DetectionTargets]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """See `DetectionHead.counted_loss`."""
         for place, each in enumerate(targets):
             check_targets(each, self.num_classes, place)
         outputs = self.outputs(levels)
@@ -147,7 +162,8 @@ class TorchvisionHead(DetectionHead):
         anchors, lengths = [torch.cat(per_level)] * len(given), [len(each) for each in per_level]
         with torch.autocast(levels[0].device.type, enabled=False):
             losses = self._matched_loss(outputs, given, anchors, lengths)
-        return {ours: losses[theirs] for theirs, ours in _LOSS_NAMES.items() if theirs in losses}
+        parts = {ours: losses[theirs] for theirs, ours in _LOSS_NAMES.items() if theirs in losses}
+        return parts, losses.get("positives")
 
     @torch.no_grad()
     def detect(self, levels: Sequence[Tensor]) -> list[Detections]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torchvision.models.detection import FCOS
@@ -26,6 +27,24 @@ class FcosOptions(DetectionOptions):
     center_radius: float = Field(
         1.5, gt=0.0, description="cells around a box's centre that learn it"
     )
+
+
+class CountingLayers(FCOSHead):  # type: ignore[misc] # torchvision has no types
+    """torchvision's, which tell too by how many cells with a box the losses are divided."""
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """The losses, and 'positives'."""
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        return {
+            **losses,
+            "positives": torch.stack([(box >= 0).sum() for box in matched_idxs]).sum(),
+        }
 
 
 class FcosHead(TorchvisionHead):
@@ -65,7 +84,7 @@ class FcosHead(TorchvisionHead):
             NoBackbone(channels),
             num_classes,
             anchor_generator=anchors,
-            head=FCOSHead(channels, 1, num_classes, num_convs),
+            head=CountingLayers(channels, 1, num_classes, num_convs),
             center_sampling_radius=center_radius,
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,

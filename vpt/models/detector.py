@@ -69,11 +69,13 @@ class Detector(PromptedModel):
         """What training lowers: 'loss', the sum of the parts 'loss_<part>'.
 
         The parts are 'loss_classification', 'loss_box' and, with FCOS, 'loss_centerness'. They are
-        the same in training and evaluation mode, but for the prompt's dropout.
+        the same in training and evaluation mode, but for the prompt's dropout. 'positives' is what
+        they were divided by, or by 1 where it is 0; without it they are means over the images.
         """
-        parts = self.head.loss(self.maps(batch.images), batch.targets)
+        parts, positives = self.head.counted_loss(self.maps(batch.images), batch.targets)
         total = torch.stack(list(parts.values())).sum()
-        return {"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}
+        losses = {"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}
+        return losses if positives is None else {**losses, "positives": positives}
 
     @torch.no_grad()
     def predict(self, images: Tensor, letterboxes: Sequence[Letterbox]) -> list[Detections]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from vpt.data import (
     Workers,
     make_detection_loader,
     make_loader,
+    share_of,
     usable_cores,
     worker_count,
 )
 from vpt.data.splits import SplitName
+from vpt.engine.distributed import rank, world_size
 from vpt.engine.fit import FitData
 from vpt.engine.progress import Log
 from vpt.engine.transfer import on_device
@@ -73,9 +76,9 @@ def fit_data(
 
     train_loader = _loader(dataset, config.data.num_workers, device)
 
-    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch]:
-        batches = train_loader.of(_order(experiment, epoch, start_batch))
-        return on_device(batches, device, preprocess)
+    def train_batches(epoch: int, start_batch: int) -> Iterable[AnyBatch | None]:
+        parts, empty = _own_parts(_order(experiment, epoch, start_batch))
+        return chain(on_device(train_loader.of(parts), device, preprocess), repeat(None, empty))
 
     def val_batches(split: AnySplit) -> Callable[[], Iterable[AnyBatch]]:
         seen = dataset_of(split, experiment.eval_transform, 0, decoded.get("val"))
@@ -225,14 +228,30 @@ def in_order(
     num_workers: Workers,
     device: torch.device,
 ) -> Iterable[AnyBatch]:
-    """The batches of a split on the device, every image once, in its own order."""
+    """The batches of a split on the device, every image once, in its own order.
+
+    Of N processes each has every Nth.
+    """
     dataset = dataset_of(split, transform, 0)
     loader = _loader(dataset, num_workers, device, keep_workers=False)
     return on_device(loader.of(_in_order(split, batch_size)), device, transform.preprocess)
 
 
-def _in_order(split: AnySplit, batch_size: int) -> EpochBatches:
-    return EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
+def _in_order(split: AnySplit, batch_size: int) -> EpochBatches | list[list[tuple[int, int]]]:
+    batches = EpochBatches(len(split), batch_size, seed=0, epoch=0, shuffle=False)
+    return batches if world_size() == 1 else list(batches)[rank() :: world_size()]
+
+
+def _own_parts(batches: EpochBatches) -> tuple[EpochBatches | list[list[tuple[int, int]]], int]:
+    """Of each batch the part that this process has; and how many of them are empty.
+
+    Only the last batch of an epoch is smaller than the others, so empty parts come last.
+    """
+    if world_size() == 1:
+        return batches, 0
+    parts = [list(share_of(batch, rank(), world_size())) for batch in batches]
+    own = [part for part in parts if part]
+    return own, len(parts) - len(own)
 
 
 def dataset_of(

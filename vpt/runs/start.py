@@ -16,12 +16,15 @@ from vpt.data import (
     DetectionSplits,
     EpochBatches,
     Splits,
+    Workers,
     boxes_hash,
     drop_bad,
     scan_images,
+    share_of,
 )
 from vpt.data.splits import SplitName
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
+from vpt.engine.distributed import gathered, rank, world_size
 from vpt.engine.events import Events
 from vpt.engine.progress import Log
 from vpt.engine.run_dir import (
@@ -73,14 +76,17 @@ def check_space(run: RunDirectory, experiment: AnyExperiment) -> None:
 
 
 def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
-    """The experiment without unreadable images, or one error that lists them all."""
+    """The experiment without unreadable images, or one error that lists them all.
+
+    Several processes share the images out, and all of them get the same.
+    """
     config, splits = experiment.config, experiment.splits
     if not config.data.scan:
         return experiment
     bad: dict[str, list[BadImage]] = {}
     for name in SPLIT_NAMES:
         split = splits.get(name)
-        bad[name] = scan_images(split, config.data.num_workers) if split else []
+        bad[name] = _unreadable(split, config.data.num_workers) if split else []
     problems = [f"{image.path}: {image.reason}" for images in bad.values() for image in images]
     if not problems:
         return experiment
@@ -94,6 +100,12 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
         log(f"{LEFT_OUT}{problem}")
     rest = experiment.splits.changed(lambda split: drop_bad(split, bad[split.name]))
     return experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
+
+
+def _unreadable(split: Any, num_workers: Workers) -> list[BadImage]:
+    own = split.with_samples(share_of(split.samples, rank(), world_size()))
+    found = scan_images(own, num_workers) if own.samples else []
+    return [image for part in gathered(found) for image in part]
 
 
 def newest_checkpoint(run: RunDirectory, config: AnyRunConfig, log: Log) -> Checkpoint | None:

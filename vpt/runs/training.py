@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +16,15 @@ from vpt.config import AnyRunConfig
 from vpt.data import told
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
-from vpt.engine.energy import open_meter
+from vpt.engine.distributed import (
+    asked_to_stop,
+    is_first,
+    lost_partners_told,
+    on_first,
+    own_device,
+    world_size,
+)
+from vpt.engine.energy import EnergyMeter, open_meter
 from vpt.engine.events import Events
 from vpt.engine.fit import FitState, OnValidation, Outputs, fit, format_metrics
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
@@ -95,6 +104,7 @@ class RunResult:
     energy: tuple[Energy, ...] = ()
 
 
+@lost_partners_told()
 def train(
     config: AnyRunConfig,
     *,
@@ -109,6 +119,8 @@ def train(
     """Train as a config says, into its run directory.
 
     Everything is checked before the first image is read, every image before the first step.
+    Several processes (`vpt.engine.distributed`) train one run when all of them call it: the first
+    alone writes, logs and validates for `on_validation`, and all get its result.
 
     Args:
         config: checked.
@@ -124,50 +136,89 @@ def train(
         VptError: anything that a user can mend.
         Interrupted: a signal; the run is saved.
     """
-    device = choose_device(config.train.device)
+    device = own_device(choose_device(config.train.device))
+    if not is_first():
+        log, console, on_validation = _silent, None, lambda epoch, metrics: None
     experiment = build(config, backbone=backbone, text=text)
     if not read_test:
         rest = replace(experiment.splits, test=None)
         experiment = experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
-    with open_run_directory(config.run_dir, mode=mode) as run:
-        resume = newest_checkpoint(run, config, log) if mode == "resume" else None
-        if mode == "resume" and resume is None and not run.result.exists():
-            log(f"{run.path} holds no checkpoint to go on from: starts anew")
-        if mode == "resume":
-            refuse_other_model(run, experiment)
-        if mode == "resume" and run.result.exists():
-            if not config.data.scan:  # else bad images may have been left out
-                refuse_other_data(run, experiment)
-            log(f"{run.path} is finished; its result stands")
-            return _read_result(run.result)
-        check_space(run, experiment)
+    with _opened(config.run_dir, mode) as run:
+        earlier = on_first(lambda: _earlier(run, experiment, log) if mode == "resume" else None)
+        if isinstance(earlier, RunResult):
+            return earlier
+        resume = earlier
+        on_first(lambda: check_space(run, experiment))
         log(_trained_line(experiment.model))
+        if world_size() > 1:
+            log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
         if isinstance(experiment, DetectionExperiment):
             for line in told(experiment.splits.findings):
                 left_out(line)
         experiment = scanned(experiment, left_out)
-        if resume is None:
-            write_start(run, experiment)
-        else:
-            refuse_other_data(run, experiment)
+        begin = write_start if resume is None else refuse_other_data
+        on_first(lambda: begin(run, experiment))
         with _open_events(run, resume, log) as events:
-            if resume is None:
+            if resume is None and events is not None:
                 show_start(events, experiment)
+            keep = config.train.keep_checkpoints
             outputs = Outputs(
                 events=events,
-                checkpoints=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
+                checkpoints=CheckpointStore(run.checkpoints, keep=keep) if is_first() else None,
                 on_validation=on_validation,
                 log=log,
                 console=console,
             )
-            result = _train_in(run, experiment, outputs, events, resume, device)
-        # Counted after the memory was read, for it takes some; and trials differ in numbers alone.
-        if read_test and (flops := flops_of(experiment, log)):
-            result = replace(result, forward_flops=flops.forward, step_flops=flops.step)
-        result = replace(result, left_out=len(left_out.lines))
-        write_json_atomic(run.result, asdict(result))
-        return result
+            result = _train_in(run, experiment, outputs, resume, device)
+
+        def finish() -> RunResult:
+            whole = replace(result, left_out=len(left_out.lines))
+            # Counted after the memory was read, for it takes some; trials differ in numbers alone.
+            if read_test and (flops := flops_of(experiment, log)):
+                whole = replace(whole, forward_flops=flops.forward, step_flops=flops.step)
+            write_json_atomic(run.result, asdict(whole))
+            return whole
+
+        return on_first(finish)
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+def _opened(path: Path, mode: OpenMode) -> RunDirectory:
+    """The run directory; only the first process takes it."""
+    opened: list[RunDirectory] = []
+    on_first(lambda: opened.append(open_run_directory(path, mode=mode)))
+    return opened[0] if opened else RunDirectory(path, None)
+
+
+def _earlier(
+    run: RunDirectory, experiment: AnyExperiment, log: Log
+) -> Checkpoint | RunResult | None:
+    """What there is to go on from: the newest checkpoint, the result of a finished run, nothing."""
+    resume = newest_checkpoint(run, experiment.config, log)
+    is_finished = run.result.exists()
+    if resume is None and not is_finished:
+        log(f"{run.path} holds no checkpoint to go on from: starts anew")
+    refuse_other_model(run, experiment)
+    if not is_finished:
+        return resume
+    if not experiment.config.data.scan:  # else bad images may have been left out
+        refuse_other_data(run, experiment)
+    log(f"{run.path} is finished; its result stands")
+    return _read_result(run.result)
+
+
+def _processes_line(batch_size: int) -> str:
+    processes = world_size()
+    idle = max(0, processes - batch_size)
+    rest = f"; {idle} of them have no image in any, raise data.batch_size" if idle else ""
+    return (
+        f"{processes} processes share out every batch of {batch_size} images{rest}; energy is not "
+        "counted"
+    )
 
 
 def _trained_line(model: PromptedModel) -> str:
@@ -222,7 +273,11 @@ def try_with_cost(config: AnyRunConfig, *, backbone: Backbone | None = None) -> 
     return Tried(state.best, state.seconds, state.energy)
 
 
-def _open_events(run: RunDirectory, resume: Checkpoint | None, log: Log) -> Events:
+def _open_events(
+    run: RunDirectory, resume: Checkpoint | None, log: Log
+) -> AbstractContextManager[Events | None]:
+    if not is_first():
+        return nullcontext()
     if resume is None:
         return Events(run.path, resume_step=None, log=log)
     lines = resume.state["metrics_lines"]
@@ -233,11 +288,10 @@ def _train_in(
     run: RunDirectory,
     experiment: AnyExperiment,
     outputs: Outputs,
-    events: Events,
     resume: Checkpoint | None,
     device: torch.device,
 ) -> RunResult:
-    model, log = experiment.model.to(device), outputs.log
+    model, log, events = experiment.model.to(device), outputs.log, outputs.events
     if resume is None:
         start_prompts(experiment, device)
     else:
@@ -245,27 +299,35 @@ def _train_in(
     data = fit_data(experiment, device, results=run.val_results, log=log)
 
     def keep_best(metrics: dict[str, float]) -> None:
+        if events is None:
+            return
         _save(run.best_prompt, experiment, metrics)
         if isinstance(data.evaluator, BoxEvaluator):
             show_validation(events, data.evaluator)
         with harmless("errors", log):
             show_errors(events, experiment, data.evaluator)
 
-    with stop_request() as stop, open_meter(device) as meter:
+    with stop_request() as stop, _open_meter(device) as meter:
         outputs = replace(outputs, on_best=keep_best, meter=meter)
         state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
         assert state.best is not None
-        _save(run.last_prompt, experiment, {})
-        model.load_trained(read_prompt_file(run.best_prompt)[1])
+        on_first(lambda: _save(run.last_prompt, experiment, {}))
+        model.load_trained(on_first(lambda: read_prompt_file(run.best_prompt)[1]))
         test, per_class = _test(run, experiment, events, state, device, stop)
-        with harmless("settings", log):
-            show_result(events, experiment, state.best, test)
-        with harmless("tokens", log):
-            write_points(run, model)
-        result = _result(run, experiment, state, test, per_class, device)
+        if events is not None:
+            with harmless("settings", log):
+                show_result(events, experiment, state.best, test)
+            with harmless("tokens", log):
+                write_points(run, model)
+        result = on_first(lambda: _result(run, experiment, state, test, per_class, device))
     found = {"test": test} if test is not None else {"val": state.best} if state.best else {}
     log("; ".join([f"{k}: {format_metrics(v)}" for k, v in found.items()] + [str(run.best_prompt)]))
     return result
+
+
+def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | None]:
+    """A meter counts one GPU and one machine, so of several processes' energy a part."""
+    return open_meter(device) if world_size() == 1 else nullcontext()
 
 
 def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> None:
@@ -277,19 +339,22 @@ def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> N
 def _test(
     run: RunDirectory,
     experiment: AnyExperiment,
-    events: Events,
+    events: Events | None,
     state: FitState,
     device: torch.device,
     stop: StopRequest,
 ) -> tuple[dict[str, float] | None, dict[str, float | None] | None]:
-    """Read the test split, once: its metrics, and the accuracy or AP of each class."""
+    """Read the test split, once: its metrics, and the accuracy or AP of each class.
+
+    Of several processes only the first knows of the classes.
+    """
     split = experiment.splits.get("test")
     if split is None:
         return None, None
     config = experiment.config
 
     def after_batch(images: int) -> None:
-        if stop:
+        if asked_to_stop(stop):
             raise Interrupted(f"stopped by {stop.signal_name} while testing; go on with --resume")
 
     metrics, evaluator = measure(
@@ -304,6 +369,8 @@ def _test(
         results=run.test_results,
         coco_eval=coco_eval_of(config),
     )
+    if events is None:
+        return metrics, None
     events.scalars(state.step, {f"test/{name}": value for name, value in metrics.items()})
     names, per_class = list(split.class_names), per_class_of(evaluator)
     if isinstance(evaluator, BoxEvaluator):
