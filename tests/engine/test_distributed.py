@@ -222,6 +222,22 @@ def test_a_signal_to_one__stops_all_at_one_step__and_one_process_may_go_on(data,
     assert_equal_but_for_rounding(tmp_path / "one", config.run_dir)
 
 
+@pytest.mark.slow
+def test_three_processes__sum_in_the_same_order_after_a_stop(data, tmp_path):
+    changes = {**RECIPE, "prompt__num_tokens": 50, "data__batch_size": 7}
+    config = make_config(tmp_path / "run", data, **changes)
+
+    def until_stopped(rank):
+        if rank == 2:
+            signal_at(4, signal.SIGINT)
+        return train(config)
+
+    together(3, lambda rank: train(make_config(tmp_path / "straight", data, **changes)))
+    assert str(together(3, until_stopped)[0]).startswith("stopped by SIGINT at step 5")
+    together(3, lambda rank: train(config, mode="resume"))
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
 def test_what_a_user_must_mend__is_the_same_on_all(data, tmp_path):
     bad = make_folder(tmp_path / "bad", classes=2, images=4)
     (bad / "train" / "class_1" / "3.png").write_bytes(b"no image")

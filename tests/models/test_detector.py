@@ -156,11 +156,12 @@ def test_selected_backbone_tensors__are_trained_too():
 def test_the_loss__is_the_sum_of_its_parts__in_any_mode(head):
     detector = make_detector("test_vit", head=head)
     trained, evaluated = loss_of(detector.train()), loss_of(detector.eval())
-    parts = {name for name in trained if name != "loss"}
+    parts = {name for name in trained if name.startswith("loss_")}
     expected = {"loss_classification", "loss_box"} | (
         {"loss_centerness"} if head == "fcos" else set()
     )
     assert parts == expected
+    assert ("positives" in trained) == (head == "fcos")
     total = sum(trained[name].item() for name in parts)
     assert trained["loss"].item() == pytest.approx(total, rel=1e-5)
     assert all(torch.equal(trained[name], evaluated[name]) for name in trained)
