@@ -341,7 +341,8 @@ def test_evaluate__gives_the_runs_own_metrics_and_each_class(learned, squares, c
     prompt = learned / "prompt.safetensors"
     metrics = evaluate_prompt(prompt, squares, device="cpu", num_workers=0)
     result = result_without_time(learned)
-    assert {k: v for k, v in metrics.items() if "/" not in k} == result["test"]
+    overall = {k: v for k, v in metrics.items() if "/" not in k}
+    assert overall == pytest.approx(result["test"], rel=1e-6)  # other batches, other last bits
     assert {k[3:]: v for k, v in metrics.items() if "/" in k} == result["test_per_class"]
     assert run("evaluate", prompt, "--data", squares, "--num-workers", 0)[0] == 0
     assert f"AP/red {metrics['AP/red']:.4f}" in capsys.readouterr().out
