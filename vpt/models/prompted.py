@@ -75,22 +75,12 @@ class PromptedBackbone(nn.Module):
         baked = self._baked_now()
         for layer in range(begun.layer, self.backbone.depth):
             kept = baked.get(layer) if self._as_context(layer, need) else None
-            rows = self._rows(layer, len(begun), tokens.values.dtype) if kept is None else None
-            inside = self._inside(layer, len(begun))
-            if kept is not None:
-                tokens, inside = tokens.without_prompts(), replace(inside or Inside(), context=kept)
-            elif rows is not None:
-                if self._as_context(layer, need):
-                    tokens = tokens.without_prompts()
-                    inside = self._with_rows(layer, rows, inside)
-                else:
-                    tokens = tokens.with_prompts(rows)
+            entered, inside = self._prompted(layer, tokens, need, kept)
             if context_at is not None and (given := context_at(layer)) is not None:
                 inside = Inside.joined(inside, Inside(given))
             keep = self._keep(layer, need, taps, given=context_at is not None)
-            entered = tokens
-            tokens = self._run_block(layer, tokens, inside, keep)
-            tokens = self._gated(layer, entered, tokens)
+            left = self._run_block(layer, entered, inside, keep)
+            tokens = self._gated(layer, entered, left)
             if layer in taps:
                 tapped[layer] = tokens.patches
         return self._features(tokens, need, tapped)
@@ -168,6 +158,28 @@ class PromptedBackbone(nn.Module):
 
     def _embedded(self, images: Tensor) -> Begun:
         return Begun(self.backbone.embed(self.prompt.on_images(images)), 0)
+
+    def _prompted(
+        self, layer: int, tokens: Tokens, need: Sequence[str], baked: Context | None
+    ) -> tuple[Tokens, Inside | None]:
+        """The sequence as it enters a block, and what is inside of that, with the layer's prompt.
+
+        Args:
+            layer: 0..L-1.
+            tokens: the sequence before it.
+            need: of the last block, as in `forward`.
+            baked: the keys and values of its prompt, where they are kept.
+        """
+        batch_size = len(tokens.values)
+        rows = self._rows(layer, batch_size, tokens.values.dtype) if baked is None else None
+        inside = self._inside(layer, batch_size)
+        if baked is not None:
+            return tokens.without_prompts(), replace(inside or Inside(), context=baked)
+        if rows is None:
+            return tokens, inside
+        if self._as_context(layer, need):
+            return tokens.without_prompts(), self._with_rows(layer, rows, inside)
+        return tokens.with_prompts(rows), inside
 
     def _run_block(
         self, layer: int, tokens: Tokens, inside: Inside | None, keep: int | None

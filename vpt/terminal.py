@@ -1,0 +1,24 @@
+"""What all commands share: where they print, and the arguments that several take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out = Console(markup=False, highlight=False, soft_wrap=True)
+err = Console(stderr=True)
+
+
+ConfigPath = Annotated[Path, typer.Argument(help="a YAML file, e.g. configs/vpt_deep_cub.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="e.g. optim.lr=5e-4")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps")]
+
+
+def log(line: str) -> None:
+    """Print one plain line."""
+    out.print(line)
