@@ -178,17 +178,23 @@ class Context:
     @staticmethod
     def joined(one: Context | None, other: Context | None) -> Context | None:
         """Both side by side, in the first one's type."""
-        if one is None or other is None:
-            return other if one is None else one
+        return other if one is None else one.with_more(other)
+
+    def with_more(self, more: Context | None) -> Context:
+        """Both side by side, in this one's type."""
+        if more is None:
+            return self
+        seen = None
+        if self.seen is not None or more.seen is not None:
+            seen = cat_tokens([self.all_seen(), more.all_seen()], dim=1)
         return Context(
-            cat_tokens([one.keys, other.keys.to(one.keys.dtype)], dim=2),
-            cat_tokens([one.values, other.values.to(one.values.dtype)], dim=2),
-            None
-            if one.seen is None and other.seen is None
-            else cat_tokens([one._all_seen(), other._all_seen()], dim=1),
+            cat_tokens([self.keys, more.keys.to(self.keys.dtype)], dim=2),
+            cat_tokens([self.values, more.values.to(self.values.dtype)], dim=2),
+            seen,
         )
 
-    def _all_seen(self) -> Tensor:
+    def all_seen(self) -> Tensor:
+        """`seen`, also where it says nothing: (1 | B, T) bool."""
         if self.seen is not None:
             return self.seen
         return torch.ones(1, self.keys.shape[2], dtype=torch.bool, device=self.keys.device)
