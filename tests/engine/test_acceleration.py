@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import pytest
@@ -74,3 +75,35 @@ def test_an_accelerated_model__is_as_it_was_afterwards():
         assert model.backbone is backbone
         assert not model.prompted.grad_checkpointing
         assert torch.equal(model(images), expected)
+
+
+def test_many_models_compiled_at_once__none_runs_as_it_is_written(monkeypatch):
+    runs = []
+
+    def counting(graph, inputs):
+        return lambda *values: runs.append(graph) or graph(*values)
+
+    monkeypatch.setattr(
+        torch, "compile", _without_mode(functools.partial(torch.compile, backend=counting))
+    )
+    torch._dynamo.reset()
+    models = [make_model(num_tokens=count) for count in (1, 2, 3)]
+    images = torch.randn(2, 3, 32, 32)
+    torchs_own = torch._dynamo.config.patch(recompile_limit=2)
+    with torchs_own, contextlib.ExitStack() as stack, torch.no_grad():
+        for model in models:
+            stack.enter_context(accelerated(model, "fp32", compile_mode="default"))
+            model(images)
+    assert len(runs) == len(models)
+
+
+def test_what_torch_refuses_to_compile__leaves_the_model_as_it_was():
+    model = make_model()
+    backbone = model.backbone
+    with (
+        pytest.raises(RuntimeError, match="bogus"),
+        accelerated(model, "bf16", compile_mode="bogus", grad_checkpointing=True),
+    ):
+        pass
+    assert model.backbone is backbone
+    assert not model.prompted.grad_checkpointing

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from vpt.backbones import stored_in
 from vpt.engine.device import DTYPES
@@ -48,13 +48,18 @@ def accelerated(
     if precision != "fp32":
         prompted.backbone = stored_in(backbone, DTYPES[precision])
     prompted.grad_checkpointing = grad_checkpointing
-    if compile_mode != "none":
-        prompted.forward = _compiled(prompted, compile_mode)  # type: ignore[method-assign]
     try:
+        if compile_mode != "none":
+            prompted.forward = _compiled(prompted, compile_mode)  # type: ignore[method-assign]
         yield
     finally:
         vars(prompted).pop("forward", None)
         prompted.backbone, prompted.grad_checkpointing = backbone, checkpointing
+
+
+_LIMITS: dict[str, Any] = {"recompile_limit": 256, "fail_on_recompile_limit_hit": True}
+"""Of the graphs of one function. All models share it, and with torch's own limit of 8 the fifth
+that is compiled at once would run as it is written, though nobody asked for that."""
 
 
 def _compiled(prompted: PromptedBackbone, mode: CompileMode) -> Callable[..., Features]:
@@ -66,8 +71,9 @@ def _compiled(prompted: PromptedBackbone, mode: CompileMode) -> Callable[..., Fe
         torch._dynamo.maybe_mark_dynamic(values, 0)
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:
-            features: Features = compiled(images, **options)
-        except TorchDynamoException as error:
+            with torch._dynamo.config.patch(**_LIMITS):
+                features: Features = compiled(images, **options)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             cause = getattr(error, "inner_exception", error)
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
             raise RunError(
