@@ -45,6 +45,20 @@ def test_compiled__one_graph_for_steps_and_one_for_validation__over_epochs_and_t
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
 
 
+def test_compiled_and_checkpointed__is_one_graph_for_steps(monkeypatch):
+    expected, _ = fitted()
+    monkeypatch.setattr(
+        torch, "compile", _without_mode(functools.partial(torch.compile, backend="eager"))
+    )
+    torch._dynamo.reset()
+    counters.clear()
+    tensors, _ = fitted(compile_mode="default", grad_checkpointing=True)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
+
+
 def _without_mode(compile_):
     return lambda function, *, mode: compile_(function)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from vpt.backbones import Backbone
 from vpt.backbones.attention import recomputed
@@ -191,8 +191,11 @@ class PromptedBackbone(nn.Module):
             entered = replace(tokens, values=values)
             return self.backbone.run_block(layer, entered, inside, keep).values
 
-        around = noop_context_fn if torch.compiler.is_compiling() else _recomputed_twice
-        left = checkpoint(run, tokens.values, use_reentrant=False, context_fn=around)
+        if torch.compiler.is_compiling():  # it cannot follow a choice between two contexts
+            left = checkpoint(run, tokens.values, use_reentrant=False)
+        else:
+            around = _recomputed_twice
+            left = checkpoint(run, tokens.values, use_reentrant=False, context_fn=around)
         return replace(tokens, values=left)
 
     def _gated(self, layer: int, entered: Tokens, left: Tokens) -> Tokens:
