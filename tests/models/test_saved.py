@@ -7,6 +7,7 @@ import gc
 
 import pytest
 import torch
+from torch.func import functional_call, grad
 from torch.profiler import ProfilerActivity, profile
 
 from tests.contracts.kinds import images_for, make
@@ -93,3 +94,17 @@ def test_counting__leaves_the_model_alone():
     assert not model.training
     assert set(vars(model.backbone)) == attributes
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_gradients_by_torch_func__are_autograds():
+    model = classifier()
+    images = torch.randn(2, 3, *model.preprocess.size)
+    trained = {name: t for name, t in model.named_parameters() if t.requires_grad}
+
+    def largest(tensors):
+        return functional_call(model, tensors, (images,)).max()
+
+    found = grad(largest)({name: tensor.detach() for name, tensor in trained.items()})
+    model(images).max().backward()
+    for name, tensor in trained.items():
+        torch.testing.assert_close(found[name], tensor.grad)

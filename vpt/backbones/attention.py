@@ -183,8 +183,13 @@ def recomputed() -> Iterator[None]:
 
 
 def _keeps_for_backward() -> bool:
-    """Whether there is a graph, of which no compiler and no `recomputed` decides what it keeps."""
-    return torch.is_grad_enabled() and not (torch.compiler.is_compiling() or _RECOMPUTES.get())
+    """Whether there is a graph, of which no compiler and no `recomputed` decides what it keeps.
+
+    The transforms of torch.func allow no hooks on what it keeps.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _RECOMPUTES.get():
+        return False
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[no-any-return, attr-defined]
 
 
 @contextmanager
