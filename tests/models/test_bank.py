@@ -305,6 +305,9 @@ def test_a_bank__refuses_what_it_cannot_be():
     images = images_for(make("test_vit"), 2)
     with pytest.raises(ConfigError, match="1 tasks for 2 images"):
         bank(images, ["dogs"])
+    for places in (torch.tensor(0), torch.tensor([0.0, 0.0]), torch.tensor([True, False])):
+        with pytest.raises(ConfigError, match=r"give \(B,\) int64, as bank.slots does"):
+            bank(images, places)
     with pytest.raises(ConfigError, match="no task of the bank is at 3"):
         bank(images, torch.tensor([0, 3]))
     with pytest.raises(ConfigError, match="the bank has a task 'dogs'; use replace"):

@@ -282,7 +282,12 @@ class TaskBank(nn.Module):
         if not isinstance(task, Tensor):
             names = [task] * batch_size if isinstance(task, str) else task
             task = torch.tensor([self._task(name).slot for name in names], dtype=torch.int64)
-        if task.shape != (batch_size,):
+        if task.ndim != 1 or task.dtype != torch.int64:
+            raise ConfigError(
+                f"places of shape {tuple(task.shape)} and type {task.dtype}; give (B,) int64, as "
+                "bank.slots does"
+            )
+        if len(task) != batch_size:
             raise ConfigError(f"{len(task)} tasks for {batch_size} images; give one for each")
         if not torch.compiler.is_compiling() and task.device.type == "cpu":
             unknown = set(task.tolist()) - {each.slot for each in self.tasks.values()}
