@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.fixtures import make_folder
 from tests.training import make_config
 from vpt.data.images import read_image
 from vpt.engine.fit import Outputs, fit
-from vpt.engine.throughput import DataWatch
+from vpt.engine.throughput import DataWatch, Meter
 from vpt.experiment import build
 from vpt.runs.feeding import faster_data, fit_data
 
@@ -95,3 +96,11 @@ def test_a_run_on_a_slow_disk__logs_the_line(data, tmp_path, monkeypatch):
     fed, outputs = fit_data(experiment, CPU), Outputs(log=lines.append)
     fit(experiment.model, fed, experiment.settings, device=CPU, outputs=outputs)
     assert sum(line.startswith("data are the bottleneck: ") for line in lines) == 1
+
+
+def test_what_follows_a_step__is_no_wait_for_data():
+    meter = Meter()
+    time.sleep(0.2)  # a checkpoint on a slow disk
+    meter.ask()
+    meter.wait([])
+    assert meter.waited < 0.1

@@ -307,6 +307,7 @@ class _Loop:
                 self._log_step(mean_loss, grad_norm, rates, timing)
                 meter = Meter()
             self._stop_or_save(stop)
+            meter.ask()
             if (
                 self._is_late()
                 or state.step >= self.total_steps

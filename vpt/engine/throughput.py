@@ -28,16 +28,20 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.began = self.last = time.monotonic()
+        self.began = self.last = self._free = time.monotonic()
         self.images = 0
         self.waited = 0.0
         self.step_waited = self.step_seconds = 0.0
 
     def wait(self, group: list[T]) -> list[T]:
         """Called as soon as the next data are there."""
-        self.step_waited = time.monotonic() - self.last
+        self.step_waited = time.monotonic() - max(self.last, self._free)
         self.waited += self.step_waited
         return group
+
+    def ask(self) -> None:
+        """Called as what follows a step is done, such as a checkpoint: no wait for data."""
+        self._free = time.monotonic()
 
     def count(self, images: int, state: _Counts) -> None:
         """Called after each step."""
