@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import vpt.data.loader
 import vpt.engine.events
 from tests.data.test_loader import same
 from tests.fixtures import make_folder
 from tests.test_runs import assert_same_run
 from tests.training import make_config
 from vpt.data.images import read_image
+from vpt.engine.interrupt import Interrupted
 from vpt.errors import ConfigError
 from vpt.experiment import build
 from vpt.runs import train
@@ -153,3 +156,19 @@ def test_images_in_memory__have_nothing_to_decode(tmp_path):
 
 def test_a_run_that_goes_on__may_decode_otherwise():
     assert {"data.decoded", "data.decoded_dir", "data.decoded_gb"} <= FREE_ON_RESUME
+
+
+def test_a_stop_while_images_are_decoded__leaves_no_file(data, tmp_path, monkeypatch):
+    def stopping(path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read_image(path)
+
+    monkeypatch.setattr(vpt.data.loader, "read_image", stopping)
+    config = config_of(tmp_path, data, "disk", data__num_workers=0, data__scan=False)
+    ours = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM while training images were decoded"):
+            train(config)
+    finally:
+        signal.signal(signal.SIGTERM, ours)
+    assert not list((tmp_path / "decoded").iterdir())

@@ -17,6 +17,7 @@ from vpt.data import (
     make_room,
 )
 from vpt.data.splits import SplitName
+from vpt.engine.interrupt import interrupted_at_once
 from vpt.engine.progress import Log
 from vpt.errors import ConfigError, DataError
 from vpt.experiment import Experiment, bytes_text, plan_cache
@@ -88,7 +89,9 @@ def _kept(
         if images is None:
             sizes = decoded_sizes(split, transform, workers)
             _check_room(config, folder, int(3 * sizes.prod(axis=1).sum()), room, held)
-            images = build_decoded(path, split, transform, sizes, num_workers=workers)
+            stopped = f"stopped by {{signal}} while {_NAMES[name]} images were decoded"
+            with interrupted_at_once(f"{stopped}; go on with --resume"):
+                images = build_decoded(path, split, transform, sizes, num_workers=workers)
             how = f"in {time.monotonic() - began:,.1f} s, kept"
     except OSError as error:
         raise _LeftOut(f"{folder} cannot take them ({error.strerror or error})") from error
