@@ -107,6 +107,14 @@ def test_mixed_images__are_other_ones_each_time(data, tmp_path):
     assert any("keeps 15 validation" in line for line in lines)
 
 
+def test_a_compiled_model__does_without(data, tmp_path):
+    compiled = {"prompt": "none", "train__compile": "default"}
+    with pytest.raises(ConfigError, match=r"cannot be kept, because train\.compile changes"):
+        build(config_of(tmp_path / "run", data, "memory", **compiled))
+    experiment = build(config_of(tmp_path / "run", data, "auto", **compiled))
+    assert not plan_cache(experiment.config, experiment.model, experiment.splits).train
+
+
 def test_a_run_without_validation__keeps_its_training_images(data, tmp_path):
     changes = {"data__train_on": "train_and_val", "train__select": "last", "prompt": LAST_2}
     lines = both(tmp_path, data, **changes)

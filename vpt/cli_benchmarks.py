@@ -60,6 +60,9 @@ def benchmark(
     from vpt.runs.outputs import make_folder
     from vpt.storage.atomic_file import write_atomic
 
+    for path in (json_file, plot):  # before the measurement, not after it
+        if path is not None:
+            make_folder(path.parent)
     axis, values = parse_axis(along)
     setting = Setting(
         model=model,
@@ -69,11 +72,11 @@ def benchmark(
         num_classes=num_classes,
     )
     settings = grid(
-        setting, axis, values, precision=precision.split(","), compile_mode=compile_mode.split(",")
+        setting, axis, values, precision=_several(precision), compile_mode=_several(compile_mode)
     )
     result = measure(
         settings,
-        variants.split(","),  # type: ignore[arg-type] # checked there
+        _several(variants),  # type: ignore[arg-type] # checked there
         axis=axis,
         turns=turns,
         device=device,
@@ -82,10 +85,10 @@ def benchmark(
         log=log,
     )
     out.print(times_table(result))
-    out.print(ratios_table(result))
+    if result.ratios:
+        out.print(ratios_table(result))
     _write_json(json_file, result.to_dict())
     if plot is not None:
-        make_folder(plot.parent)
         write_atomic(plot, [benchmark_plot(result)])
 
 
@@ -140,6 +143,10 @@ def benchmark_bank(
     )
     out.print(bank_table(result))
     _write_json(json_file, result.to_dict())
+
+
+def _several(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def _write_json(path: Path | None, values: Any) -> None:

@@ -157,6 +157,20 @@ def test_what_changes_the_prompt__unbakes_or_is_refused():
         model.train().bake()
 
 
+def test_as_baked__leaves_the_model_as_it_was():
+    model = moved(build(make("test_vit"), DEEP))
+    model.train()
+    with model.as_baked():
+        assert model.baked_layers
+        assert not model.training
+    assert model.training
+    assert not model.baked_layers
+    model.eval().bake()
+    with model.as_baked():
+        pass
+    assert model.baked_layers
+
+
 def test_prompts_that_get_a_gradient__are_not_taken_as_baked():
     native = make("test_vit")
     model = moved(build(native, DEEP)).bake()

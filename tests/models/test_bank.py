@@ -14,7 +14,7 @@ from tests.contracts.test_baked_contract import moved
 from tests.contracts.test_detector_contract import build as build_detector
 from tests.text.models import tiny_clip
 from vpt.api import create_model
-from vpt.backbones import create_backbone, wrap_backbone
+from vpt.backbones import create_backbone, stored_in, wrap_backbone
 from vpt.errors import ConfigError
 from vpt.models import TaskBank
 from vpt.prompts import Prompt
@@ -287,6 +287,9 @@ def test_another_backbone_or_head__is_refused__and_nothing_changes():
     assert_refused(bank, on(native, num_classes=None), "task 'new' has no head")
     assert_refused(bank, on(native).train(), r"task 'new' is training; call eval\(\) first")
     assert_refused(bank, build_detector().eval(), "task 'new' is a Detector")
+    stored, _ = bank_of(FULL, capacity=4)
+    stored.prompted.backbone = stored_in(stored.backbone, torch.bfloat16)
+    assert_refused(stored, on(native), "cannot be added to a backbone stored in torch.bfloat16")
     large = wrap_backbone(native)
     large.resize((64, 96))
     assert_refused(bank, on(large), r"image size \(64, 96\), the bank's backbone \(32, 48\)")

@@ -52,7 +52,12 @@ def test_benchmark__any_run__leaves_threads_and_random_state_alone():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"turns": 0}, "turns 0 .*use 1"), ({"resident": 1}, "at least the 2")]
+    ("options", "says"),
+    [
+        ({"turns": 0}, "turns 0 .*use 1"),
+        ({"resident": 1}, "at least the 2"),
+        ({"batch_size": 1}, "batch_size 1 cannot mix 2 tasks"),
+    ],
 )
 def test_benchmark__numbers_that_measure_nothing__are_refused(options, says):
     with pytest.raises(ConfigError, match=says):

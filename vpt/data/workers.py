@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ def start_worker(worker: int, *, owner: int) -> None:
 
     It saves first. A worker that died of the signal would be an error in the middle of a step.
     """
-    if os.getppid() != owner:
+    parent = multiprocessing.parent_process()
+    if os.getppid() != owner and not (parent is not None and parent.is_alive()):
         # Killed meanwhile: torch would watch over the wrong process, and this one never end.
         os._exit(1)
     torch.set_num_threads(1)

@@ -69,7 +69,10 @@ def joined() -> Iterator[bool]:
         ConfigError: the environment names processes, but not how to meet them.
         RunError: they cannot be reached.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not given.isdecimal():
+        raise ConfigError(f"WORLD_SIZE '{given}' is no number of processes; start with torchrun")
+    if int(given) == 1:
         yield False
         return
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()

@@ -37,7 +37,7 @@ def plan_cache(config: RunConfig, model: Classifier, splits: Splits) -> CachePla
     """
     if config.data.cache == "none":
         return CachePlan()
-    if world_size() > 1:
+    if world_size() > 1 or config.train.compile != "none":
         return _without(config)
     room, kept, lines = config.data.cache_gb * 1e9, set[str](), dict[str, str]()
     for name, what in (("train", "training"), ("val", "validation")):
@@ -61,13 +61,19 @@ def plan_cache(config: RunConfig, model: Classifier, splits: Splits) -> CachePla
 
 
 def _without(config: RunConfig) -> CachePlan:
-    """Several processes share the images of every epoch out anew: each would keep all of them."""
+    """Several processes share the images of every epoch out anew: each would keep all of them.
+
+    What a compiled model makes of them has other last bits than what is kept.
+    """
+    reason, way_out = "train.compile changes the last bits of what is kept", "train.compile=none"
+    if world_size() > 1:
+        reason = f"{world_size()} processes train this run, and each would keep all of them"
+        way_out = "start one process"
     if config.data.cache == "memory":
         raise ConfigError(
-            f"data.cache memory: {world_size()} processes train this run, and each would have to "
-            "keep all images; set data.cache=auto, which does without, or start one process"
+            f"data.cache memory: training images cannot be kept, because {reason}; set "
+            f"data.cache=auto, which does without, or {way_out}"
         )
-    reason = "several processes share them out"
     return CachePlan(lines={"train": f"computes all images every epoch, because {reason}"})
 
 

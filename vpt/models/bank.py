@@ -499,6 +499,11 @@ def _examine(backbone: Backbone, name: str, model: PromptedModel) -> _Entry:
     """
     if not isinstance(model, Classifier):
         raise ConfigError(f"task '{name}' is a {type(model).__name__}; a bank holds classifiers")
+    if backbone.stored_dtype is not None:
+        raise ConfigError(
+            f"task '{name}' cannot be added to a backbone stored in {backbone.stored_dtype}; "
+            "add tasks first, or give the bank the backbone as loaded"
+        )
     if model.training:
         raise ConfigError(f"the model of task '{name}' is training; call eval() first")
     _refuse_backbone(backbone, name, model)

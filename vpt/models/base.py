@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
@@ -73,6 +74,20 @@ class PromptedModel(nn.Module):
         """
         self.prompted.bake()
         return self
+
+    @contextmanager
+    def as_baked(self) -> Iterator[Self]:
+        """In eval and baked while inside, and then as it was."""
+        training, baked = self.training, self.prompted.baked
+        self.eval()
+        if baked is None:
+            self.bake()
+        try:
+            yield self
+        finally:
+            if baked is None:
+                self.unbake()
+            self.train(training)
 
     def unbake(self) -> Self:
         """Compute the prompts' keys and values in each forward pass again; gives itself."""

@@ -114,6 +114,8 @@ def benchmark_bank(
     check_positive(
         num_tokens=num_tokens, batch_size=batch_size, tasks=tasks, turns=turns, threads=threads
     )
+    if batch_size < tasks:
+        raise ConfigError(f"batch_size {batch_size} cannot mix {tasks} tasks; use at least {tasks}")
     if resident < tasks:
         raise ConfigError(f"resident {resident}: use at least the {tasks} tasks that are mixed")
     with torch_threads(threads), torch.random.fork_rng(devices=[]):

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -289,6 +288,7 @@ class _Case:
         self.runs = {name: runs[name] for name in runs if getattr(kind, _OWN[name])}
         self.seconds: dict[str, list[float]] = {name: [] for name in self.runs}
         self.ceilings: list[float] = []
+        self.product: tuple[Run, int] | None = None
         self.peak_bytes: int | None = None
 
     def prepare(self, stack: ExitStack) -> None:
@@ -345,7 +345,9 @@ class _Case:
         """FLOP/s of products that take about as long as a step, at most."""
         setting, width = self.setting, self.model.backbone.embed_dim
         enough = min(_MOST_FLOPS[self.device.type == "cuda"], setting.batch_size * self.flops.step)
-        run, flops = _product(self._rows, width, enough, setting.precision, self.device)
+        if self.product is None:
+            self.product = _product(self._rows, width, enough, setting.precision, self.device)
+        run, flops = self.product
         return flops / seconds_of(run, self.device)
 
     @property
@@ -388,7 +390,6 @@ def _take_turns(cases: Sequence[_Case], turns: int, log: Callable[[str], None]) 
         log(f"turn {turn + 1}/{turns}: {time.perf_counter() - began:.0f} s")
 
 
-@cache
 def _product(
     rows: int, width: int, enough: int, precision: str, device: torch.device
 ) -> tuple[Run, int]:

@@ -220,27 +220,29 @@ def predict_boxes(
         batch_size: images per forward pass.
         min_score: detections below are left out.
     """
-    transform = box_evaluation_transform(model.preprocess)
-    model.eval().bake()
-    for group in groups(paths, batch_size):
-        images: list[torch.Tensor] = []
-        letterboxes: list[Letterbox] = []
-        errors: dict[int, str] = {}
-        for place, path in enumerate(group):
-            try:
-                seen = transform(read_image(path), np.zeros((0, 4)), 0)
-            except DataError as error:
-                errors[place] = str(error)
-            else:
-                images.append(seen.image)
-                letterboxes.append(seen.letterbox)
-        found = iter(model.predict(torch.stack(images).to(device), letterboxes) if images else ())
-        for place, path in enumerate(group):
-            if place in errors:
-                yield BoxPrediction(path, None, errors[place])
-            else:
-                detections = next(found).to("cpu")
-                yield BoxPrediction(path, detections[detections.scores >= min_score])
+    with model.as_baked():
+        transform = box_evaluation_transform(model.preprocess)
+        for group in groups(paths, batch_size):
+            images: list[torch.Tensor] = []
+            letterboxes: list[Letterbox] = []
+            errors: dict[int, str] = {}
+            for place, path in enumerate(group):
+                try:
+                    seen = transform(read_image(path), np.zeros((0, 4)), 0)
+                except DataError as error:
+                    errors[place] = str(error)
+                else:
+                    images.append(seen.image)
+                    letterboxes.append(seen.letterbox)
+            found = iter(
+                model.predict(torch.stack(images).to(device), letterboxes) if images else ()
+            )
+            for place, path in enumerate(group):
+                if place in errors:
+                    yield BoxPrediction(path, None, errors[place])
+                else:
+                    detections = next(found).to("cpu")
+                    yield BoxPrediction(path, detections[detections.scores >= min_score])
 
 
 def show_validation(events: Events, evaluator: BoxEvaluator) -> None:

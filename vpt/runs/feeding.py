@@ -29,7 +29,7 @@ from vpt.data import (
     worker_count,
 )
 from vpt.data.splits import SplitName
-from vpt.engine.distributed import rank, world_size
+from vpt.engine.distributed import on_first, rank, world_size
 from vpt.engine.fit import FitData
 from vpt.engine.progress import Log
 from vpt.engine.transfer import on_device
@@ -70,7 +70,10 @@ def fit_data(
     train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
     decoded: dict[SplitName, DecodedImages] = {}
     if cached and isinstance(experiment, Experiment):
-        decoded = decoded_images(experiment, log)
+        if world_size() > 1:  # the others find what the first one built
+            on_first(lambda: len(decoded_images(experiment, log)))
+        told = log if world_size() == 1 else _silent
+        decoded = decoded_images(experiment, told)
     dataset = dataset_of(train_split, experiment.train_transform, config.seed, decoded.get("train"))
     preprocess = experiment.model.preprocess
 
@@ -100,6 +103,10 @@ def fit_data(
     if cached and isinstance(experiment, Experiment) and not isinstance(dataset, DetectionDataset):
         return _with_cache(data, experiment, dataset, device, log)
     return data
+
+
+def _silent(line: str) -> None:
+    """Of what another process has told already."""
 
 
 def _with_cache(

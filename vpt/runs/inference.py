@@ -245,34 +245,34 @@ def predict_images(
     An unreadable image gives its error, and the rest goes on. Of a multi-label model they have
     the classes with a probability of at least `min_score`.
     """
-    transform = evaluation_transform(model.preprocess)
-    assert model.head is not None
-    model.eval().bake()
-    names = model.class_names or [str(number) for number in range(model.head.num_classes)]
-    for group in groups(paths, batch_size):
-        read: list[tuple[Path, torch.Tensor | str]] = []
-        for path in group:
-            try:
-                read.append((path, transform(read_image(path), 0)))
-            except DataError as error:
-                read.append((path, str(error)))
-        tensors = [image for _, image in read if isinstance(image, torch.Tensor)]
-        rows: Iterator[torch.Tensor] = iter(
-            model.predict(torch.stack(tensors).to(device), probabilities=probabilities).cpu()
-            if tensors
-            else []
-        )
-        for path, image in read:
-            if isinstance(image, str):
-                yield Prediction(str(path), None, None, error=image)
-                continue
-            ranked = _ranked(next(rows), names)
-            top = dict(ranked[:top_k])
-            if model.multi_label:
-                likely = {name: value for name, value in ranked if value >= min_score}
-                yield Prediction(str(path), None, None, top=top, labels=likely)
-            else:
-                yield Prediction(str(path), *ranked[0], top=top)
+    with model.as_baked():
+        transform = evaluation_transform(model.preprocess)
+        assert model.head is not None
+        names = model.class_names or [str(number) for number in range(model.head.num_classes)]
+        for group in groups(paths, batch_size):
+            read: list[tuple[Path, torch.Tensor | str]] = []
+            for path in group:
+                try:
+                    read.append((path, transform(read_image(path), 0)))
+                except DataError as error:
+                    read.append((path, str(error)))
+            tensors = [image for _, image in read if isinstance(image, torch.Tensor)]
+            rows: Iterator[torch.Tensor] = iter(
+                model.predict(torch.stack(tensors).to(device), probabilities=probabilities).cpu()
+                if tensors
+                else []
+            )
+            for path, image in read:
+                if isinstance(image, str):
+                    yield Prediction(str(path), None, None, error=image)
+                    continue
+                ranked = _ranked(next(rows), names)
+                top = dict(ranked[:top_k])
+                if model.multi_label:
+                    likely = {name: value for name, value in ranked if value >= min_score}
+                    yield Prediction(str(path), None, None, top=top, labels=likely)
+                else:
+                    yield Prediction(str(path), *ranked[0], top=top)
 
 
 def _ranked(row: torch.Tensor, names: list[str]) -> list[tuple[str, float]]:
