@@ -45,8 +45,8 @@ def start_worker(worker: int, *, owner: int) -> None:
 
     It saves first. A worker that died of the signal would be an error in the middle of a step.
     """
-    parent = multiprocessing.parent_process()
-    if os.getppid() != owner and not (parent is not None and parent.is_alive()):
+    by_server = multiprocessing.get_start_method() == "forkserver"  # whose child each worker is
+    if os.getppid() != owner and not by_server:
         # Killed meanwhile: torch would watch over the wrong process, and this one never end.
         os._exit(1)
     torch.set_num_threads(1)
