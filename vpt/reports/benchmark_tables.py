@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,25 +16,29 @@ from vpt.reports.timing import Spread
 
 def times_table(result: Benchmark) -> Table:
     """What was measured: medians, and FLOP/s as a share of a bare matrix product's."""
+    on_gpu = any(each.peak_bytes is not None for each in result.measured)
     table = Table(title=_title(result), caption=_caption(result))
-    for heading in (
-        "variant",
-        "setting",
-        "step s",
-        "images/s",
-        "of peak",
-        "inference s",
-        "images/s",
-        "of peak",
-        "saved MB/image",
-        "peak GB",
-    ):
-        table.add_column(heading, justify="left" if heading in ("variant", "setting") else "right")
+    for heading in ("variant", "setting"):
+        table.add_column(heading)
+    for heading in ("training step", "inference", "saved MB", *(["peak GB"] if on_gpu else [])):
+        table.add_column(heading, justify="right")
     for number, each in enumerate(result.measured):
         if number and each.setting != result.measured[number - 1].setting:
             table.add_section()
-        table.add_row(each.variant, _differing(each.setting, result), *_numbers(each))
+        numbers = [_pass_words(each, each.training), _pass_words(each, each.inference)]
+        numbers.append("" if each.saved_bytes is None else f"{each.saved_bytes / 1e6:.1f}")
+        if on_gpu:
+            numbers.append("" if each.peak_bytes is None else f"{each.peak_bytes / 1e9:.2f}")
+        table.add_row(each.variant, _differing(each.setting, result), *numbers)
     return table
+
+
+def _pass_words(each: Measured, done: Pass | None) -> str:
+    """'1.858 s 4.3/s 77%'."""
+    if done is None:
+        return ""
+    seconds = Spread.of(done.seconds).median
+    return f"{seconds:.3f} s {each.setting.batch_size / seconds:.1f}/s {done.achieved.median:.0%}"
 
 
 def ratios_table(result: Benchmark) -> Table:
@@ -139,19 +143,6 @@ def _line(variant: str, setting: Setting) -> str:
     return f"{variant}, {setting.precision}{compiled}"
 
 
-def _numbers(each: Measured) -> Iterable[str]:
-    for done in (each.training, each.inference):
-        if done is None:
-            yield from ("", "", "")
-        else:
-            seconds = Spread.of(done.seconds)
-            yield f"{seconds.median:.3f}"
-            yield f"{each.setting.batch_size / seconds.median:.1f}"
-            yield f"{done.achieved.median:.0%}"
-    yield "" if each.saved_bytes is None else f"{each.saved_bytes / 1e6:.1f}"
-    yield "" if each.peak_bytes is None else f"{each.peak_bytes / 1e9:.2f}"
-
-
 _WORDS = {
     "model": "{}",
     "image_size": "{} px",
@@ -187,6 +178,7 @@ def _title(result: Benchmark) -> str:
 def _caption(result: Benchmark) -> str:
     agreement = result.agreement
     return (
+        "a batch: seconds, images/s, share of a bare product's rate; saved: per image\n"
         f"{result.device}{', TF32' if result.tf32 else ''}, threads {result.threads}, "
         f"turns {result.turns}, torch {result.torch_version}\n"
         f"context differs from insertion by {agreement.logits:.1e} in logits and "
