@@ -75,6 +75,7 @@ def benchmark_plot(result: Benchmark) -> bytes:
             _draw_times(axes, name, result)
         axes.set_title("training step" if name == "training" else "inference", fontsize="medium")
         axes.set_xlabel(_AXES[result.axis])
+        axes.tick_params(axis="x", rotation=15 if result.axis == "model" else 0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(_title(result), fontsize="medium")
