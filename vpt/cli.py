@@ -723,9 +723,8 @@ def _run(words: Sequence[str], wants_traceback: bool) -> int:
     try:
         with _joined(words) as joined:
             code = _answer(words, wants_traceback)
-            if (
-                joined
-            ):  # torchrun ends the last ones with a signal, which would take the code's place
+            if joined:
+                # torchrun ends the last ones with a signal, which would take the code's place
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return code
     except VptError as error:  # the other processes are not there
