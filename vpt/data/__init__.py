@@ -50,6 +50,7 @@ from vpt.data.mixing import NO_MIXING, Mixing, mix
 from vpt.data.readers.parts import check_classes
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
+from vpt.data.recognising import reading
 from vpt.data.sampling import (
     EpochBatches,
     coop_few_shot,
@@ -126,6 +127,7 @@ __all__ = [
     "read_detection",
     "read_image",
     "read_splits",
+    "reading",
     "restrict_classes",
     "scan_images",
     "share_of",

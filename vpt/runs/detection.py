@@ -21,6 +21,7 @@ from vpt.data import (
     load_descriptor,
     read_detection,
     read_image,
+    reading,
     to_coco_dict,
     told,
 )
@@ -167,13 +168,14 @@ def _split_of(
     with_images: bool = True,
     log: Log = lambda line: None,
 ) -> DetectionSplit:
+    descriptor = load_descriptor(dataset)
     splits = read_detection(
-        load_descriptor(dataset),
+        descriptor,
         root,
         problems="skip" if skip else "raise",
         needed=[split] if with_images else [],
     )
-    for line in told(splits.findings):
+    for line in [*reading(descriptor), *told(splits.findings)]:
         log(line)
     return splits.require(split)
 
