@@ -13,11 +13,13 @@ from vpt.api.models import create_detector, create_model
 from vpt.api.texts import check_text
 from vpt.backbones import Backbone, create_backbone, wrap_backbone
 from vpt.config import AnyRunConfig
+from vpt.data.splits import ContentCut
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
     TEXT_FEATURE,
     BackboneRecord,
+    CutRecord,
     PromptHeader,
     TextRecord,
     read_prompt_file,
@@ -37,6 +39,7 @@ def save_prompt(
     metrics: Mapping[str, float] | None = None,
     seed: int | None = None,
     config: AnyRunConfig | None = None,
+    cut: ContentCut | None = None,
 ) -> None:
     """Write what training changed, and all that its use needs, to one safetensors file.
 
@@ -47,6 +50,7 @@ def save_prompt(
         metrics: as measured now.
         seed: of the run.
         config: of the run.
+        cut: how the run's data were cut into splits, so that evaluation cuts them alike.
 
     Raises:
         PromptFileError: a tensor is not finite.
@@ -79,6 +83,7 @@ def save_prompt(
         class_names=names,
         metrics=dict(metrics or {}),
         seed=seed,
+        cut=None if cut is None else CutRecord(**asdict(cut)),
         config=None if config is None else config.model_dump(mode="json"),
         **own,
     )

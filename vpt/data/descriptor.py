@@ -14,6 +14,7 @@ from vpt.data.published import PublishedFile
 Format = Literal[
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "parquet",
     "path_list",
@@ -37,16 +38,29 @@ BOX_FORMATS: tuple[Format, ...] = ("coco",)
 
 
 class Cut(Schema):
-    """A part cut out of another: stratified by class, the same images for the same seed."""
+    """A part cut out of another: stratified by class, the same images for the same seed.
+
+    By name: test is cut out of train first, val out of the rest. By content, which keeps copies
+    together and does not change when files are renamed or others are added: both are fractions of
+    all, see `vpt.data.content_split`.
+    """
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
     seed: int = Field(default=0, ge=0, description="which images are cut out")
+    by: Literal["name", "content"] = Field(
+        default="name", description="what decides, with the seed, which images are cut out"
+    )
+
+
+AUTOMATIC_CUT = Cut(fraction=0.2, by="content")
+"""What is cut out of a folder without a validation split; of one without splits also for tests."""
 
 
 class SplitSources(Schema):
     """Where each split is found.
 
-    folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
+    folder: a sub-folder of class folders, "." for the root itself. hf_images: a sub-folder with
+    metadata.csv or metadata.jsonl. csv, image_list, path_list: a file, or with
     `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
     or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
@@ -57,6 +71,24 @@ class SplitSources(Schema):
     train: str | None = None
     val: str | Cut | None = None
     test: str | Cut | None = None
+
+    @property
+    def by_content(self) -> dict[Literal["val", "test"], Cut]:
+        """The cuts that are made by what images hold."""
+        cuts: dict[Literal["val", "test"], str | Cut | None] = {"val": self.val, "test": self.test}
+        return {
+            name: cut for name, cut in cuts.items() if isinstance(cut, Cut) and cut.by == "content"
+        }
+
+    @model_validator(mode="after")
+    def _check_cuts(self) -> SplitSources:
+        val, test = self.val, self.test
+        if isinstance(val, Cut) and isinstance(test, Cut) and "content" in (val.by, test.by):
+            if (val.by, val.seed) != (test.by, test.seed):
+                raise ValueError("val and test have to be cut by the same, and with the same seed")
+            if val.fraction + test.fraction >= 1:
+                raise ValueError("the fractions of val and test leave no image for training")
+        return self
 
 
 class ImageFolders(Schema):
@@ -257,7 +289,11 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_columns(self) -> Descriptor:
         columns = self.columns
-        foreign = {"csv": ("image",), "parquet": ("path", "separator", "classes", "split")}
+        foreign = {
+            "csv": ("image",),
+            "hf_images": ("image", "separator", "classes"),
+            "parquet": ("path", "separator", "classes", "split"),
+        }
         names = foreign.get(self.format, ())
         if given := [name for name in names if name in columns.model_fields_set]:
             raise ValueError(f"columns.{given[0]} has no meaning for format {self.format}")
@@ -292,14 +328,15 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou"),
-    "columns": ("csv", "parquet"),
+    "file": ("csv", "hf_images", "split_zhou"),
+    "columns": ("csv", "hf_images", "parquet"),
     "images": ("split_zhou", "imagenet", "path_list", "coco"),
     "suffix": ("path_list",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "path_list",
     "parquet",

@@ -62,6 +62,15 @@ def find_files(folder: Path) -> FoundFiles:
     return FoundFiles(tuple(folder / path for path in sorted(images)), left_out)
 
 
+def has_images(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, holds an image.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return any(os.path.splitext(path)[1].lower() in SUFFIXES for path in _files_below(folder))  # noqa: PTH122
+
+
 def left_out_line(left_out: Mapping[str, int]) -> str | None:
     """'5 files of other formats left out: .heic (4), .txt (1)'; None: there are none."""
     count = sum(left_out.values())
@@ -100,7 +109,7 @@ def is_utf8(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name from the file system with '\\xe9' for each byte that is no UTF-8."""
+    r"""A name from the file system with '\xe9' for each byte that is no UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vpt.config import load_yaml, validate
 from vpt.data.descriptor import Descriptor
-from vpt.data.readers import folder, parquet
+from vpt.data.readers import folder, hf_images, parquet
 from vpt.data.recognising import question
 from vpt.errors import DataError
 
@@ -16,6 +16,7 @@ from vpt.errors import DataError
 # the general recogniser has to pass it over.
 _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
     parquet.recognise,
+    hf_images.recognise,
     folder.recognise,
 )
 

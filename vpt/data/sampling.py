@@ -138,12 +138,18 @@ def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Spl
             )
         return replace(split, samples=samples, class_names=class_names)
 
-    return Splits(
-        kept(splits.train),
-        kept(splits.val),
-        kept(splits.test),
-        class_names,
-        splits.text_names[start:end],
+    if len(class_names) < 2:
+        raise DataError(
+            f"the {part} classes are one, '{class_names[0]}': there is nothing to tell apart; use "
+            "all classes, or a data set with more"
+        )
+    return replace(
+        splits,
+        train=kept(splits.train),
+        val=kept(splits.val),
+        test=kept(splits.test),
+        class_names=class_names,
+        text_names=splits.text_names[start:end],
     )
 
 
@@ -261,11 +267,9 @@ def _by_label(split: Split) -> dict[int, list[Sample]]:
 
 def _strata(split: Split) -> dict[int, list[Sample]]:
     """The images of each class; of multi-label data by the rarest of their classes, -1 for none."""
-    counts = split.class_counts()
     groups: dict[int, list[Sample]] = defaultdict(list)
-    for sample in split.samples:
-        rarest = min(sample.classes, key=lambda label: (counts[label], label), default=-1)
-        groups[rarest].append(sample)
+    for sample, label in zip(split.samples, split.rarest_classes(), strict=True):
+        groups[label].append(sample)
     return groups
 
 

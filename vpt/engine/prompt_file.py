@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
@@ -78,6 +78,26 @@ class TextRecord(BaseModel):
     names: tuple[str, ...]
 
 
+class CutRecord(BaseModel):
+    """How the run's data were cut into splits by what images hold; see `vpt.data.ContentCut`.
+
+    Attributes:
+        val: fraction of the images that was cut out for validation, or None.
+        test: likewise for testing.
+        seed: of the cut.
+        images: in each split.
+        sha256: of each split's images.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    val: FiniteFloat | None = Field(default=None, gt=0, lt=1)
+    test: FiniteFloat | None = Field(default=None, gt=0, lt=1)
+    seed: int = Field(ge=0)
+    images: dict[Literal["train", "val", "test"], PositiveInt]
+    sha256: dict[Literal["train", "val", "test"], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+
+
 class PromptHeader(BaseModel):
     """What a prompt file says about its tensors.
 
@@ -96,6 +116,7 @@ class PromptHeader(BaseModel):
         text: the text tower and the names in the sentences, for a head whose classes are texts.
         metrics: name to value, as measured when the file was written.
         seed: of the run.
+        cut: how the run's data were cut into splits, where they had none; else None.
         config: the run's resolved config.
         requires: features that a reader has to know to use the file rightly.
     """
@@ -116,6 +137,7 @@ class PromptHeader(BaseModel):
     text: TextRecord | None = None
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     seed: int | None = None
+    cut: CutRecord | None = None
     config: dict[str, Any] | None = None
     requires: list[str] = Field(default_factory=list)
 

@@ -28,6 +28,7 @@ from vpt.data import (
     training_transform,
     with_val_in_train,
 )
+from vpt.data.cuts import with_cuts
 from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import (
     PromptHeader,
@@ -125,9 +126,20 @@ def build_classification(
     )
 
 
+def described(config: RunConfig) -> Descriptor:
+    """The descriptor of a config's data set, with the cuts that its `data` section asks for."""
+    data = config.data
+    return with_cuts(
+        load_descriptor(data.dataset),
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+    )
+
+
 def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
     """The data set of a config, with the images and classes that its `data` section chooses."""
-    descriptor = load_descriptor(config.data.dataset)
+    descriptor = described(config)
     splits = _chosen(config, read_splits(descriptor, config.data.root))
     splits.require("train")
     if config.data.train_on == "train":

@@ -18,7 +18,6 @@ from vpt.data import (
     Split,
     Splits,
     evaluation_transform,
-    load_descriptor,
     read_splits,
     scan_images,
 )
@@ -27,6 +26,7 @@ from vpt.engine.run_dir import OpenMode
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import FREE_BASELINES, Measured
 from vpt.experiment import backbone_of, head_with_templates, preprocess_of
+from vpt.experiment.classification import described
 from vpt.models import Classifier
 from vpt.protocols.setup import (
     OWN_KEYS,
@@ -280,7 +280,7 @@ def set_up(
         VptError: anything that does not fit together.
     """
     run = config.base_config()
-    descriptor = load_descriptor(run.data.dataset)
+    descriptor = described(run)
     splits = read_splits(descriptor, run.data.root)
     splits.require_single_label("clip-eval")
     splits.require("test")

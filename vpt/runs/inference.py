@@ -24,7 +24,9 @@ from vpt.data import (
     reading,
     scan_images,
 )
+from vpt.data.cuts import cut_difference
 from vpt.data.loader import OneSplit
+from vpt.data.splits import ContentCut
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
@@ -37,6 +39,7 @@ from vpt.evaluation import (
     MultiLabelEvaluator,
 )
 from vpt.models import Classifier, PromptedModel
+from vpt.registry import nearest
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
 
@@ -154,10 +157,14 @@ def evaluate_prompt(
     """
     where = choose_device(device)
     descriptor = load_descriptor(dataset)
-    for line in reading(descriptor):
-        log(line)
-    splits = read_splits(descriptor, root)
+    record = read_prompt_header(path).cut
+    cut = None if record is None else ContentCut(**record.model_dump())
+    splits = read_splits(descriptor, root, cut=cut)
     chosen = splits.require(split)  # type: ignore[arg-type]
+    for line in [*reading(descriptor), *splits.notes]:
+        log(line)
+    if cut is not None and (differing := cut_difference(splits.cut, cut, split)):  # type: ignore[arg-type]
+        log(f"warning: {differing}")
     if on_bad_image == "skip":
         chosen = readable(chosen, num_workers=num_workers, log=log)
     other = names == "data"
@@ -174,11 +181,14 @@ def evaluate_prompt(
         kinds = ("multi-label", "of one class per image")
         file, data = kinds if model.multi_label else reversed(kinds)
         raise PromptFileError(f"{path} is {file}, {dataset} is {data}: they cannot be compared")
-    if list(splits.class_names) != known:
+    if not set(splits.class_names) <= set(known):
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")
         )
+    if list(splits.class_names) != known:
+        log(f"the classes are the prompt file's: {difference(known, splits.class_names)}")
+        chosen = chosen.with_classes(known)
     transform = evaluation_transform(model.preprocess)
     with images_progress(len(chosen), console) as advance:
         metrics, evaluator = measure(
@@ -209,7 +219,9 @@ def difference(file: Iterable[str], data: Iterable[str]) -> str:
     only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
     if not only_file and not only_data:
         return "the same names in another order"
-    return f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    near = [hint for name in only_data if (hint := nearest(name, only_file))]
+    text = f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    return text + (f" ({only_data[0]}{near[0]})" if near else "")
 
 
 @dataclass(frozen=True)

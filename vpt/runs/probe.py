@@ -19,7 +19,7 @@ from rich.console import Console
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import RunConfig
-from vpt.data import Split
+from vpt.data import Split, reading
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.energy import open_meter
 from vpt.engine.fit import format_metrics
@@ -85,6 +85,8 @@ def probe(
     experiment = build(config, backbone=backbone)
     experiment.splits.require_single_label("a probe")
     with open_run_directory(config.run_dir, mode=mode) as run, open_meter(device) as meter:
+        for line in [*reading(experiment.descriptor), *experiment.splits.notes]:
+            log(line)
         kept = scanned(experiment, log)
         assert isinstance(kept, Experiment)
         write_start(run, kept)
@@ -113,7 +115,14 @@ def probe(
         }
         metrics = {name: values for name, (values, _) in found.items()}
         saved = {f"val/{name}": value for name, value in metrics["val"].items()}
-        save_prompt(kept.model, run.best_prompt, metrics=saved, seed=config.seed, config=config)
+        save_prompt(
+            kept.model,
+            run.best_prompt,
+            metrics=saved,
+            seed=config.seed,
+            config=config,
+            cut=kept.splits.cut,
+        )
         trained = kept.model.trained_counts()
         per_class = None
         if "test" in found:

@@ -38,7 +38,7 @@ from vpt.engine.run_dir import (
 )
 from vpt.evaluation import NOTHING
 from vpt.evaluation.energy import Energy, energies
-from vpt.experiment import AnyExperiment, DetectionExperiment, build
+from vpt.experiment import AnyExperiment, DetectionExperiment, Experiment, build
 from vpt.models import PromptedModel
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.cost import flops_of
@@ -151,6 +151,9 @@ def train(
         on_first(lambda: check_space(run, experiment))
         for line in reading(experiment.descriptor):
             log(line)
+        if isinstance(experiment, Experiment):
+            for line in experiment.splits.notes:
+                log(line)
         log(_trained_line(experiment.model))
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
@@ -335,7 +338,8 @@ def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | No
 def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> None:
     config = experiment.config
     values = {f"val/{name}": value for name, value in metrics.items()}
-    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config)
+    cut = experiment.splits.cut if isinstance(experiment, Experiment) else None
+    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config, cut=cut)
 
 
 def _test(

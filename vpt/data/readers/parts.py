@@ -153,7 +153,8 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
                     f"'{root}' has {named}, and either may be meant by {split}; name one under "
                     f"'splits' of a descriptor, e.g. splits: {{{split}: {found[0].name}}}"
                 )
-            paths |= {split: path for path in found}
+            if found:
+                paths[split] = found[0]
             continue
         path = root / source
         if not (path.is_file() if suffix else path.is_dir()):
