@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from vpt.data.images import read_header
 from vpt.data.loader import ImageDataset, each_of, load_sample
-from vpt.data.parquet import packed_bytes
+from vpt.data.readers.parquet import packed_bytes
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.transforms import Pixels, Transform
 from vpt.data.workers import Workers, usable_cores
