@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from vpt.config import Schema
 from vpt.data.published import PublishedFile
@@ -185,6 +185,19 @@ class Descriptor(Schema):
     checksum: str | None = Field(default=None, pattern=r"^[a-z0-9]+:[0-9a-f]+$")
     files: list[PublishedFile] = Field(default_factory=list)
     how_to_get: str | None = None
+
+    _seen: str | None = PrivateAttr(default=None)
+
+    @property
+    def seen(self) -> str | None:
+        """What a folder without a descriptor was recognised by; None: this one was written."""
+        return self._seen
+
+    def recognised_by(self, seen: str) -> Self:
+        """The same descriptor, of a folder that was recognised by what was seen in it."""
+        same = self.model_copy()
+        same._seen = seen
+        return same
 
     @model_validator(mode="before")
     @classmethod

@@ -8,9 +8,12 @@ from pathlib import Path
 from vpt.config import load_yaml, validate
 from vpt.data.descriptor import Descriptor
 from vpt.data.readers import folder, parquet
+from vpt.data.recognising import question
 from vpt.errors import DataError
 
-# Each says how it would read a folder, or None where that is not its layout.
+# Each gives a descriptor of a folder in its layout, or None; see `vpt.data.recognising`. A layout
+# that is another one as well, such as train/ with images/ and labels/, is the more special one's:
+# the general recogniser has to pass it over.
 _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
     parquet.recognise,
     folder.recognise,
@@ -21,7 +24,8 @@ def load_descriptor(path: Path) -> Descriptor:
     """The descriptor in a YAML file, or one that reads a folder as it lies.
 
     Raises:
-        DataError: there is no such file or folder, or no reader knows the folder's layout.
+        DataError: there is no such file or folder, or not exactly one reader knows the folder's
+            layout.
         ConfigError: the file is no descriptor.
     """
     if path.suffix.lower() == ".json" and path.is_file():
@@ -40,15 +44,18 @@ def load_descriptor(path: Path) -> Descriptor:
 
 
 def recognise_folder(path: Path) -> Descriptor:
-    """A descriptor that reads a folder as it lies: its first layout that a reader knows.
+    """A descriptor that reads a folder as it lies.
 
     Raises:
-        DataError: no reader knows it.
+        DataError: no reader knows its layout, or several do; then it holds a descriptor for each.
     """
     _refuse_boxes(path)
-    found = (recognise(path) for recognise in _RECOGNISERS)
-    descriptor = next((each for each in found if each is not None), None)
-    return descriptor or Descriptor(name=path.resolve().name, format="folder", root=path)
+    found = [each for recognise in _RECOGNISERS if (each := recognise(path)) is not None]
+    if len(found) > 1:
+        raise question(path, f"can be read in {len(found)} ways", found)
+    if not found:
+        return Descriptor(name=path.resolve().name, format="folder", root=path)
+    return found[0]
 
 
 def _refuse_boxes(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from vpt.data.descriptor import Cut, Descriptor, ImageFolders
+from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor, ImageFolders
 from vpt.data.detection import (
     DetectionSample,
     DetectionSplit,
@@ -60,8 +60,10 @@ def read_detection(
     """
     if not descriptor.holds_boxes:
         raise DataError(
-            f"'{descriptor.name}' has format {descriptor.format}, which knows no boxes; they need "
-            "a descriptor of format coco (datasets/custom_coco.yaml is a template)"
+            f"'{descriptor.name}' has classes of whole images (format {descriptor.format}) and no "
+            "boxes; train with a config of task classification, e.g. configs/finetune.yaml, or "
+            f"name boxes in a descriptor of format {', '.join(BOX_FORMATS)} "
+            "(datasets/custom_coco.yaml is a template)"
         )
     root = find_root(descriptor, root)
     files = _READERS[descriptor.format](descriptor, root)

@@ -18,6 +18,7 @@ from vpt.data import (
     Workers,
     drop_bad,
     evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_image,
     read_splits,
@@ -152,7 +153,10 @@ def evaluate_prompt(
         DataError: the data are missing or unreadable.
     """
     where = choose_device(device)
-    splits = read_splits(load_descriptor(dataset), root)
+    descriptor = load_descriptor(dataset)
+    for line in layout_lines(descriptor):
+        log(line)
+    splits = read_splits(descriptor, root)
     chosen = splits.require(split)  # type: ignore[arg-type]
     if on_bad_image == "skip":
         chosen = readable(chosen, num_workers=num_workers, log=log)

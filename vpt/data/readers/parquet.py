@@ -23,6 +23,7 @@ from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.images import decode_image
 from vpt.data.readers.parts import Parts
 from vpt.data.readers.rows import Row, key_of, label_of, names_of_rows
+from vpt.data.recognising import recognised
 from vpt.data.splits import PackedImage, Sample, SplitName
 from vpt.errors import DataError
 
@@ -58,8 +59,9 @@ class LabelColumn:
 
 def recognise(folder: Path) -> Descriptor | None:
     """A descriptor of a folder of parquet files; None: it holds none where they usually lie."""
-    if any(any(folder.glob(place)) for place in ("*.parquet", "data/*.parquet")):
-        return Descriptor(name=folder.resolve().name, format="parquet", root=folder)
+    for place in ("*.parquet", "data/*.parquet"):
+        if any(folder.glob(place)):
+            return recognised(folder, f"parquet files: {place}", format="parquet")
     return None
 
 
