@@ -116,14 +116,19 @@ def per_class_of(evaluator: Evaluator) -> list[float | None]:
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
-    None where images may be of several classes: none is taken for another.
+    Of very many classes neighbours are counted together, as no picture could show them all. None
+    where images may be of several classes: none is taken for another.
     """
     if isinstance(evaluator, MultiLabelEvaluator):
         return None
     if isinstance(evaluator, BoxEvaluator):
         return evaluator.coco.confusion_matrix()
     assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.confusion_matrix()
+    return evaluator.confusions().matrix(most=_MOST_ROWS)
+
+
+_MOST_ROWS = 1000
+"""Of a matrix of confusions."""
 
 
 def evaluate_prompt(
