@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vpt.data import NO_MIXING, Mixing, mix
-from vpt.engine.acceleration import CompileMode, accelerated
+from vpt.engine.acceleration import (
+    CUDA_GRAPH_MODES,
+    CompileMode,
+    accelerated,
+    own_gradients,
+)
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import autocast
 from vpt.engine.distributed import (
@@ -251,8 +256,10 @@ class _Loop:
         self.outputs = outputs
         self.steps_per_epoch = steps_per_epoch(data.batches_per_epoch, settings.accumulation)
         self.total_steps = total_steps(settings, data.batches_per_epoch)
-        self.optimizer: Optimizer = build_optimizer(model.trained_tensors(), settings.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.optimizer: Optimizer = build_optimizer(
+            model.trained_tensors(), settings.optim, scaled=self.scaler.is_enabled()
+        )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         weights = settings.class_weights
         step = TrainingStep(
@@ -337,6 +344,8 @@ class _Loop:
             with summing(self.step, now=number == len(group) - 1):
                 loss = self._loss(batch, share)
                 torch.autograd.backward(self.scaler.scale(loss))
+            if number == 0 and len(group) > 1 and settings.compile_mode in CUDA_GRAPH_MODES:
+                own_gradients(self.parameters)
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         limit = settings.clip_grad_norm or math.inf
