@@ -135,7 +135,8 @@ class Outputs:
     Attributes:
         events: curves.
         checkpoints: for `--resume`.
-        on_best: called with the metrics of a new best epoch; the model holds its tensors.
+        on_best: called with the metrics of a new best epoch; the model holds its tensors. It gives
+            the SHA-256 of the file that it wrote, if any.
         on_validation: called with the epoch (0-based) and its metrics, when they are saved; what it
             raises ends the run.
         log: takes plain lines.
@@ -145,7 +146,7 @@ class Outputs:
 
     events: Events | None = None
     checkpoints: CheckpointStore | None = None
-    on_best: Callable[[dict[str, float]], None] = lambda metrics: None
+    on_best: Callable[[dict[str, float]], str | None] = lambda metrics: None
     on_validation: OnValidation = lambda epoch, metrics: None
     log: Callable[[str], None] = lambda line: None
     console: Console | None = None
@@ -161,6 +162,7 @@ class FitState:
         evaluated: epochs done at the last validation.
         best: validation metrics of the best epoch.
         best_epoch: 0-based.
+        best_sha256: of the prompt file of that epoch, if there is one.
         stale: epochs since.
         loss_sum: of the steps since the last log.
         loss_count: how many.
@@ -178,6 +180,7 @@ class FitState:
     evaluated: int = 0
     best: dict[str, float] | None = None
     best_epoch: int = -1
+    best_sha256: str | None = None
     stale: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
@@ -459,7 +462,7 @@ class _Loop:
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
         if is_best:
-            self.outputs.on_best(metrics)
+            state.best_sha256 = self.outputs.on_best(metrics)
         state.finished = self._finish_reason()
         self.save()
         if asked_to_stop(stop):
