@@ -182,9 +182,7 @@ def _split_of(
 
 def _batch_size_of(path: Path) -> int:
     """The run's own in evaluation: the same batches give the same bits."""
-    data = (read_prompt_header(path).config or {}).get("data", {})
-    size: int = data.get("eval_batch_size") or data.get("batch_size") or _BATCH_SIZE
-    return size
+    return read_prompt_header(path).eval_batch_size or _BATCH_SIZE
 
 
 @dataclass(frozen=True)

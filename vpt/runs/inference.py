@@ -204,9 +204,7 @@ def evaluate_prompt(
 
 def precision_of(path: Path) -> str:
     """The arithmetic that a prompt file's run had; fp32 where it does not say."""
-    config = read_prompt_header(path).config or {}
-    precision: str = config.get("train", {}).get("precision", "fp32")
-    return precision
+    return read_prompt_header(path).precision
 
 
 def difference(file: Iterable[str], data: Iterable[str]) -> str:
