@@ -143,7 +143,7 @@ def drop_bad(split: OneSplit, bad: Sequence[BadImage]) -> OneSplit:
     """The split without the images that failed the scan; labels and boxes stay with their images.
 
     Raises:
-        DataError: no image is left, or (of images with one label each) none of a class.
+        DataError: no image is left, or none of a class to learn from.
     """
     paths = {image.path for image in bad}
     rest = split.with_samples(sample for sample in split.samples if sample.source not in paths)
@@ -151,7 +151,7 @@ def drop_bad(split: OneSplit, bad: Sequence[BadImage]) -> OneSplit:
         raise DataError(
             f"no readable image is left in '{split.name}' ({len(split)} unreadable); replace them"
         )
-    if isinstance(split, Split):
+    if isinstance(split, Split) and split.name == "train":
         counts = zip(split.class_names, split.class_counts(), rest.class_counts(), strict=True)
         for name, before, after in counts:
             if before > 0 and after == 0:
