@@ -193,9 +193,10 @@ class _Seen:
         larger = int((self.has_area & ~self._holds_area(COCO_UNITS)).sum())
         if larger >= 2 and 2 * larger > self.has_area.sum():
             found = self.by_edges()
-            units = found.units if found is not None else ()
+            likely = found.units if found is not None else ()
             return ForeignUnits(
-                units, f"{larger:,} of {int(self.has_area.sum()):,} areas are larger than the boxes"
+                likely,
+                f"{larger:,} of {int(self.has_area.sum()):,} areas are larger than the boxes",
             )
         return None
 
@@ -243,14 +244,14 @@ class _Seen:
         """(K,): an object's area is at most its box's."""
         areas = xywh_pixels(self.boxes, self.sizes, units)[:, 2:].prod(axis=1)
         within = self.areas <= _AREA_OVER_BOX * areas + 1
-        return within | self._has_area_of(units, 1e-2)
+        return np.asarray(within | self._has_area_of(units, 1e-2))
 
     def _has_area_of(self, units: BoxUnits, tolerance: float) -> Bools:
         """(K,): areas that are the boxes', in pixels or in the units themselves."""
         written = as_xywh(self.boxes, units.layout)[:, 2:].prod(axis=1)
         pixels = xywh_pixels(self.boxes, self.sizes, units)[:, 2:].prod(axis=1)
         same = [np.abs(self.areas - area) <= tolerance * area for area in (written, pixels)]
-        return np.logical_or(*same)
+        return np.asarray(same[0] | same[1])
 
 
 def _of_scale(scale: BoxScale) -> tuple[BoxUnits, ...]:
