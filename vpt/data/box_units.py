@@ -7,7 +7,7 @@ without an error, and whatever is trained on them, or measured with them, is wro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ BoxScale = Literal["pixels", "share", "percent", "permille"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+N = TypeVar("N", float, Floats)
 
 
 class BoxUnits(Schema):
@@ -35,6 +36,11 @@ class BoxUnits(Schema):
 
     def __str__(self) -> str:
         return f"{_LAYOUTS[self.layout]} in {_SCALES[self.scale][1]}"
+
+    @property
+    def written(self) -> str:
+        """As a descriptor has it."""
+        return f"{{layout: {self.layout}, scale: {self.scale}}}"
 
     def __hash__(self) -> int:
         return hash((self.layout, self.scale))
@@ -98,14 +104,22 @@ def xywh_pixels(boxes: Floats, sizes: Floats, units: BoxUnits) -> Floats:
 def as_xywh(boxes: Floats, layout: BoxLayout) -> Floats:
     """(K, 4) left, upper edge, width and height, in the scale that the boxes have."""
     a, b, c, d = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T
-    columns = {
-        "xywh": (a, b, c, d),
-        "xyxy": (a, b, c - a, d - b),
-        "cxcywh": (a - c / 2, b - d / 2, c, d),
-        "yxyx": (b, a, d - b, c - a),
-        "yxhw": (b, a, d, c),
-    }
-    return np.stack(columns[layout], axis=1)
+    return np.stack(edges_and_sides(layout, a, b, c, d), axis=1)
+
+
+def edges_and_sides(layout: BoxLayout, a: N, b: N, c: N, d: N) -> tuple[N, N, N, N]:
+    """Left, upper edge, width and height of the four numbers of a box, or of four columns."""
+    match layout:
+        case "xywh":
+            return a, b, c, d
+        case "xyxy":
+            return a, b, c - a, d - b
+        case "cxcywh":
+            return a - c / 2, b - d / 2, c, d
+        case "yxyx":
+            return b, a, d - b, c - a
+        case "yxhw":
+            return b, a, d, c
 
 
 def _scaled(boxes: Floats, sizes: Floats, scale: BoxScale) -> Floats:
