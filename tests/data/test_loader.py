@@ -14,8 +14,9 @@ from vpt.config import TransformConfig
 from vpt.data.coco import read_detection
 from vpt.data.descriptor import load_descriptor
 from vpt.data.formats import read_splits
-from vpt.data.loader import ImageDataset, drop_bad, make_loader, scan_images
+from vpt.data.loader import ImageDataset, make_loader
 from vpt.data.sampling import EpochBatches
+from vpt.data.scans import drop_bad, scan_images
 from vpt.data.splits import Sample, Split
 from vpt.data.transforms import training_transform
 from vpt.errors import DataError
