@@ -10,10 +10,10 @@ import vpt.data.loader
 import vpt.data.scans
 from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder
-from vpt.data.coco import read_detection
-from vpt.data.descriptor import load_descriptor
-from vpt.data.formats import read_splits
 from vpt.data.images import read_image
+from vpt.data.layouts import load_descriptor
+from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
 from vpt.data.scans import ScanMemory, drop_bad, scan_images
 from vpt.data.splits import Split
 from vpt.errors import DataError

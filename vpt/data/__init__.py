@@ -6,7 +6,6 @@ from vpt.data.boxes import (
     box_evaluation_transform,
     box_training_transform,
 )
-from vpt.data.coco import read_detection
 from vpt.data.decoded import (
     DecodedDataset,
     DecodedImages,
@@ -16,7 +15,7 @@ from vpt.data.decoded import (
     find_decoded,
     make_room,
 )
-from vpt.data.descriptor import Cut, Descriptor, TextNames, load_descriptor
+from vpt.data.descriptor import Cut, Descriptor, TextNames
 from vpt.data.detection import (
     LEFT_OUT,
     DetectionSample,
@@ -33,8 +32,8 @@ from vpt.data.detection_loader import (
     collate_detection,
     make_detection_loader,
 )
-from vpt.data.formats import read_splits
 from vpt.data.images import read_image
+from vpt.data.layouts import load_descriptor
 from vpt.data.loader import (
     BatchLoader,
     ImageDataset,
@@ -45,7 +44,10 @@ from vpt.data.loader import (
     targets_of,
 )
 from vpt.data.mixing import NO_MIXING, Mixing, mix
-from vpt.data.parts import check_classes
+from vpt.data.readers.parts import check_classes
+from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
+from vpt.data.recognising import layout_lines
 from vpt.data.sampling import (
     EpochBatches,
     coop_few_shot,
@@ -115,6 +117,7 @@ __all__ = [
     "few_shot",
     "find_decoded",
     "holdout",
+    "layout_lines",
     "load_descriptor",
     "load_sample",
     "make_detection_loader",

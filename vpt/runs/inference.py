@@ -19,6 +19,7 @@ from vpt.data import (
     Workers,
     drop_bad,
     evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_image,
     read_splits,
@@ -158,7 +159,10 @@ def evaluate_prompt(
         DataError: the data are missing or unreadable.
     """
     where = choose_device(device)
-    splits = read_splits(load_descriptor(dataset), root)
+    descriptor = load_descriptor(dataset)
+    for line in layout_lines(descriptor):
+        log(line)
+    splits = read_splits(descriptor, root)
     chosen = splits.require(split)  # type: ignore[arg-type]
     if on_bad_image == "skip":
         chosen = readable(chosen, num_workers=num_workers, log=log)
@@ -201,9 +205,7 @@ def evaluate_prompt(
 
 def precision_of(path: Path) -> str:
     """The arithmetic that a prompt file's run had; fp32 where it does not say."""
-    config = read_prompt_header(path).config or {}
-    precision: str = config.get("train", {}).get("precision", "fp32")
-    return precision
+    return read_prompt_header(path).precision
 
 
 def difference(file: Iterable[str], data: Iterable[str]) -> str:
