@@ -35,15 +35,12 @@ from vpt.data.detection_loader import (
 from vpt.data.images import read_image
 from vpt.data.layouts import load_descriptor
 from vpt.data.loader import (
-    BadImage,
     BatchLoader,
     ImageDataset,
     collate,
-    drop_bad,
     each_of,
     load_sample,
     make_loader,
-    scan_images,
     targets_of,
 )
 from vpt.data.mixing import NO_MIXING, Mixing, mix
@@ -60,6 +57,7 @@ from vpt.data.sampling import (
     share_of,
     with_val_in_train,
 )
+from vpt.data.scans import BadImage, ScanMemory, drop_bad, scan_images
 from vpt.data.scenes import SceneSettings, write_scenes
 from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
@@ -93,6 +91,7 @@ __all__ = [
     "Mixing",
     "Normalise",
     "Sample",
+    "ScanMemory",
     "SceneSettings",
     "Split",
     "Splits",

@@ -13,6 +13,7 @@ from rich.console import Console
 from vpt.api import load_prompt
 from vpt.data import (
     LEFT_OUT,
+    ScanMemory,
     Split,
     Transform,
     Workers,
@@ -24,7 +25,7 @@ from vpt.data import (
     read_splits,
     scan_images,
 )
-from vpt.data.loader import OneSplit
+from vpt.data.scans import AnySplit as OneSplit
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
@@ -73,7 +74,7 @@ def readable(
     Raises:
         DataError: what is left is not enough, see `drop_bad`.
     """
-    bad = scan_images(split, num_workers)
+    bad = scan_images(split, num_workers, memory=ScanMemory.of_user())
     for image in bad:
         log(f"{LEFT_OUT}{image.path}: {image.reason}")
     return drop_bad(split, bad) if bad else split
