@@ -35,22 +35,19 @@ from vpt.data.detection_loader import (
 from vpt.data.images import read_image
 from vpt.data.layouts import load_descriptor
 from vpt.data.loader import (
-    BadImage,
     BatchLoader,
     ImageDataset,
     collate,
-    drop_bad,
     each_of,
     load_sample,
     make_loader,
-    scan_images,
     targets_of,
 )
 from vpt.data.mixing import NO_MIXING, Mixing, mix
 from vpt.data.readers.parts import check_classes
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
-from vpt.data.recognising import reading
+from vpt.data.recognising import layout_lines
 from vpt.data.sampling import (
     EpochBatches,
     coop_few_shot,
@@ -60,6 +57,7 @@ from vpt.data.sampling import (
     share_of,
     with_val_in_train,
 )
+from vpt.data.scans import BadImage, ScanMemory, drop_bad, scan_images
 from vpt.data.scenes import SceneSettings, write_scenes
 from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
@@ -93,6 +91,7 @@ __all__ = [
     "Mixing",
     "Normalise",
     "Sample",
+    "ScanMemory",
     "SceneSettings",
     "Split",
     "Splits",
@@ -118,6 +117,7 @@ __all__ = [
     "few_shot",
     "find_decoded",
     "holdout",
+    "layout_lines",
     "load_descriptor",
     "load_sample",
     "make_detection_loader",
@@ -127,7 +127,6 @@ __all__ = [
     "read_detection",
     "read_image",
     "read_splits",
-    "reading",
     "restrict_classes",
     "scan_images",
     "share_of",

@@ -122,7 +122,7 @@ def cut_line(cut: ContentCut) -> str:
     )
 
 
-def cut_difference(now: ContentCut | None, before: ContentCut, name: SplitName) -> str | None:
+def cut_difference(now: ContentCut | None, before: ContentCut, name: str) -> str | None:
     """How the images of a split differ from those of an earlier cut, a clause; None: not at all."""
     if name not in before.images:
         return None

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from vpt.config import Schema
+from vpt.data.box_units import BoxUnits
+from vpt.data.near_paths import Variant
 from vpt.data.published import PublishedFile
 
 Format = Literal[
@@ -191,6 +193,13 @@ class Descriptor(Schema):
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
+        name_variants: in what listed names may differ from the files' (see `Variant`); each is
+            given to the one file that it can mean. Empty: in nothing (coco).
+        box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
+            files that look otherwise are refused (coco).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
+        match_categories: whether the categories of val and test are those of train by their ids, or
+            by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
         licence: under which terms the images may be used.
         source: where it was published.
@@ -211,6 +220,10 @@ class Descriptor(Schema):
     text: TextNames = TextNames()
     counts: Counts = Counts()
     missing_classes: Literal["error", "allow"] = "error"
+    name_variants: list[Variant] = Field(default_factory=list)
+    box_units: BoxUnits | None = None
+    dropped_boxes: Literal["error", "allow"] = "error"
+    match_categories: Literal["id", "name"] = "id"
     metric: Literal["top1", "mean_class_accuracy", "mAP", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
@@ -265,7 +278,9 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_format_fields(self) -> Descriptor:
         for field, formats in _FIELDS_OF.items():
-            given = getattr(self, field) != type(self).model_fields[field].default
+            given = getattr(self, field) != type(self).model_fields[field].get_default(
+                call_default_factory=True
+            )
             if given and self.format not in formats:
                 belongs = " and ".join(formats)
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
@@ -332,6 +347,10 @@ _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "columns": ("csv", "hf_images", "parquet"),
     "images": ("split_zhou", "imagenet", "path_list", "coco"),
     "suffix": ("path_list",),
+    "name_variants": ("coco",),
+    "box_units": ("coco",),
+    "dropped_boxes": ("coco",),
+    "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",

@@ -13,19 +13,20 @@ from rich.console import Console
 from vpt.api import load_prompt
 from vpt.data import (
     LEFT_OUT,
+    ScanMemory,
     Split,
     Transform,
     Workers,
     drop_bad,
     evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_image,
     read_splits,
-    reading,
     scan_images,
 )
 from vpt.data.cuts import cut_difference
-from vpt.data.loader import OneSplit
+from vpt.data.scans import AnySplit as OneSplit
 from vpt.data.splits import ContentCut
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
@@ -76,7 +77,7 @@ def readable(
     Raises:
         DataError: what is left is not enough, see `drop_bad`.
     """
-    bad = scan_images(split, num_workers)
+    bad = scan_images(split, num_workers, memory=ScanMemory.of_user())
     for image in bad:
         log(f"{LEFT_OUT}{image.path}: {image.reason}")
     return drop_bad(split, bad) if bad else split
@@ -119,14 +120,19 @@ def per_class_of(evaluator: Evaluator) -> list[float | None]:
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
-    None where images may be of several classes: none is taken for another.
+    Of very many classes neighbours are counted together, as no picture could show them all. None
+    where images may be of several classes: none is taken for another.
     """
     if isinstance(evaluator, MultiLabelEvaluator):
         return None
     if isinstance(evaluator, BoxEvaluator):
         return evaluator.coco.confusion_matrix()
     assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.confusion_matrix()
+    return evaluator.confusions().matrix(most=_MOST_ROWS)
+
+
+_MOST_ROWS = 1000
+"""Of a matrix of confusions."""
 
 
 def evaluate_prompt(
@@ -161,9 +167,9 @@ def evaluate_prompt(
     cut = None if record is None else ContentCut(**record.model_dump())
     splits = read_splits(descriptor, root, cut=cut)
     chosen = splits.require(split)  # type: ignore[arg-type]
-    for line in [*reading(descriptor), *splits.notes]:
+    for line in [*layout_lines(descriptor), *splits.notes]:
         log(line)
-    if cut is not None and (differing := cut_difference(splits.cut, cut, split)):  # type: ignore[arg-type]
+    if cut is not None and (differing := cut_difference(splits.cut, cut, chosen.name)):
         log(f"warning: {differing}")
     if on_bad_image == "skip":
         chosen = readable(chosen, num_workers=num_workers, log=log)
@@ -209,9 +215,7 @@ def evaluate_prompt(
 
 def precision_of(path: Path) -> str:
     """The arithmetic that a prompt file's run had; fp32 where it does not say."""
-    config = read_prompt_header(path).config or {}
-    precision: str = config.get("train", {}).get("precision", "fp32")
-    return precision
+    return read_prompt_header(path).precision
 
 
 def difference(file: Iterable[str], data: Iterable[str]) -> str:
@@ -219,9 +223,9 @@ def difference(file: Iterable[str], data: Iterable[str]) -> str:
     only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
     if not only_file and not only_data:
         return "the same names in another order"
-    near = [hint for name in only_data if (hint := nearest(name, only_file))]
     text = f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
-    return text + (f" ({only_data[0]}{near[0]})" if near else "")
+    near = next((f"{each!r}{hint}" for each in only_data if (hint := nearest(each, only_file))), "")
+    return f"{text} ({near})" if near else text
 
 
 @dataclass(frozen=True)
