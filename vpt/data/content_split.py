@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vpt.data.splits import SplitName
 
@@ -27,7 +27,8 @@ def content_split(
     """The split of each image.
 
     Every class keeps an image for training, and gives its share of test and validation images, give
-    or take a quarter of it; none where its share is below half an image.
+    or take a quarter of it; none where its share is below half an image, except where nothing
+    would be left to validate on.
 
     Args:
         contents: a hash of each image's bytes.
@@ -40,13 +41,26 @@ def content_split(
     for content, label in zip(contents, classes, strict=True):
         by_class[label][content] += 1
     places = {content: _place(content, seed) for content in set(contents)}
+    chosen = _chosen(by_class, places, test, val)
+    if val and "val" not in chosen.values():  # a handful of images: each class gives one
+        chosen = _chosen(by_class, places, test, val, least_val=1)
+    return [chosen[content] for content in contents]
+
+
+def _chosen(
+    by_class: Mapping[int, Counter[str]],
+    places: dict[str, float],
+    test: float,
+    val: float,
+    least_val: int = 0,
+) -> dict[str, SplitName]:
     chosen: dict[str, SplitName] = {}
     for copies in by_class.values():
-        for content, split in _of_class(copies, places, test, val).items():
+        for content, split in _of_class(copies, places, test, val, least_val).items():
             # Copies in several classes stay together: in train, if it is that for one of them.
             before = chosen.get(content, split)
             chosen[content] = split if before == split else "train"
-    return [chosen[content] for content in contents]
+    return chosen
 
 
 def _place(content: str, seed: int) -> float:
@@ -56,19 +70,19 @@ def _place(content: str, seed: int) -> float:
 
 
 def _of_class(
-    copies: Counter[str], places: dict[str, float], test: float, val: float
+    copies: Counter[str], places: dict[str, float], test: float, val: float, least_val: int
 ) -> dict[str, SplitName]:
     """The split of each content of a class; `copies` says how many images hold it."""
     images = copies.total()
     share, val_share = test * images, val * images
-    least, most = _near(val_share)
+    least, most = (max(least_val, bound) for bound in _near(val_share))
     # Test images are to stay what they are when others come, so their number is freer.
     test_bounds = (
         max(math.floor((1 - _SLACK) * share), int(share >= 0.5)),
         math.ceil((1 + _SLACK) * share),
     )
     order = sorted(copies, key=lambda content: (places[content], content))
-    tested = _taken(order, copies, places, test, test_bounds, images - 1 - least)
+    tested = _taken(order, copies, places, test, test_bounds, max(0, images - 1 - least))
     rest = [content for content in order if content not in tested]
     left = images - 1 - sum(copies[content] for content in tested)
     validated = _taken(rest, copies, places, test + val, (least, most), left)

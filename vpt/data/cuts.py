@@ -86,7 +86,7 @@ def cut_by_content(
         seed=seed,
     )
     parted: dict[SplitName, Split] = {}
-    digests = {}
+    digests: dict[str, str] = {}
     split_names: tuple[SplitName, ...] = ("train", *cuts)
     for name in split_names:
         places = [place for place, split in enumerate(names) if split == name]
@@ -95,7 +95,8 @@ def cut_by_content(
                 f"no image is left for '{name}': {len(train)} images of {len(train.class_names)} "
                 f"classes are too few to cut "
                 + " and ".join(f"{fraction:.0%} {each}" for each, fraction in fractions.items())
-                + " out; add images, or change data.val_fraction or data.test_fraction"
+                + f" out; add images, or set data.{name}_fraction"
+                + ("=0, which does without" if name == "test" else " higher")
             )
         parted[name] = train.with_samples((train.samples[place] for place in places), name)
         held = "\n".join(sorted(contents[place] for place in places))

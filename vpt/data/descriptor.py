@@ -194,7 +194,7 @@ class Descriptor(Schema):
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
         name_variants: in what listed names may differ from the files' (see `Variant`); each is
-            given to the one file that it can mean. Empty: in nothing (coco).
+            given to the one file that it can mean. Empty: in nothing (coco, and lists of images).
         box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
             files that look otherwise are refused (coco).
         dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
@@ -347,7 +347,7 @@ _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "columns": ("csv", "hf_images", "parquet"),
     "images": ("split_zhou", "imagenet", "path_list", "coco"),
     "suffix": ("path_list",),
-    "name_variants": ("coco",),
+    "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
     "box_units": ("coco",),
     "dropped_boxes": ("coco",),
     "match_categories": ("coco",),

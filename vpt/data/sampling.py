@@ -138,11 +138,6 @@ def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Spl
             )
         return replace(split, samples=samples, class_names=class_names)
 
-    if len(class_names) < 2:
-        raise DataError(
-            f"the {part} classes are one, '{class_names[0]}': there is nothing to tell apart; use "
-            "all classes, or a data set with more"
-        )
     return replace(
         splits,
         train=kept(splits.train),

@@ -92,6 +92,11 @@ def build_classification(
         VptError: anything in the config that does not fit together.
     """
     descriptor, splits = load_splits(config)
+    if len(splits.class_names) < 2 and not splits.multi_label:
+        raise DataError(
+            f"data.classes {config.data.classes} of '{descriptor.name}' are one, "
+            f"'{splits.class_names[0]}': there is nothing to tell apart; use all classes"
+        )
     check_head(config.head, config.backbone.name)
     body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))

@@ -47,22 +47,24 @@ def recognise(folder: Path) -> Descriptor | None:
         return None  # of something else, or of boxes
     seen = f"images with labels in {next(iter(places.values())).name}"
     fields: dict[str, Any] = {"format": "hf_images"}
+    by_column: dict[str, str] = {}
     split_names: set[str] = set(places)
     if own is not None:
         fields["file"] = own.name
-        by_column = {"split": "split"} if "split" in records[0][1] else {}
-        descriptor = Descriptor(name=folder.name or "data", columns=Columns(**by_column), **fields)
+        if "split" in records[0][1]:
+            by_column["split"] = "split"
+        columns = Columns.model_validate(by_column)
+        descriptor = Descriptor(name="data", columns=columns, **fields)
         split_names = {_split_of(descriptor, record, folder) for record in records}
-    else:
-        by_column = {}
-    sources = SplitSources(**{} if "val" in split_names else {"val": AUTOMATIC_CUT})
-    if split_names == {"train"} and own is not None:
-        sources = sources.model_copy(update={"test": AUTOMATIC_CUT})
+    sources = SplitSources(
+        val=None if "val" in split_names else AUTOMATIC_CUT,
+        test=AUTOMATIC_CUT if split_names == {"train"} and own is not None else None,
+    )
     fields["splits"] = sources.model_dump(exclude_none=True)
     choices = _label_columns(records)
     descriptors = [
-        recognised(folder, f"{seen}, column '{name}'", columns={**by_column, **columns}, **fields)
-        for name, columns in choices.items()
+        recognised(folder, f"{seen}, column '{name}'", columns={**by_column, **said}, **fields)
+        for name, said in choices.items()
     ]
     if len(descriptors) != 1:
         listed = ", ".join(f"'{name}'" for name in choices) or "none"
