@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor, ImageFolders
+from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
     DetectionSplit,
@@ -23,7 +23,10 @@ from vpt.data.detection import (
 )
 from vpt.data.images import ImageHeader, read_header
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage, read_coco_files
+from vpt.data.readers.hf_objects import read_hf_objects
 from vpt.data.readers.parts import check_counts, find_root, hint
+from vpt.data.readers.voc import read_voc
+from vpt.data.readers.yolo import read_yolo
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
@@ -48,7 +51,7 @@ def read_detection(
     Label k is the k-th smallest category id of the training file, in every split.
 
     Args:
-        descriptor: the data set, of format coco.
+        descriptor: the data set, of one of `BOX_FORMATS`.
         root: its folder; the descriptor's own if None.
         problems: 'raise' on the first error; 'skip' images, boxes and entries with errors where
             that mends them; 'report' skips likewise and never raises for a finding.
@@ -89,6 +92,9 @@ def read_detection(
 
 _READERS: dict[str, Callable[[Descriptor, Path], dict[SplitName, CocoFile]]] = {
     "coco": read_coco_files,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "hf_objects": read_hf_objects,
 }
 
 
@@ -220,7 +226,7 @@ class _Builder:
     # Images
 
     def _samples(self, name: SplitName, file: CocoFile) -> Iterator[DetectionSample]:
-        below = self._images_below(name)
+        below = file.folder
         folder = self.root / below
         if name in self.needed and not folder.is_dir():
             raise DataError(f"no folder of images '{folder}'{hint(self.descriptor)}")
@@ -237,10 +243,6 @@ class _Builder:
                 self._add("image_in_two_splits", file, message, image)
             key = (prefix / image.file_name).as_posix()
             yield self._sample(file, image, source=source, key=key, size=size)
-
-    def _images_below(self, name: SplitName) -> Path:
-        images = self.descriptor.images
-        return Path((getattr(images, name) if isinstance(images, ImageFolders) else images) or "")
 
     def _size(
         self, file: CocoFile, image: CocoImage, source: Path, *, needed: bool
@@ -291,7 +293,12 @@ class _Builder:
         image: CocoImage,
         annotation: int | None = None,
     ) -> None:
-        self.findings.append(Finding(kind, file.path, message, image.file_name, annotation))
+        labels = file.label_files.get(image.id)
+        if labels is None:
+            found = Finding(kind, file.path, message, image.file_name, annotation)
+        else:
+            found = Finding(kind, labels, message, image.file_name, line=annotation)
+        self.findings.append(found)
 
     # Boxes
 
@@ -307,6 +314,7 @@ class _Builder:
         kept: list[tuple[CocoBox, tuple[float, float, float, float]]] = []
         seen: set[tuple[int, tuple[float, float, float, float]]] = set()
         for box in file.boxes[image.id]:
+            box = box.scaled(size) if file.relative else box
             corners = self._corners(file, image, box, size)
             if corners is None or box.category_id not in self.labels:
                 continue
@@ -365,6 +373,8 @@ class _Builder:
 
     def _look_at_units(self, file: CocoFile, sizes: dict[int, tuple[int, int]]) -> None:
         """Whether a file's boxes are corners, centres or shares of the side, which pass unseen."""
+        if file.relative:
+            return
         rows = [
             (*box.box, *sizes[image_id])
             for image_id, boxes in file.boxes.items()

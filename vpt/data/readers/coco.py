@@ -10,11 +10,11 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.descriptor import Cut, Descriptor, ImageFolders
 from vpt.data.detection import Finding
 from vpt.data.readers.parts import UNPRINTABLE, hint, read_json, shown
 from vpt.data.splits import SPLIT_NAMES, SplitName
@@ -52,17 +52,28 @@ class CocoBox:
     area: float | None
     crowd: bool
 
+    def scaled(self, size: tuple[int, int]) -> CocoBox:
+        """A box in shares of an image's sides as one in pixels of its (H, W)."""
+        height, width = size
+        x, y, w, h = self.box
+        return replace(self, box=(x * width, y * height, w * width, h * height))
+
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What an annotation file holds.
+    """What an annotation file holds, or the label files of a split.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of what names the split's images.
         categories: id -> name, sorted by id; two may have the same.
         images: as listed, each id and file once.
         boxes: of each image by its id.
         findings: what was odd.
+        folder: where the images' file names start, relative to the root or absolute.
+        relative: the boxes are shares of the sides of the upright image, not pixels.
+        project: category 0 is what all others are of, as Roboflow writes a project's name.
+        label_files: of each image by its id, where it has one of its own; then `written_id` of a
+            box is its line there.
     """
 
     path: Path
@@ -70,6 +81,10 @@ class CocoFile:
     images: list[CocoImage]
     boxes: dict[int, list[CocoBox]]
     findings: list[Finding]
+    folder: Path = Path()
+    relative: bool = False
+    label_files: dict[int, Path] = field(default_factory=dict)
+    project: bool = False
 
 
 def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
@@ -78,7 +93,39 @@ def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoF
     Raises:
         DataError: a named file is missing, there is none at all, or one is no COCO ground truth.
     """
-    return {split: read_coco_file(path) for split, path in _paths(descriptor, root).items()}
+    files = {
+        split: replace(read_coco_file(path), folder=_images_below(descriptor, split))
+        for split, path in _paths(descriptor, root).items()
+    }
+    return _without_project(files)
+
+
+def _without_project(files: dict[SplitName, CocoFile]) -> dict[SplitName, CocoFile]:
+    """Leave out the category 0 that Roboflow adds: the project's name, of which no box is."""
+    if not all(file.project for file in files.values()):
+        return files
+    if any(
+        box.category_id == 0
+        for file in files.values()
+        for each in file.boxes.values()
+        for box in each
+    ):
+        return files
+    return {split: _without_category(file, 0) for split, file in files.items()}
+
+
+def _without_category(file: CocoFile, number: int) -> CocoFile:
+    rest = {key: name for key, name in file.categories.items() if key != number}
+    text = (
+        f"category {number} '{file.categories[number]}' is the group of all others, without boxes"
+    )
+    found = Finding("category_is_group", file.path, text)
+    return replace(file, categories=rest, findings=[*file.findings, found])
+
+
+def _images_below(descriptor: Descriptor, split: SplitName) -> Path:
+    images = descriptor.images
+    return Path((getattr(images, split) if isinstance(images, ImageFolders) else images) or "")
 
 
 def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
@@ -131,6 +178,16 @@ def _check_outline(path: Path, content: Any) -> None:
             raise DataError(f"{path}: '{name}' is empty")
 
 
+def _has_project(categories: list[Any]) -> bool:
+    """Whether category 0 is of nothing, and all others are of it."""
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    groups = [entry for entry in entries if as_integer(entry.get("id")) == 0]
+    if len(groups) != 1 or len(entries) < 2 or groups[0].get("supercategory") != "none":
+        return False
+    name = groups[0].get("name")
+    return all(entry.get("supercategory") == name for entry in entries if entry is not groups[0])
+
+
 def as_integer(value: Any) -> int | None:
     """The whole number that a value stands for: 3, 3.0 or '3'; None for any other."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,16}", value.strip()):
@@ -164,7 +221,8 @@ class _Reader:
         images = self._images(content["images"])
         boxes = self._boxes(content["annotations"], categories, images)
         self._add_counted()
-        return CocoFile(self.path, categories, images, boxes, self.findings)
+        project = _has_project(content["categories"])
+        return CocoFile(self.path, categories, images, boxes, self.findings, project=project)
 
     def _add(
         self, kind: str, message: str, image: str | None = None, annotation: int | None = None
