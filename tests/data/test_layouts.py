@@ -8,7 +8,7 @@ from tests.data.parquet_files import make_parquet
 from vpt.config import load_yaml, validate
 from vpt.data.descriptor import Descriptor
 from vpt.data.layouts import load_descriptor
-from vpt.data.recognising import reading
+from vpt.data.recognising import layout_lines
 from vpt.errors import DataError
 
 
@@ -33,7 +33,7 @@ def test_recognised_folder__says_what_was_seen(tmp_path):
     (tmp_path / "val" / "cat").mkdir(parents=True)
     descriptor = load_descriptor(tmp_path)
     assert descriptor.format == "folder"
-    assert reading(descriptor) == [
+    assert layout_lines(descriptor) == [
         f"'{tmp_path}' is read as folders of images by class: train, val"
     ]
 
@@ -41,7 +41,7 @@ def test_recognised_folder__says_what_was_seen(tmp_path):
 def test_written_descriptor__says_nothing(tmp_path):
     path = tmp_path / "d.yaml"
     path.write_text("name: mine\nformat: folder\n")
-    assert reading(load_descriptor(path)) == []
+    assert layout_lines(load_descriptor(path)) == []
 
 
 def test_folder_of_two_layouts__asks_with_a_descriptor_for_each(tmp_path):

@@ -50,7 +50,7 @@ from vpt.data.mixing import NO_MIXING, Mixing, mix
 from vpt.data.readers.parts import check_classes
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
-from vpt.data.recognising import reading
+from vpt.data.recognising import layout_lines
 from vpt.data.sampling import (
     EpochBatches,
     coop_few_shot,
@@ -118,6 +118,7 @@ __all__ = [
     "few_shot",
     "find_decoded",
     "holdout",
+    "layout_lines",
     "load_descriptor",
     "load_sample",
     "make_detection_loader",
@@ -127,7 +128,6 @@ __all__ = [
     "read_detection",
     "read_image",
     "read_splits",
-    "reading",
     "restrict_classes",
     "scan_images",
     "share_of",

@@ -35,10 +35,13 @@ from vpt.storage.records import Records, RecordsError, RecordsWriter
 
 SUFFIX = ".decoded"
 
-_VERSION = 1
-"""Of what `to_rgb`, `settle` and the layout of the file make of an image."""
+_VERSION = 2
+"""Of what `upright_rgb`, `settle` and the layout of the file make of an image."""
 
-_LIBRARIES = ("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff")
+_LIBRARIES = (
+    *("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff"),
+    *("jpg_2000", "avif"),
+)
 _DAY = 24 * 3600
 
 

@@ -65,7 +65,7 @@ def question(folder: Path, why: str, choices: Sequence[Descriptor]) -> DataError
     )
 
 
-def reading(descriptor: Descriptor) -> list[str]:
+def layout_lines(descriptor: Descriptor) -> list[str]:
     """What to say before a folder is read that was recognised; nothing of a written descriptor."""
     if descriptor.seen is None:
         return []

@@ -18,10 +18,10 @@ from vpt.data import (
     Workers,
     drop_bad,
     evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_image,
     read_splits,
-    reading,
     scan_images,
 )
 from vpt.data.loader import OneSplit
@@ -116,14 +116,19 @@ def per_class_of(evaluator: Evaluator) -> list[float | None]:
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
-    None where images may be of several classes: none is taken for another.
+    Of very many classes neighbours are counted together, as no picture could show them all. None
+    where images may be of several classes: none is taken for another.
     """
     if isinstance(evaluator, MultiLabelEvaluator):
         return None
     if isinstance(evaluator, BoxEvaluator):
         return evaluator.coco.confusion_matrix()
     assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.confusion_matrix()
+    return evaluator.confusions().matrix(most=_MOST_ROWS)
+
+
+_MOST_ROWS = 1000
+"""Of a matrix of confusions."""
 
 
 def evaluate_prompt(
@@ -154,7 +159,7 @@ def evaluate_prompt(
     """
     where = choose_device(device)
     descriptor = load_descriptor(dataset)
-    for line in reading(descriptor):
+    for line in layout_lines(descriptor):
         log(line)
     splits = read_splits(descriptor, root)
     chosen = splits.require(split)  # type: ignore[arg-type]
@@ -199,9 +204,7 @@ def evaluate_prompt(
 
 def precision_of(path: Path) -> str:
     """The arithmetic that a prompt file's run had; fp32 where it does not say."""
-    config = read_prompt_header(path).config or {}
-    precision: str = config.get("train", {}).get("precision", "fp32")
-    return precision
+    return read_prompt_header(path).precision
 
 
 def difference(file: Iterable[str], data: Iterable[str]) -> str:
