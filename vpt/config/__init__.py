@@ -16,7 +16,7 @@ from vpt.config.run import (
     json_schema,
 )
 from vpt.config.schema import NamedSchema, Schema, validate
-from vpt.config.yaml_text import dump, load_yaml
+from vpt.config.yaml_text import dump, load_foreign_yaml, load_yaml
 
 __all__ = [
     "AnyRunConfig",
@@ -33,6 +33,7 @@ __all__ = [
     "dump",
     "json_schema",
     "load_config",
+    "load_foreign_yaml",
     "load_yaml",
     "validate",
 ]

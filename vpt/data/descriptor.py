@@ -32,9 +32,12 @@ Format = Literal[
     "split_zhou",
     "imagenet",
     "coco",
+    "voc",
+    "yolo",
+    "hf_objects",
 ]
 
-BOX_FORMATS: tuple[Format, ...] = ("coco",)
+BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
 """Formats of images with boxes; all others have classes of whole images."""
 
 
@@ -49,8 +52,9 @@ class SplitSources(Schema):
     """Where each split is found.
 
     folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
-    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
+    text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
+    a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
     test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
     if there is one. The other formats say it themselves and take only cuts.
@@ -62,7 +66,7 @@ class SplitSources(Schema):
 
 
 class ImageFolders(Schema):
-    """The folder of each split's images, relative to root; None: root itself."""
+    """The folder of each split's images or labels, relative to root; None: root itself."""
 
     train: str | None = None
     val: str | None = None
@@ -152,9 +156,15 @@ class Descriptor(Schema):
         format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
-        file: the one file that lists all splits, relative to root (csv, split_zhou).
+        file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
+            data.yaml, or a text file with a class name in each line (yolo).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split.
+            path_list, coco); for coco also one for each split; for voc of the images whose names
+            a list holds.
+        labels: folder of the label files, relative to root, or one for each split (voc, yolo);
+            None: 'labels' in the place of 'images', or beside the images.
+        difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
+            target, and what is found there is no mistake.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
         columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
@@ -182,6 +192,8 @@ class Descriptor(Schema):
     splits: SplitSources = SplitSources()
     file: str | None = None
     images: str | ImageFolders | None = None
+    labels: str | ImageFolders | None = None
+    difficult: Literal["crowd", "leave_out", "object"] = "crowd"
     suffix: str = ""
     columns: Columns = Columns()
     classes: list[str] | None = None
@@ -307,9 +319,11 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou"),
+    "file": ("csv", "split_zhou", "yolo"),
     "columns": ("csv", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc"),
+    "labels": ("voc", "yolo"),
+    "difficult": ("voc",),
     "suffix": ("path_list",),
     "name_variants": ("coco",),
     "box_units": ("coco",),
@@ -322,5 +336,5 @@ _NAMED_SPLITS: tuple[Format, ...] = (
     "image_list",
     "path_list",
     "parquet",
-    "coco",
+    *BOX_FORMATS,
 )

@@ -100,7 +100,7 @@ def is_utf8(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name from the file system with '\\xe9' for each byte that is no UTF-8."""
+    r"""A name from the file system with '\xe9' for each byte that is no UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

@@ -227,6 +227,7 @@ def to_json(check: DataCheck) -> dict[str, Any]:
                 "severity": finding.severity,
                 "kind": finding.kind,
                 "file": str(finding.file),
+                "line": finding.line,
                 "image": finding.image,
                 "annotation": finding.annotation,
                 "count": finding.count,

@@ -153,7 +153,7 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
                     f"'{root}' has {named}, and either may be meant by {split}; name one under "
                     f"'splits' of a descriptor, e.g. splits: {{{split}: {found[0].name}}}"
                 )
-            paths |= {split: path for path in found}
+            paths |= dict.fromkeys([split], found[0]) if found else {}
             continue
         path = root / source
         if not (path.is_file() if suffix else path.is_dir()):
