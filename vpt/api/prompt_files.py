@@ -17,6 +17,7 @@ from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
     TEXT_FEATURE,
+    VALUE_RANGE_FEATURE,
     BackboneRecord,
     PromptHeader,
     TextRecord,
@@ -69,6 +70,8 @@ def save_prompt(
             "category_ids": None if model.category_ids is None else list(model.category_ids),
             "requires": [DETECTION_FEATURE],
         }
+    if model.preprocess.value_range is not None:
+        own["requires"] = [*own.get("requires", []), VALUE_RANGE_FEATURE]
     head = model.head
     header = PromptHeader(
         backbone=_record(model.backbone),

@@ -71,6 +71,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "crowd_missing": ("warning", "annotations have no iscrowd; 0 is taken"),
     "file_name_backslash": ("warning", "file names have backslashes; read as slashes"),
     "ids_as_text": ("warning", "ids are texts; read as numbers"),
+    "values_narrow": (
+        "warning",
+        "images of more than 8 bits do not use, or exceed, the range they are scaled by",
+    ),
     "ignore_flag": ("warning", "'ignore' flags, which the COCO evaluation never reads; dropped"),
     "orientation": ("warning", "the EXIF orientation turns the image; boxes taken as of upright"),
     "size_exchanged": ("warning", "width and height are exchanged; those of the file are taken"),

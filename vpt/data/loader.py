@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
 from vpt.data.parquet import read_packed_image
+from vpt.data.rgb import ValueRange
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.workers import Workers, begin, start_worker, worker_count
@@ -45,17 +46,26 @@ class BadImage:
 class ImageDataset(Dataset[Item]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: Split, transform: ToTensor, seed: int):
+    def __init__(
+        self,
+        split: Split,
+        transform: ToTensor,
+        seed: int,
+        *,
+        value_range: ValueRange | None = None,
+    ):
         """Join a split with a transform.
 
         Args:
             split: what to read.
             transform: (image, seed) -> (3, H, W), float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
+            value_range: of images of more than 8 bits, see `read_image`.
         """
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.split)
@@ -72,7 +82,8 @@ class ImageDataset(Dataset[Item]):
 
     def seen(self, index: int, seed: int) -> Tensor:
         """(3, H, W) of the image at `index`, with a seed of its own."""
-        return self.transform(load_sample(self.split, self.split.samples[index]), seed)
+        image = load_sample(self.split, self.split.samples[index], self.value_range)
+        return self.transform(image, seed)
 
 
 def target_of(split: Split, sample: Sample) -> int | Tensor:
@@ -94,29 +105,36 @@ def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
     return torch.stack(several) if several else torch.tensor(labels)
 
 
-def load_sample(split: Split, sample: Sample) -> Image.Image:
-    """The image of a sample, upright, in RGB.
+def load_sample(split: Split, sample: Sample, value_range: ValueRange | None = None) -> Image.Image:
+    """The image of a sample, upright, in RGB; `value_range` as of `read_image`.
 
     Raises:
         DataError: the file cannot be read; the message names it.
     """
     if isinstance(sample.source, Path):
-        return read_image(sample.source)
+        return read_image(sample.source, value_range=value_range)
     if isinstance(sample.source, PackedImage):
-        return read_packed_image(sample.source)
+        return read_packed_image(sample.source, value_range=value_range)
     if split.array is None:
         raise DataError(f"split '{split.name}' has no array to take image {sample.key} from")
     return Image.fromarray(split.array[sample.source]).convert("RGB")
 
 
-def scan_images(split: Split | DetectionSplit, num_workers: Workers = 0) -> list[BadImage]:
+def scan_images(
+    split: Split | DetectionSplit,
+    num_workers: Workers = 0,
+    *,
+    value_range: ValueRange | None = None,
+) -> list[BadImage]:
     """Decode every image of a split, and list those that fail, in the split's order.
 
     Args:
         split: its files are read whole; nothing is written.
         num_workers: processes; 0 scans in this one.
+        value_range: as of `read_image`; floating-point images cannot be used without.
     """
-    return [bad for bad in each_of(_Scan(split), num_workers) if bad is not None]
+    scan = _Scan(split, value_range)
+    return [bad for bad in each_of(scan, num_workers) if bad is not None]
 
 
 AnyItem = TypeVar("AnyItem")
@@ -287,7 +305,8 @@ class _Caught(Dataset[AnyItem | DataError]):
 class _Scan(Dataset["BadImage | None"]):
     """For each image None, or what is wrong with it."""
 
-    def __init__(self, split: Split | DetectionSplit):
+    def __init__(self, split: Split | DetectionSplit, value_range: ValueRange | None):
+        self.value_range = value_range
         self.images = [
             (sample.source, getattr(sample, "size", None))  # boxes are of a size
             for sample in split.samples
@@ -301,7 +320,10 @@ class _Scan(Dataset["BadImage | None"]):
         if isinstance(path, int):
             return None
         try:
-            image = read_packed_image(path) if isinstance(path, PackedImage) else read_image(path)
+            if isinstance(path, PackedImage):
+                image = read_packed_image(path, value_range=self.value_range)
+            else:
+                image = read_image(path, value_range=self.value_range)
             if size is not None and isinstance(path, Path):
                 check_size(path, image, size)
         except DataError as error:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.images import decode_image
+from vpt.data.rgb import ValueRange
 from vpt.data.splits import PackedImage, SplitName
 from vpt.errors import DataError
 
@@ -165,8 +166,8 @@ def _class_names(file: Path, schema: Any, column: str) -> tuple[str, ...] | None
     return tuple(map(str, names)) or None
 
 
-def read_packed_image(source: PackedImage) -> Image.Image:
-    """The image of a row, whole, upright, in RGB.
+def read_packed_image(source: PackedImage, *, value_range: ValueRange | None = None) -> Image.Image:
+    """The image of a row, whole, upright, in RGB; `value_range` as of `read_image`.
 
     Its row group is read, and kept for the next image as long as `CACHED_BYTES` last.
 
@@ -174,7 +175,7 @@ def read_packed_image(source: PackedImage) -> Image.Image:
         DataError: the file cannot be read, or the row holds no image.
     """
     data = packed_bytes(source)
-    return decode_image(data, str(source))
+    return decode_image(data, str(source), value_range=value_range)
 
 
 def packed_bytes(source: PackedImage) -> bytes:

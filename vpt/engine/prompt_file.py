@@ -28,7 +28,12 @@ DETECTION_FEATURE = "detection"
 MULTI_LABEL_FEATURE = "multi_label"
 """Required by files of models whose images may be of several classes: logits are no softmax's."""
 
-KNOWN_FEATURES = frozenset({TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE})
+VALUE_RANGE_FEATURE = "value_range"
+"""Required where `preprocess` says which values of images of more than 8 bits are 0 and 255."""
+
+KNOWN_FEATURES = frozenset(
+    {TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE, VALUE_RANGE_FEATURE}
+)
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
 _UPGRADE = "it needs a newer vpt: pip install -U vpt"
