@@ -368,7 +368,7 @@ class TrainConfig(Schema):
     ) = Field(
         None,
         description="validation metric that picks the best epoch; last: the last one, unpicked; "
-        "null: top1, of multi-label data mAP",
+        "null: top1, of multi-label data mAP; ties go to the lower validation loss",
     )
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints within an epoch"
