@@ -32,6 +32,12 @@ def _check_ratio(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _check_value_range(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError("must be [low, high] with low < high")
+    return value
+
+
 def check_tuning(value: str) -> str:
     """The value, if it says which backbone tensors train."""
     if not re.fullmatch(r"frozen|full|bias|norm|last:[1-9]\d{0,3}", value):
@@ -56,6 +62,15 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+ValueRange = Annotated[tuple[float, float], AfterValidator(_check_value_range)]
+VALUE_RANGE = Field(
+    None,
+    description="[low, high]: the values of images of more than 8 bits that become 0 and 255, e.g. "
+    "[0, 4095] of a 12-bit camera that writes 16-bit files; kept in the prompt file; null: the "
+    "whole range that the file's kind has",
+)
 
 
 class BackboneConfig(NamedSchema):
@@ -170,6 +185,7 @@ class DataConfig(Schema):
         "bilinear): imagenet for FGVC, short side to size / 0.875, cropped; squash for VTAB-1k, "
         "both sides to the size",
     )
+    value_range: ValueRange | None = VALUE_RANGE
     transform: TransformConfig = Field(
         default_factory=TransformConfig, description="augmentation of training images"
     )
@@ -352,7 +368,7 @@ class TrainConfig(Schema):
     ) = Field(
         None,
         description="validation metric that picks the best epoch; last: the last one, unpicked; "
-        "null: top1, of multi-label data mAP",
+        "null: top1, of multi-label data mAP; ties go to the lower validation loss",
     )
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints within an epoch"

@@ -15,6 +15,7 @@ from vpt.data.decoded import (
     find_decoded,
     make_room,
 )
+from vpt.data.depth import depth_warning
 from vpt.data.descriptor import Cut, Descriptor, TextNames
 from vpt.data.detection import (
     LEFT_OUT,
@@ -111,6 +112,7 @@ __all__ = [
     "create_transform",
     "decoded_path",
     "decoded_sizes",
+    "depth_warning",
     "drop_bad",
     "each_of",
     "evaluation_transform",

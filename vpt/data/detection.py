@@ -84,6 +84,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "label_without_image": ("warning", "label files have no image; left out"),
     "labels_mostly_missing": ("warning", "most images have no label file; kept as negatives"),
     "ids_as_text": ("warning", "ids are texts; read as numbers"),
+    "values_narrow": (
+        "warning",
+        "images of more than 8 bits do not use, or exceed, the range they are scaled by",
+    ),
     "ignore_flag": ("warning", "'ignore' flags, which the COCO evaluation never reads; dropped"),
     "orientation": ("warning", "the EXIF orientation turns the image; boxes taken as of upright"),
     "size_exchanged": ("warning", "width and height are exchanged; those of the file are taken"),

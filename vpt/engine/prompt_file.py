@@ -43,8 +43,17 @@ MULTI_LABEL_FEATURE = "multi_label"
 SENTENCES_FEATURE = "sentences"
 """Required by files whose sentences of each class are in a tensor: they may be many."""
 
+VALUE_RANGE_FEATURE = "value_range"
+"""Required where `preprocess` says which values of images of more than 8 bits are 0 and 255."""
+
 KNOWN_FEATURES = frozenset(
-    {TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE, SENTENCES_FEATURE}
+    {
+        TEXT_FEATURE,
+        DETECTION_FEATURE,
+        MULTI_LABEL_FEATURE,
+        SENTENCES_FEATURE,
+        VALUE_RANGE_FEATURE,
+    }
 )
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 

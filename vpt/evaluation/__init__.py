@@ -24,6 +24,7 @@ from vpt.evaluation.detection import (
     score_results,
 )
 from vpt.evaluation.multi_label import MultiLabelEvaluator
+from vpt.evaluation.selection import is_better
 
 __all__ = [
     "FREE_BASELINES",
@@ -44,6 +45,7 @@ __all__ = [
     "average_base_to_new",
     "check_coco_eval",
     "harmonic_mean",
+    "is_better",
     "score_results",
     "short_names",
     "to_clip_benchmark",

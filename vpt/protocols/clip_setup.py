@@ -253,7 +253,9 @@ class Bench:
             class_names=splits.class_names,
             text_names=splits.text_names,
             text=self.text,
-            preprocess=preprocess_of(self.backbone, self.run.data.preprocess),
+            preprocess=preprocess_of(
+                self.backbone, self.run.data.preprocess, self.run.data.value_range
+            ),
         ).to(self.device)
 
     def measure(self, model: Classifier, split: Split, *, precision: str) -> Measured:
@@ -302,8 +304,14 @@ def _check_images(run: RunConfig, splits: Splits) -> None:
     if not run.data.scan:
         return
     present = [split for name in ("train", "val", "test") if (split := splits.get(name))]
-    memory, workers = ScanMemory.of_user(), run.data.num_workers
-    bad = [image for split in present for image in scan_images(split, workers, memory=memory)]
+    memory = ScanMemory.of_user()
+    bad = [
+        image
+        for split in present
+        for image in scan_images(
+            split, run.data.num_workers, value_range=run.data.value_range, memory=memory
+        )
+    ]
     if bad:
         listing = "\n".join(f"{image.path}: {image.reason}" for image in bad)
         raise DataError(

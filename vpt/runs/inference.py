@@ -67,14 +67,25 @@ def measure(
 
 
 def readable(
-    split: OneSplit, *, num_workers: Workers = 2, log: Log = lambda line: None
+    split: OneSplit,
+    *,
+    num_workers: Workers = 2,
+    value_range: tuple[float, float] | None = None,
+    log: Log = lambda line: None,
 ) -> OneSplit:
     """The split without the images that do not decode, each of which is named.
+
+    Args:
+        split: its files are read whole.
+        num_workers: processes; 0: this one.
+        value_range: of the model, see `Preprocess`.
+        log: takes a line for each image that is left out.
 
     Raises:
         DataError: what is left is not enough, see `drop_bad`.
     """
-    bad = scan_images(split, num_workers, memory=ScanMemory.of_user())
+    memory = ScanMemory.of_user()
+    bad = scan_images(split, num_workers, value_range=value_range, memory=memory)
     for image in bad:
         log(f"{LEFT_OUT}{image.path}: {image.reason}")
     return drop_bad(split, bad) if bad else split
@@ -164,8 +175,6 @@ def evaluate_prompt(
         log(line)
     splits = read_splits(descriptor, root)
     chosen = splits.require(split)  # type: ignore[arg-type]
-    if on_bad_image == "skip":
-        chosen = readable(chosen, num_workers=num_workers, log=log)
     other = names == "data"
     model = load_prompt(
         path,
@@ -184,6 +193,13 @@ def evaluate_prompt(
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")
+        )
+    if on_bad_image == "skip":
+        chosen = readable(
+            chosen,
+            num_workers=num_workers,
+            value_range=model.preprocess.value_range,
+            log=log,
         )
     transform = evaluation_transform(model.preprocess)
     with images_progress(len(chosen), console) as advance:
@@ -255,13 +271,14 @@ def predict_images(
     """
     with model.as_baked():
         transform = evaluation_transform(model.preprocess)
+        scaled = model.preprocess.value_range
         assert model.head is not None
         names = model.class_names or [str(number) for number in range(model.head.num_classes)]
         for group in groups(paths, batch_size):
             read: list[tuple[Path, torch.Tensor | str]] = []
             for path in group:
                 try:
-                    read.append((path, transform(read_image(path), 0)))
+                    read.append((path, transform(read_image(path, value_range=scaled), 0)))
                 except DataError as error:
                     read.append((path, str(error)))
             tensors = [image for _, image in read if isinstance(image, torch.Tensor)]
