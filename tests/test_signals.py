@@ -34,7 +34,7 @@ def code_of(work, *arguments):
 
 
 def train_with_a_signal(config, number, place, name, *options):
-    """The command, which gets a signal when it calls a function of the package; stderr is a file."""
+    """The command, with stderr in a file; a signal comes when it calls a function of ours."""
     real = getattr(place, name)
 
     def signalling(*args, **kwargs):

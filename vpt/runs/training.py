@@ -37,8 +37,8 @@ from vpt.engine.run_dir import (
     open_run_directory,
     write_json_atomic,
 )
-from vpt.evaluation import NOTHING
 from vpt.errors import RunError
+from vpt.evaluation import NOTHING
 from vpt.evaluation.energy import Energy
 from vpt.experiment import AnyExperiment, DetectionExperiment, build
 from vpt.models import PromptedModel
@@ -228,9 +228,7 @@ def _earlier(
     return result
 
 
-def _earlier_result(
-    run: RunDirectory, checkpoint: Checkpoint | None, log: Log
-) -> RunResult | None:
+def _earlier_result(run: RunDirectory, checkpoint: Checkpoint | None, log: Log) -> RunResult | None:
     """The result of a finished run; where it is damaged, the run's end is done once more."""
     if not run.result.exists():
         return None
