@@ -17,9 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from vpt.config import BoxTransformConfig
-from vpt.data.images import to_rgb
 from vpt.data.offline_albumentations import A
-from vpt.data.transforms import Normalise, padding_colour, resampling_of, to_pixels
+from vpt.data.transforms import (
+    Normalise,
+    padding_colour,
+    prepared,
+    resampling_of,
+    to_pixels,
+)
 from vpt.errors import ConfigError
 from vpt.structures import Letterbox, Preprocess
 
@@ -95,7 +100,7 @@ class LetterboxTransform:
         """The square in uint8."""
         given = np.zeros((0, 4)) if boxes is None else boxes
         rows = np.arange(len(given), dtype=np.int64)
-        return self.place(to_rgb(image), given, rows)
+        return self.place(prepared(image, self.preprocess), given, rows)
 
     def place(
         self,
@@ -165,7 +170,10 @@ class JitterTransform:
         self.pipeline.set_random_state(np.random.default_rng(seed), stream)
         given = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         result = self.pipeline(
-            image=np.array(to_rgb(image)), bboxes=given, rows=np.arange(len(given)), zoom=zoom
+            image=np.array(prepared(image, self.preprocess)),
+            bboxes=given,
+            rows=np.arange(len(given)),
+            zoom=zoom,
         )
         seen = np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 4)
         # Labels come back as floats.

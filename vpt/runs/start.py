@@ -15,6 +15,7 @@ from vpt.data import (
     BadImage,
     DetectionSplits,
     EpochBatches,
+    ScanMemory,
     Splits,
     Workers,
     boxes_hash,
@@ -78,7 +79,8 @@ def check_space(run: RunDirectory, experiment: AnyExperiment) -> None:
 def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     """The experiment without unreadable images, or one error that lists them all.
 
-    Several processes share the images out, and all of them get the same.
+    Several processes share the images out, and all of them get the same. Images that a run has
+    scanned before are decoded again only where their files have changed.
     """
     config, splits = experiment.config, experiment.splits
     if not config.data.scan:
@@ -104,7 +106,8 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
 
 def _unreadable(split: Any, num_workers: Workers) -> list[BadImage]:
     own = split.with_samples(share_of(split.samples, rank(), world_size()))
-    found = scan_images(own, num_workers) if own.samples else []
+    memory = ScanMemory.of_user()
+    found = scan_images(own, num_workers, memory=memory) if own.samples else []
     return [image for part in gathered(found) for image in part]
 
 

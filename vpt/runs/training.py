@@ -14,7 +14,7 @@ from torch import Tensor
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
-from vpt.data import told
+from vpt.data import layout_lines, told
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.distributed import (
@@ -153,6 +153,8 @@ def train(
             return earlier
         resume = earlier
         on_first(lambda: check_space(run, experiment))
+        for line in layout_lines(experiment.descriptor):
+            log(line)
         log(_trained_line(experiment.model))
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
