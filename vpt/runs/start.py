@@ -258,8 +258,8 @@ def _read_keys(path: Path) -> dict[str, Any]:
     """What `_split_keys` gave when the run began."""
     keys = _read_record(path)
     for name, value in keys.items():
-        kind: type = dict if name == _BOXES else list
-        if not isinstance(value, kind) or not all(isinstance(key, str) for key in value):
+        is_whole = isinstance(value, dict if name == _BOXES else list)
+        if not is_whole or not all(isinstance(key, str) for key in value):
             raise _unusable(path, "is damaged")
     return keys
 
