@@ -18,7 +18,7 @@ import typer
 from rich.table import Table
 
 from vpt.cli_benchmarks import commands as benchmark_commands
-from vpt.terminal import ConfigPath, Device, Overrides, err, log, out
+from vpt.terminal import ConfigPath, Device, Overrides, complain, err, log, out
 
 app = typer.Typer(
     name="vpt",
@@ -772,7 +772,7 @@ def _fail(message: str, code: int, wants_traceback: bool) -> int:
     if wants_traceback:
         traceback.print_exc()
     if _is_new(message):
-        sys.stderr.write(f"vpt: {message}\n")
+        complain(message)
     return code
 
 

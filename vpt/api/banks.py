@@ -142,6 +142,4 @@ def _text_tower_of(headers: Sequence[PromptHeader], weights: Path | str | None) 
     record = next((each.backbone for each in headers if each.text is not None), None)
     if record is None or not record.name:
         return None
-    return create_text_tower(
-        record.name, pretrained=record.pretrained, weights=weights
-    )
+    return create_text_tower(record.name, pretrained=record.pretrained, weights=weights)

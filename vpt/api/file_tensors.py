@@ -116,9 +116,7 @@ class _Context(nn.Module):
         self.tokens = nn.Parameter(torch.empty(shape))
 
 
-def _context_shape(
-    options: Mapping[str, Any], classes: int, table: Table
-) -> tuple[int, ...]:
+def _context_shape(options: Mapping[str, Any], classes: int, table: Table) -> tuple[int, ...]:
     """([C,] M, W) of a learned context; W, and M where words start it, only its file can tell."""
     stated = table.get("head.context.tokens")
     tokens, width = stated.shape[-2:] if stated and len(stated.shape) > 1 else (0, 0)

@@ -31,6 +31,7 @@ from vpt.models import Classifier, Detector
 from vpt.storage.sealed_file import Table
 from vpt.text import TextTower
 
+
 def save_prompt(
     model: Classifier | Detector,
     path: Path | str,
