@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from vpt.cli import benchmarks, comparing, data, evaluating, looking, predicting, training
+from vpt.cli.terminal import complain
 
 app = typer.Typer(
     name="vpt",
@@ -113,7 +114,7 @@ def _fail(message: str, code: int, wants_traceback: bool) -> int:
     if wants_traceback:
         traceback.print_exc()
     if _is_new(message):
-        sys.stderr.write(f"vpt: {message}\n")
+        complain(message)
     return code
 
 

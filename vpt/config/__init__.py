@@ -15,11 +15,12 @@ from vpt.config.run import (
     TransformConfig,
     json_schema,
 )
-from vpt.config.schema import NamedSchema, Schema, validate
+from vpt.config.schema import AtMost, NamedSchema, Schema, validate
 from vpt.config.yaml_text import dump, load_foreign_yaml, load_yaml
 
 __all__ = [
     "AnyRunConfig",
+    "AtMost",
     "BoxTransformConfig",
     "DetectionRunConfig",
     "HeadConfig",

@@ -45,7 +45,7 @@ class Cut(Schema):
     """A part cut out of another: stratified by class, the same images for the same seed."""
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
-    seed: int = Field(default=0, ge=0, description="which images are cut out")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
 
 
 class SplitSources(Schema):
@@ -118,10 +118,12 @@ class Columns(Schema):
 class Counts(Schema):
     """How many images a split must hold; what is None is not checked."""
 
-    train: int | None = Field(default=None, ge=1)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    train_and_val: int | None = Field(default=None, ge=1, description="before val is cut out")
+    train: int | None = Field(default=None, ge=1, le=10**9)
+    val: int | None = Field(default=None, ge=1, le=10**9)
+    test: int | None = Field(default=None, ge=1, le=10**9)
+    train_and_val: int | None = Field(
+        default=None, ge=1, le=10**9, description="before val is cut out"
+    )
 
 
 class TextNames(Schema):

@@ -6,7 +6,7 @@ Tian et al., "FCOS: A Simple and Strong Anchor-Free Object Detector", 2020.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSHead
 
+from vpt.config import AtMost
 from vpt.heads.anchors import CellAnchors
 from vpt.heads.detection import DetectionOptions, NoBackbone, TorchvisionHead
 from vpt.heads.pyramid import check_groups
@@ -23,8 +24,10 @@ from vpt.registry import DETECTION_HEADS
 class FcosOptions(DetectionOptions):
     """Options of `fcos`."""
 
-    num_convs: int = Field(4, ge=1, description="3x3 convolutions of each tower")
-    center_radius: float = Field(
+    num_convs: Annotated[int, AtMost(32, "a tower has a few")] = Field(
+        4, ge=1, description="3x3 convolutions of each tower"
+    )
+    center_radius: Annotated[float, AtMost(1_000.0, "no map has as many cells")] = Field(
         1.5, gt=0.0, description="cells around a box's centre that learn it"
     )
 

@@ -7,12 +7,12 @@ place. Without the batch norm of common implementations: an image's logits do no
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
 from vpt.heads.base import Head, TextParts
 from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
@@ -21,8 +21,12 @@ from vpt.structures import Dimensions, Features
 class MlpOptions(Schema):
     """Options of `mlp`."""
 
-    layers: int = Field(3, ge=2, description="k: linear layers, the last one to the classes")
-    width: int | None = Field(None, gt=0, description="of the hidden layers; null: the feature's")
+    layers: Annotated[int, AtMost(16, "MLP-k has a few layers")] = Field(
+        3, ge=2, description="k: linear layers, the last one to the classes"
+    )
+    width: Annotated[int, Field(gt=0), AtMost(16_384, "a layer would take gigabytes")] | None = (
+        Field(None, description="of the hidden layers; null: the feature's")
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="after each hidden layer")
 
 

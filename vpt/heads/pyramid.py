@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
 from vpt.errors import ConfigError
 from vpt.structures import Dimensions, Features
 
@@ -35,7 +35,7 @@ class PyramidOptions(Schema):
         "0.25; at patch size 16, 2 is stride 8 and 0.5 stride 32",
     )
     norm: NormKind = Field("layer", description="layer: over the channels of a cell; group: of 32")
-    taps: int = Field(
+    taps: Annotated[int, AtMost(1_000, "no backbone has as many blocks")] = Field(
         4, ge=1, description="how many evenly spaced blocks are read; 1: the last alone"
     )
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetHead as Layers
 
+from vpt.config import AtMost
 from vpt.errors import ConfigError
 from vpt.heads.anchors import CellAnchors
 from vpt.heads.detection import DetectionOptions, NoBackbone, TorchvisionHead
@@ -31,7 +32,7 @@ class RetinaNetOptions(DetectionOptions):
         0.5, gt=0.0, le=1.0, description="IoU above which the weaker box of a class is suppressed"
     )
     num_convs: int = Field(4, ge=1, le=MAX_CONVS, description="3x3 convolutions of each tower")
-    anchor_scale: float = Field(
+    anchor_scale: Annotated[float, AtMost(1_000.0, "no map has as many cells")] = Field(
         4.0, gt=0.0, description="side of a map's smallest square anchor, in cells"
     )
 

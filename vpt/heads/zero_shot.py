@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
 from vpt.errors import ConfigError
 from vpt.heads.base import ClassRows, Head, TextParts
+from vpt.limits import MAX_CLASSES
 from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
 
@@ -43,21 +44,26 @@ class TextOptions(Schema):
         return self
 
 
+ContextLength = Annotated[int, Field(gt=0), AtMost(1_000, "no text tower takes as many")]
+ClassCount = Annotated[int, Field(gt=0), AtMost(MAX_CLASSES, "no model has as many classes")]
+
+
 class ContextOptions(Schema):
     """Learned words before a class name (CoOp, Zhou et al. 2022)."""
 
-    num_tokens: int | None = Field(
-        None, gt=0, description="learned tokens M; null: 16, or as many as `init` has"
+    num_tokens: ContextLength | None = Field(
+        None, description="learned tokens M; null: 16, or as many as `init` has"
     )
     class_specific: bool = Field(False, description="a context of its own for each class")
     position: Literal["end", "middle", "front"] = Field(
         "end", description="where the class name stands in the context"
     )
     init: str | None = Field(None, description="words to start from, e.g. a photo of a")
-    std: float = Field(0.02, gt=0.0, description="of the normal start values without `init`")
-    chunk: int | None = Field(
+    std: Annotated[float, AtMost(100.0, "start values are near 0")] = Field(
+        0.02, gt=0.0, description="of the normal start values without `init`"
+    )
+    chunk: ClassCount | None = Field(
         None,
-        gt=0,
         description="classes that go through the text tower at once, and again on the way back, "
         "which bounds the memory of training on many; null: all",
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vpt.config import Schema
 from vpt.errors import ConfigError
-from vpt.prompts.tokens import Initializer, TokenPrompt
+from vpt.prompts.tokens import Initializer, StartSpread, TokenCount, TokenPrompt
 from vpt.registry import PROMPTS
 from vpt.structures import Dimensions, Inside, PromptPlacement
 
@@ -23,8 +23,12 @@ from vpt.structures import Dimensions, Inside, PromptPlacement
 class GatedOptions(Schema):
     """Options of `vpt_gated`."""
 
-    num_tokens: int = Field(10, gt=0, description="prompt tokens T, which flow through all blocks")
-    gate: float = Field(-5.0, description="start value of every gamma: sigmoid(-5) is 0.007")
+    num_tokens: TokenCount = Field(
+        10, gt=0, description="prompt tokens T, which flow through all blocks"
+    )
+    gate: float = Field(
+        -5.0, ge=-100.0, le=100.0, description="start value of every gamma: sigmoid(-5) is 0.007"
+    )
     temperature: bool = Field(
         False, description="learn a temperature of each block's attention as well"
     )
@@ -32,7 +36,7 @@ class GatedOptions(Schema):
         0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
     )
     init: Initializer | None = Field(None, description="start values; null: the family's")
-    std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
+    std: StartSpread = Field(0.02, description="standard deviation of init: normal")
     placement: PromptPlacement | None = Field(
         None, description="before or after the pre-norm; null: the family's"
     )

@@ -17,7 +17,7 @@ from torch import nn
 from vpt.config import Schema
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
-from vpt.prompts.tokens import LayerChoice, resolve_layers
+from vpt.prompts.tokens import LayerChoice, TokenCount, resolve_layers
 from vpt.registry import PROMPTS
 from vpt.structures import Context, Dimensions, Inside
 
@@ -25,7 +25,9 @@ from vpt.structures import Context, Dimensions, Inside
 class KeyValueOptions(Schema):
     """Options of `kv`."""
 
-    num_tokens: int = Field(5, gt=0, description="learned keys and values T per prompted layer")
+    num_tokens: TokenCount = Field(
+        5, gt=0, description="learned keys and values T per prompted layer"
+    )
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     tied: bool = Field(True, description="the same numbers as keys and as values, as in the paper")
     dropout: float = Field(

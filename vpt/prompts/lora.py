@@ -7,15 +7,15 @@ W x + (alpha / r) B A x. The backbone's own weights stay as they are, so that it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
-from vpt.prompts.tokens import LayerChoice, resolve_layers
+from vpt.prompts.tokens import LayerChoice, Width, resolve_layers
 from vpt.registry import PROMPTS
 from vpt.structures import AttentionShape, Dimensions, Inside, Projection
 
@@ -23,8 +23,10 @@ from vpt.structures import AttentionShape, Dimensions, Inside, Projection
 class LoraOptions(Schema):
     """Options of `lora`."""
 
-    rank: int = Field(8, gt=0, description="r")
-    alpha: float = Field(8.0, gt=0.0, description="what is added is scaled by alpha / r")
+    rank: Width = Field(8, description="r")
+    alpha: Annotated[float, AtMost(1e6, "it would drown the projection")] = Field(
+        8.0, gt=0.0, description="what is added is scaled by alpha / r"
+    )
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     targets: tuple[Projection, ...] = Field(
         ("query", "value"), min_length=1, description="of query, key, value"

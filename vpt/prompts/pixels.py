@@ -13,20 +13,22 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
 from vpt.errors import ConfigError
+from vpt.limits import MAX_SIDE
 from vpt.prompts.base import Prompt
+from vpt.prompts.tokens import StartSpread
 from vpt.registry import PROMPTS
 from vpt.structures import Dimensions
 
-Place = Annotated[int, Field(ge=0)]
+Place = Annotated[int, Field(ge=0), AtMost(MAX_SIDE, "no image is as large")]
 
 
 class PixelOptions(Schema):
     """Options of `pixels`."""
 
     form: Literal["frame", "patch"] = Field("frame", description="where the learned pixels are")
-    width: int = Field(
+    width: Annotated[int, AtMost(MAX_SIDE, "no image is as large")] = Field(
         30, gt=0, description="of the frame, or of the patch's sides, in preprocessed pixels"
     )
     place: tuple[Place, Place] = Field((0, 0), description="patch: [top, left] of its first pixel")
@@ -37,7 +39,7 @@ class PixelOptions(Schema):
     init: Literal["zeros", "normal"] = Field(
         "zeros", description="normal: standard deviation `std`"
     )
-    std: float = Field(0.02, gt=0.0, description="in normalised pixel values")
+    std: StartSpread = Field(0.02, description="in normalised pixel values")
 
     @model_validator(mode="after")
     def _check_form(self) -> PixelOptions:

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
 from vpt.prompts.initializers import paper_uniform_bound
@@ -32,8 +32,17 @@ def _check_layers(value: Any) -> Any:
     return value
 
 
+_NO_BACKBONE = "no backbone has as many blocks"
+LayerCount = Annotated[int, Field(gt=0), AtMost(1_000, _NO_BACKBONE)]
+LayerNumber = Annotated[int, Field(ge=0), AtMost(1_000, _NO_BACKBONE)]
+TokenCount = Annotated[int, AtMost(10_000, "every block attends to each of them")]
+Width = Annotated[int, Field(gt=0), AtMost(16_384, "no backbone's tokens are as wide")]
+StartSpread = Annotated[float, Field(gt=0.0), AtMost(100.0, "start values are near 0")]
+
 LayerChoice = Annotated[
-    str | dict[Literal["first", "last"], Annotated[int, Field(gt=0)]] | list[int],
+    str
+    | dict[Literal["first", "last"], LayerCount]
+    | Annotated[list[LayerNumber], Field(max_length=1_000)],
     AfterValidator(_check_layers),
 ]
 """'all', {'first': k}, {'last': k} or layer numbers."""
@@ -42,19 +51,19 @@ LayerChoice = Annotated[
 class DeepOptions(Schema):
     """Options of `vpt_deep`: new tokens at every layer, or at those of `layers`."""
 
-    num_tokens: int = Field(10, ge=0, description="prompt tokens T per prompted layer")
+    num_tokens: TokenCount = Field(10, ge=0, description="prompt tokens T per prompted layer")
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     shared: bool = Field(False, description="one set of tokens for all prompted layers")
     dropout: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
     )
-    projection: int | None = Field(
-        None, gt=0, description="learn tokens of this width and project them to D"
+    projection: Width | None = Field(
+        None, description="learn tokens of this width and project them to D"
     )
     init: Initializer | None = Field(
         None, description="start values; null: the family's, uniform (timm) or normal (open_clip)"
     )
-    std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
+    std: StartSpread = Field(0.02, description="standard deviation of init: normal")
 
     placement: PromptPlacement | None = Field(
         None,
@@ -191,6 +200,8 @@ def resolve_layers(choice: LayerChoice, depth: int) -> tuple[int, ...]:
         return tuple(range(depth))
     if isinstance(choice, dict):
         (word, count) = next(iter(choice.items()))
+        if count > depth:
+            raise ConfigError(f"prompt.layers {choice}: the backbone has {depth} blocks")
         numbers = list(range(count) if word == "first" else range(depth - count, depth))
     else:
         numbers = [int(number) for number in choice]

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from vpt.api import create_model
 from vpt.backbones import Backbone, is_clip_name
 from vpt.config import RunConfig, Schema, load_yaml, validate
+from vpt.config.run import Count
 from vpt.data import (
     Descriptor,
     ScanMemory,
@@ -35,7 +36,9 @@ from vpt.protocols.setup import (
     Advance,
     Name,
     Seed,
+    Threads,
     laid_over,
+    refuse_flat_data,
     refuse_keys,
 )
 from vpt.runs import evaluate_split
@@ -43,7 +46,7 @@ from vpt.text import TextTower, create_text_tower
 
 Protocol = Literal["zero_shot", "few_shot", "base_to_new"]
 Part = Literal["all", "base", "new"]
-Shots = Annotated[int, Field(gt=0)]
+Shots = Count
 
 PROTOCOL_KEYS = ("shots", "classes", "selection")
 """Keys of a run's data that the protocols set."""
@@ -88,13 +91,14 @@ class ClipEvalConfig(Schema):
     prompt_files: list[Path] = Field(
         default_factory=list, description="prompt files to measure on the data set as well"
     )
-    threads: Annotated[int, Field(gt=0)] | None = Field(
+    threads: Threads | None = Field(
         None, description="CPU threads, on which the last bits depend; null: torch's own number"
     )
 
     @field_validator("base")
     @classmethod
     def _check_base(cls, base: dict[str, Any]) -> dict[str, Any]:
+        refuse_flat_data(base)
         refuse_keys(base, OWN_KEYS, "is set by the protocol; leave it out")
         refuse_keys(base.get("data", {}), PROTOCOL_KEYS, "of data is set by the protocol")
         return base
