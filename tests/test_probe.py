@@ -16,7 +16,7 @@ from vpt.api import load_prompt
 from vpt.config import dump
 from vpt.errors import ConfigError, RunError
 from vpt.runs import evaluate_prompt, probe
-from vpt.runs.probe import _logistic
+from vpt.runs.probing import _logistic
 
 
 @pytest.fixture(scope="module")

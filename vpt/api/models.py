@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from torch import nn
@@ -19,7 +19,9 @@ from vpt.models import Classifier, Detector, PromptedBackbone
 from vpt.prompts import Prompt, PromptList, build_prompt
 from vpt.registry import DETECTION_HEADS, HEADS, PROMPTS
 from vpt.structures import Preprocess
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 PromptSpec = str | Mapping[str, Any] | Prompt | Sequence["str | Mapping[str, Any] | Prompt"]
 

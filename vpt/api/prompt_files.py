@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -26,7 +26,9 @@ from vpt.engine.prompt_file import (
 from vpt.errors import ConfigError, PromptFileError
 from vpt.models import Classifier, Detector
 from vpt.structures import Preprocess
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 def save_prompt(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attention_shape
+from vpt.choices import PromptInit, PromptPlacement
 from vpt.errors import BackboneError
 from vpt.structures import (
     AttentionShape,
@@ -22,8 +23,6 @@ from vpt.structures import (
     Dimensions,
     Inside,
     Preprocess,
-    PromptInit,
-    PromptPlacement,
     Tokens,
 )
 

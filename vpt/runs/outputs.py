@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from vpt.errors import DataError
-from vpt.runs.inference import Prediction
+from vpt.runs.predicting import Prediction
 
 RowFormat = Literal["csv", "jsonl"]
 

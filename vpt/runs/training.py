@@ -6,6 +6,7 @@ import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -55,7 +56,9 @@ from vpt.runs.start import (
     show_start,
     write_start,
 )
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 @dataclass(frozen=True)
