@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         save_prompt,
     )
     from vpt.backbones import Backbone, list_backbones
-    from vpt.data import create_transform
+    from vpt.data import create_transform, read_image
     from vpt.engine.prompt_file import read_prompt_header
     from vpt.errors import (
         BackboneError,
@@ -74,6 +74,7 @@ __all__ = [
     "list_prompts",
     "load_detector",
     "load_prompt",
+    "read_image",
     "read_prompt_header",
     "save_prompt",
 ]

@@ -6,7 +6,12 @@ from vpt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from vpt.backbones.base import Backbone
-    from vpt.backbones.create import create_backbone, list_backbones, wrap_backbone
+    from vpt.backbones.create import (
+        create_backbone,
+        list_backbones,
+        outline_backbone,
+        wrap_backbone,
+    )
     from vpt.backbones.names import is_clip_name
     from vpt.backbones.storage import stored_in
 else:
@@ -17,6 +22,7 @@ __all__ = [
     "create_backbone",
     "is_clip_name",
     "list_backbones",
+    "outline_backbone",
     "stored_in",
     "wrap_backbone",
 ]

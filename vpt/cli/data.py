@@ -59,13 +59,14 @@ def check_data(
 
     The exit code is 1 if there are errors.
     """
+    from vpt.data import layout_lines
     from vpt.reports import data_check, data_page
     from vpt.runs.outputs import make_folder
 
     if output is not None:
         make_folder(output)
     check = data_check.check_data(dataset, root=root, size=image_size, num_workers=num_workers)
-    for line in data_check.finding_lines(check):
+    for line in [*layout_lines(check.descriptor), *data_check.finding_lines(check)]:
         log(line)
     out.print(data_check.summary_table(check))
     log(data_check.verdict(check))

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         box_evaluation_transform,
         box_training_transform,
     )
-    from vpt.data.coco import read_detection
     from vpt.data.decoded import (
         DecodedDataset,
         DecodedImages,
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
         find_decoded,
         make_room,
     )
-    from vpt.data.descriptor import Cut, Descriptor, TextNames, load_descriptor
+    from vpt.data.descriptor import Cut, Descriptor, TextNames
     from vpt.data.detection import (
         LEFT_OUT,
         DetectionSample,
@@ -38,8 +37,8 @@ if TYPE_CHECKING:
         collate_detection,
         make_detection_loader,
     )
-    from vpt.data.formats import read_splits
     from vpt.data.images import read_image
+    from vpt.data.layouts import load_descriptor
     from vpt.data.loader import (
         BadImage,
         BatchLoader,
@@ -53,7 +52,10 @@ if TYPE_CHECKING:
         targets_of,
     )
     from vpt.data.mixing import NO_MIXING, Mixing, mix
-    from vpt.data.parts import check_classes
+    from vpt.data.readers.parts import check_classes
+    from vpt.data.reading import read_splits
+    from vpt.data.reading_boxes import read_detection
+    from vpt.data.recognising import layout_lines
     from vpt.data.sampling import (
         EpochBatches,
         coop_few_shot,
@@ -123,6 +125,7 @@ __all__ = [
     "few_shot",
     "find_decoded",
     "holdout",
+    "layout_lines",
     "load_descriptor",
     "load_sample",
     "make_detection_loader",

@@ -12,12 +12,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vpt.config import TransformConfig
-from vpt.data.images import to_rgb
 from vpt.data.offline_albumentations import A
 from vpt.data.transforms import (
     Pixels,
     Transform,
     padding_colour,
+    prepared,
     resampling_of,
     resize_short_side,
     short_side_size,
@@ -50,7 +50,7 @@ class TrainingTransform(Transform):
 
     def settle(self, image: Image.Image) -> Pixels:
         """The whole image; for 'resize_crop' with its short side of `resize` pixels."""
-        image = to_rgb(image)
+        image = prepared(image, self.preprocess)
         if self.options.name == "resize_crop":
             image = resize_short_side(image, self.options.resize, self.preprocess)
         return np.asarray(image)
@@ -74,12 +74,15 @@ class TrainingTransform(Transform):
 
     def settling(self) -> dict[str, Any]:
         """Nothing besides the image, or how it is resized."""
+        scaled = self.preprocess.value_range
+        values = {} if scaled is None else {"value_range": list(scaled)}
         if self.options.name != "resize_crop":
-            return {"transform": "whole"}
+            return {"transform": "whole", **values}
         return {
             "transform": "resize",
             "resize": self.options.resize,
             "interpolation": self.preprocess.interpolation,
+            **values,
         }
 
 

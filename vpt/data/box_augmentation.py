@@ -12,8 +12,8 @@ from PIL import Image
 
 from vpt.config import BoxTransformConfig
 from vpt.data.boxes import LetterboxedImage, LetterboxTransform
-from vpt.data.images import to_rgb
 from vpt.data.offline_albumentations import A
+from vpt.data.transforms import prepared
 from vpt.structures import Preprocess
 
 
@@ -53,7 +53,10 @@ class JitterTransform:
         self.pipeline.set_random_state(np.random.default_rng(seed), stream)
         given = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         result = self.pipeline(
-            image=np.array(to_rgb(image)), bboxes=given, rows=np.arange(len(given)), zoom=zoom
+            image=np.array(prepared(image, self.preprocess)),
+            bboxes=given,
+            rows=np.arange(len(given)),
+            zoom=zoom,
         )
         seen = np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 4)
         # Labels come back as floats.

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpt.config import BoxTransformConfig
-from vpt.data.images import to_rgb
-from vpt.data.transforms import Normalise, padding_colour, resampling_of, to_pixels
+from vpt.data.transforms import Normalise, padding_colour, prepared, resampling_of, to_pixels
 from vpt.errors import ConfigError
 from vpt.structures import Letterbox, Preprocess
 
@@ -92,7 +91,7 @@ class LetterboxTransform:
         """The square in uint8."""
         given = np.zeros((0, 4)) if boxes is None else boxes
         rows = np.arange(len(given), dtype=np.int64)
-        return self.place(to_rgb(image), given, rows)
+        return self.place(prepared(image, self.preprocess), given, rows)
 
     def place(
         self,

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from vpt.data.images import read_header
 from vpt.data.loader import ImageDataset, each_of, load_sample
-from vpt.data.parquet import packed_bytes
+from vpt.data.readers.parquet import packed_bytes
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.transforms import Pixels, Transform
 from vpt.data.workers import Workers, usable_cores
@@ -35,10 +35,13 @@ from vpt.storage.records import Records, RecordsError, RecordsWriter
 
 SUFFIX = ".decoded"
 
-_VERSION = 1
-"""Of what `to_rgb`, `settle` and the layout of the file make of an image."""
+_VERSION = 2
+"""Of what `upright_rgb`, `settle` and the layout of the file make of an image."""
 
-_LIBRARIES = ("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff")
+_LIBRARIES = (
+    *("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff"),
+    *("jpg_2000", "avif"),
+)
 _DAY = 24 * 3600
 
 

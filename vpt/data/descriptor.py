@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from vpt.config import Schema, load_yaml, validate
+from vpt.config import Schema
 from vpt.data.published import PublishedFile
-from vpt.errors import DataError
 
 Format = Literal[
     "folder",
@@ -32,6 +31,9 @@ Format = Literal[
     "imagenet",
     "coco",
 ]
+
+BOX_FORMATS: tuple[Format, ...] = ("coco",)
+"""Formats of images with boxes; all others have classes of whole images."""
 
 
 class Cut(Schema):
@@ -145,7 +147,7 @@ class Descriptor(Schema):
 
     Attributes:
         name: as papers write it.
-        format: which reader of `vpt.data.formats` understands its layout.
+        format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
         file: the one file that lists all splits, relative to root (csv, split_zhou).
@@ -184,10 +186,23 @@ class Descriptor(Schema):
     files: list[PublishedFile] = Field(default_factory=list)
     how_to_get: str | None = None
 
+    _seen: str | None = PrivateAttr(default=None)
+
+    @property
+    def seen(self) -> str | None:
+        """What a folder without a descriptor was recognised by; None: this one was written."""
+        return self._seen
+
+    def recognised_by(self, seen: str) -> Self:
+        """The same descriptor, of a folder that was recognised by what was seen in it."""
+        same = self.model_copy()
+        same._seen = seen
+        return same
+
     @model_validator(mode="before")
     @classmethod
     def _judge_boxes_by_ap(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("format") == "coco":
+        if isinstance(values, dict) and values.get("format") in BOX_FORMATS:
             return {"metric": "ap", **values}
         return values
 
@@ -224,7 +239,7 @@ class Descriptor(Schema):
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
         if isinstance(self.images, ImageFolders) and self.format != "coco":
             raise ValueError(f"'images' of {self.format} is one folder, not one for each split")
-        if (self.metric == "ap") != (self.format == "coco"):
+        if (self.metric == "ap") != self.holds_boxes:
             raise ValueError(
                 f"metric '{self.metric}' is not what format {self.format} is judged by"
             )
@@ -252,6 +267,11 @@ class Descriptor(Schema):
                 "of an image, and what stands between two of them, e.g. '|'"
             )
         return self
+
+    @property
+    def holds_boxes(self) -> bool:
+        """Whether its images have boxes, and no class of their own."""
+        return self.format in BOX_FORMATS
 
     @property
     def multi_label(self) -> bool:
@@ -285,45 +305,3 @@ _NAMED_SPLITS: tuple[Format, ...] = (
     "parquet",
     "coco",
 )
-
-
-def _refuse_boxes(folder: Path) -> None:
-    """A folder says nothing of boxes: those need a descriptor, in COCO's format."""
-    if any(folder.glob("annotations/*.json")):
-        raise DataError(
-            f"'{folder}' has annotation files; write a descriptor of format coco for it "
-            f"(copy datasets/custom_coco.yaml, root: {folder})"
-        )
-    if any(folder.glob("labels/**/*.txt")):
-        raise DataError(
-            f"'{folder}' looks like boxes in YOLO's format, which is not read; convert them to "
-            "COCO's, and write a descriptor (datasets/custom_coco.yaml is a template)"
-        )
-
-
-def load_descriptor(path: Path) -> Descriptor:
-    """The descriptor in a YAML file; for a folder, one that reads its train/, val/ and test/.
-
-    A folder of parquet files is read as such.
-
-    Raises:
-        DataError: there is no such file or folder.
-        ConfigError: the file is no descriptor.
-    """
-    if path.suffix.lower() == ".json" and path.is_file():
-        raise DataError(
-            f"{path} holds annotations; name it under 'splits' in a descriptor "
-            "(datasets/custom_coco.yaml is a template)"
-        )
-    if path.is_dir():
-        _refuse_boxes(path)
-        packed = any(any(path.glob(place)) for place in ("*.parquet", "data/*.parquet"))
-        return Descriptor(
-            name=path.resolve().name, format="parquet" if packed else "folder", root=path
-        )
-    if not path.exists():
-        raise DataError(
-            f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
-            "test/ that hold one folder of images per class"
-        )
-    return validate(Descriptor, load_yaml(path), source=str(path))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
-from vpt.data.parquet import read_packed_image
+from vpt.data.readers.parquet import read_packed_image
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.workers import Workers, begin, start_worker, worker_count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from vpt.config import TransformConfig
-from vpt.data.images import to_rgb
-from vpt.errors import ConfigError
+from vpt.data.rgb import upright_rgb
+from vpt.errors import ConfigError, DataError
 from vpt.structures import Preprocess
 
 _RESAMPLING = {
@@ -110,7 +111,7 @@ class EvaluationTransform(Transform):
     def settle(self, image: Image.Image) -> Pixels:
         """The finished crop."""
         place = {"center": _center, "squash": _squash, "border": _border}[self.preprocess.crop_mode]
-        return np.asarray(place(to_rgb(image), self.preprocess))
+        return np.asarray(place(prepared(image, self.preprocess), self.preprocess))
 
     def finish(self, settled: Pixels, seed: int) -> Tensor:
         """(3, H, W) uint8."""
@@ -168,6 +169,11 @@ def create_transform(
 ) -> Callable[[Image.Image], Tensor]:
     """A transform of PIL images for any data set, e.g. torchvision's ImageFolder.
 
+    Images go the way that they go in `vpt train` and `vpt predict`: turned as their EXIF
+    orientation says, on white where they are transparent. Pass what `vpt.read_image` gives, or an
+    image that PIL opened; after `image.convert("RGB")`, torchvision's default, the transparency is
+    lost.
+
     Args:
         preprocess: what the backbone wants, `model.preprocess`.
         train: augment at random, drawing from torch's global generator.
@@ -179,6 +185,42 @@ def create_transform(
     if not train:
         return EvaluationTransform(preprocess)
     return UnseededTransform(training_transform(preprocess, options or _NO_OPTIONS))
+
+
+def prepared(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """The image upright, in RGB, on white where it is transparent; as `read_image` gives it.
+
+    Raises:
+        ConfigError: it is no PIL image.
+        DataError: its pixels cannot become RGB.
+    """
+    if not isinstance(image, Image.Image):
+        raise ConfigError(f"a transform takes a PIL image, not {_described(image)}")
+    try:
+        return upright_rgb(image, preprocess.value_range)
+    except (OSError, ValueError) as error:
+        name = getattr(image, "filename", "") or f"an image of mode {image.mode}"
+        raise DataError(f"{name}: {error}") from error
+
+
+def _described(given: object) -> str:
+    """What was given in place of a PIL image, and how to make one of it."""
+    if isinstance(given, str | Path):
+        return f"the path '{given}'; open it with vpt.read_image"
+    if isinstance(given, bytes):
+        return "bytes; write them to a file, or open them with PIL.Image.open(io.BytesIO(data))"
+    if isinstance(given, np.ndarray):
+        shape = "x".join(map(str, given.shape))
+        return (
+            f"an array ({shape}, {given.dtype}); pass PIL.Image.fromarray(array) of uint8 values "
+            "(H, W, 3) in RGB"
+        )
+    if isinstance(given, Tensor):
+        return (
+            "a tensor; pass the image itself, or torchvision's to_pil_image(tensor); a tensor that "
+            "is preprocessed already goes to the model"
+        )
+    return f"{type(given).__name__}; open a file with vpt.read_image"
 
 
 def resampling_of(preprocess: Preprocess) -> Image.Resampling:

@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from vpt.data.coco import read_detection
 from vpt.data.copies import same_content
-from vpt.data.descriptor import Descriptor, load_descriptor
+from vpt.data.descriptor import Descriptor
 from vpt.data.detection import (
     KINDS,
     DetectionSample,
@@ -27,11 +26,13 @@ from vpt.data.detection import (
     Severity,
     to_coco_dict,
 )
-from vpt.data.formats import read_splits
 from vpt.data.images import read_header
+from vpt.data.layouts import load_descriptor
 from vpt.data.loader import scan_images
-from vpt.data.parquet import packed_bytes
-from vpt.data.parts import check_counts
+from vpt.data.readers.parquet import packed_bytes
+from vpt.data.readers.parts import check_counts
+from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
 from vpt.data.splits import PackedImage, Sample, Split, SplitName
 from vpt.errors import DataError
 from vpt.evaluation.detection import DetectionEvaluator
@@ -136,7 +137,7 @@ def check_data(
         DataError: the data cannot be read at all.
     """
     descriptor = load_descriptor(path)
-    if descriptor.format == "coco":
+    if descriptor.holds_boxes:
         return _check_detection(descriptor, path, root=root, size=size, num_workers=num_workers)
     splits = read_splits(descriptor, root)
     found: dict[str, Split] = {

@@ -17,6 +17,7 @@ from vpt.data import (
     Workers,
     drop_bad,
     evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_splits,
     scan_images,
@@ -113,14 +114,19 @@ def per_class_of(evaluator: Evaluator) -> list[float | None]:
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
-    None where images may be of several classes: none is taken for another.
+    Of very many classes neighbours are counted together, as no picture could show them all. None
+    where images may be of several classes: none is taken for another.
     """
     if isinstance(evaluator, MultiLabelEvaluator):
         return None
     if isinstance(evaluator, BoxEvaluator):
         return evaluator.coco.confusion_matrix()
     assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.confusion_matrix()
+    return evaluator.confusions().matrix(most=_MOST_ROWS)
+
+
+_MOST_ROWS = 1000
+"""Of a matrix of confusions."""
 
 
 def evaluate_prompt(
@@ -150,7 +156,10 @@ def evaluate_prompt(
         DataError: the data are missing or unreadable.
     """
     where = choose_device(device)
-    splits = read_splits(load_descriptor(dataset), root)
+    descriptor = load_descriptor(dataset)
+    for line in layout_lines(descriptor):
+        log(line)
+    splits = read_splits(descriptor, root)
     chosen = splits.require(split)  # type: ignore[arg-type]
     if on_bad_image == "skip":
         chosen = readable(chosen, num_workers=num_workers, log=log)
@@ -193,9 +202,7 @@ def evaluate_prompt(
 
 def precision_of(path: Path) -> str:
     """The arithmetic that a prompt file's run had; fp32 where it does not say."""
-    config = read_prompt_header(path).config or {}
-    precision: str = config.get("train", {}).get("precision", "fp32")
-    return precision
+    return read_prompt_header(path).precision
 
 
 def difference(file: Iterable[str], data: Iterable[str]) -> str:

@@ -1,18 +1,17 @@
-"""From annotation files in COCO's format and image files to splits with boxes."""
+"""From a descriptor to splits with boxes: annotations and image headers, checked and joined."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from vpt.data.coco_file import CocoBox, CocoFile, CocoImage, read_coco_file
-from vpt.data.descriptor import Cut, Descriptor, ImageFolders
+from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor, ImageFolders
 from vpt.data.detection import (
     DetectionSample,
     DetectionSplit,
@@ -23,15 +22,15 @@ from vpt.data.detection import (
     to_coco_dict,
 )
 from vpt.data.images import ImageHeader, read_header
-from vpt.data.parts import check_counts, find_root, hint
-from vpt.data.splits import SplitName
+from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage, read_coco_files
+from vpt.data.readers.parts import check_counts, find_root, hint
+from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
 __all__ = ["Problems", "read_detection", "to_coco_dict"]
 
 Problems = Literal["raise", "skip", "report"]
 
-_SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 _OVER_EDGE = 1.0  # pixels: rounding, not worth a word
 _AREA_OVER_BOX = 1.1  # an outline lies in its box, but for rounding
 _SMALLEST_SIDE = 0.01  # pixels: less is no box
@@ -42,7 +41,7 @@ def read_detection(
     root: Path | None = None,
     *,
     problems: Problems = "raise",
-    needed: Collection[SplitName] = _SPLIT_NAMES,
+    needed: Collection[SplitName] = SPLIT_NAMES,
 ) -> DetectionSplits:
     """The splits of a data set with boxes; of the images only the headers are read.
 
@@ -59,13 +58,15 @@ def read_detection(
     Raises:
         DataError: a file is missing or no COCO ground truth, or there are errors; one line.
     """
-    if descriptor.format != "coco":
+    if not descriptor.holds_boxes:
         raise DataError(
-            f"'{descriptor.name}' has format {descriptor.format}, which knows no boxes; they need "
-            "a descriptor of format coco (datasets/custom_coco.yaml is a template)"
+            f"'{descriptor.name}' has classes of whole images (format {descriptor.format}) and no "
+            "boxes; train with a config of task classification, e.g. configs/finetune.yaml, or "
+            f"name boxes in a descriptor of format {', '.join(BOX_FORMATS)} "
+            "(datasets/custom_coco.yaml is a template)"
         )
     root = find_root(descriptor, root)
-    files = {split: read_coco_file(path) for split, path in _paths(descriptor, root).items()}
+    files = _READERS[descriptor.format](descriptor, root)
     builder = _Builder(descriptor, root, next(iter(files.values())), _sources(descriptor, needed))
     found = {split: builder.split(split, file) for split, file in files.items()}
     if problems != "report":
@@ -81,37 +82,20 @@ def read_detection(
     if splits.train and not any(splits.train.class_counts()) and problems != "report":
         raise DataError(f"no box in split 'train' of '{descriptor.name}'")
     if problems == "raise":
-        counts: dict[str, int] = {name: len(splits.get(name) or ()) for name in _SPLIT_NAMES}
+        counts: dict[str, int] = {name: len(splits.get(name) or ()) for name in SPLIT_NAMES}
         check_counts(descriptor, counts)
     return splits
+
+
+_READERS: dict[str, Callable[[Descriptor, Path], dict[SplitName, CocoFile]]] = {
+    "coco": read_coco_files,
+}
 
 
 def _sources(descriptor: Descriptor, needed: Collection[SplitName]) -> frozenset[SplitName]:
     """The splits whose files hold the needed ones."""
     cut = {name for name in needed if isinstance(getattr(descriptor.splits, name), Cut)}
     return frozenset(needed) - cut | ({"train"} if cut else set())
-
-
-def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
-    """The annotation file of each split: as named, or the usual one where that exists."""
-    paths: dict[SplitName, Path] = {}
-    for split in _SPLIT_NAMES:
-        source = getattr(descriptor.splits, split)
-        if isinstance(source, Cut):
-            continue
-        path = root / (source or f"annotations/{split}.json")
-        if path.is_file():
-            paths[split] = path
-        elif source is not None:
-            raise DataError(
-                f"splits.{split} of '{descriptor.name}': no such file '{path}'{hint(descriptor)}"
-            )
-    if not paths:
-        raise DataError(
-            f"'{root}' has no annotations/train.json; name the annotation files under 'splits' in "
-            f"the descriptor{hint(descriptor)}"
-        )
-    return paths
 
 
 def _cut(

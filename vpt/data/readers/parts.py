@@ -1,4 +1,4 @@
-"""What all readers of `vpt.data.formats` share: their result, folders of images and lists."""
+"""What all readers of `vpt.data.readers` share: their result, folders of images and lists."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.descriptor import Descriptor
+from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.images import SUFFIXES
-from vpt.data.splits import Sample, SplitName, Splits
+from vpt.data.splits import SPLIT_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
 
@@ -115,6 +115,24 @@ def shown(value: Any) -> str:
     except TypeError:
         text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitName, Path]:
+    """Folder or file of each split: as named, or the usual one where that exists."""
+    paths: dict[SplitName, Path] = {}
+    for split in SPLIT_NAMES:
+        source = getattr(descriptor.splits, split)
+        if isinstance(source, Cut):
+            continue
+        path = root / (source or f"{split}{suffix}")
+        exists = path.is_file() if suffix else path.is_dir()
+        if exists:
+            paths[split] = path
+        elif source is not None:
+            raise DataError(
+                f"splits.{split} of '{descriptor.name}': no such path '{path}'{hint(descriptor)}"
+            )
+    return paths
 
 
 def class_folders(folder: Path) -> list[str]:

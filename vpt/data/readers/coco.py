@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.detection import Finding
-from vpt.data.parts import UNPRINTABLE, read_json, shown
+from vpt.data.readers.parts import UNPRINTABLE, hint, read_json, shown
+from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
 _LARGEST_ID = 2**53  # the evaluation keeps ids in float64
@@ -68,6 +70,37 @@ class CocoFile:
     images: list[CocoImage]
     boxes: dict[int, list[CocoBox]]
     findings: list[Finding]
+
+
+def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
+    """The annotation file of each split: as the descriptor names it, or the usual one.
+
+    Raises:
+        DataError: a named file is missing, there is none at all, or one is no COCO ground truth.
+    """
+    return {split: read_coco_file(path) for split, path in _paths(descriptor, root).items()}
+
+
+def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
+    """The annotation file of each split: as named, or the usual one where that exists."""
+    paths: dict[SplitName, Path] = {}
+    for split in SPLIT_NAMES:
+        source = getattr(descriptor.splits, split)
+        if isinstance(source, Cut):
+            continue
+        path = root / (source or f"annotations/{split}.json")
+        if path.is_file():
+            paths[split] = path
+        elif source is not None:
+            raise DataError(
+                f"splits.{split} of '{descriptor.name}': no such file '{path}'{hint(descriptor)}"
+            )
+    if not paths:
+        raise DataError(
+            f"'{root}' has no annotations/train.json; name the annotation files under 'splits' in "
+            f"the descriptor{hint(descriptor)}"
+        )
+    return paths
 
 
 def read_coco_file(path: Path) -> CocoFile:
