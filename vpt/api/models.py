@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -22,7 +22,9 @@ from vpt.models import Classifier, Detector, PromptedBackbone
 from vpt.prompts import Prompt, PromptList, build_prompt
 from vpt.registry import DETECTION_HEADS, HEADS, PROMPTS
 from vpt.structures import Preprocess
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 M = TypeVar("M", bound=nn.Module)
 PromptSpec = str | Mapping[str, Any] | Prompt | Sequence["str | Mapping[str, Any] | Prompt"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -30,7 +30,9 @@ from vpt.engine.prompt_file import (
 from vpt.errors import BackboneError, ConfigError, PromptFileError
 from vpt.models import Classifier, Detector
 from vpt.storage.sealed_file import Table
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 def save_prompt(

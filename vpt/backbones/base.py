@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attention_shape
+from vpt.choices import PromptInit, PromptPlacement
 from vpt.errors import BackboneError
 from vpt.limits import MAX_PATCHES
 from vpt.structures import (
@@ -23,8 +24,6 @@ from vpt.structures import (
     Dimensions,
     Inside,
     Preprocess,
-    PromptInit,
-    PromptPlacement,
     Tokens,
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
@@ -34,7 +34,6 @@ from vpt.engine.distributed import (
 )
 from vpt.engine.energy import EnergyMeter
 from vpt.engine.evaluate import evaluate
-from vpt.engine.events import Events
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
 from vpt.engine.optim import (
     OptimSettings,
@@ -53,6 +52,9 @@ from vpt.evaluation.energy import Energy, energies, total
 from vpt.models import NO_CONSISTENCY, Classifier, Consistency, PromptedModel
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Batch
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 OnValidation = Callable[[int, dict[str, float]], None]
 

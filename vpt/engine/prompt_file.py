@@ -12,6 +12,7 @@ import torch
 from pydantic import AfterValidator, FailFast, Field, model_validator
 from torch import Tensor
 
+from vpt.choices import CropMode
 from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
 from vpt.config.run import check_tuning
@@ -26,7 +27,7 @@ from vpt.storage.sealed_file import (
     sealed_head_size,
     write_sealed,
 )
-from vpt.structures import CropMode, Preprocess
+from vpt.structures import Preprocess
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 3 * 2**20

@@ -13,7 +13,7 @@ from typing import Literal, TextIO
 
 from vpt.console import SafeStream
 from vpt.errors import DataError
-from vpt.runs.inference import Prediction
+from vpt.runs.predicting import Prediction
 
 RowFormat = Literal["csv", "jsonl"]
 

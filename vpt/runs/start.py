@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,6 +40,9 @@ from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import AnyExperiment
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
