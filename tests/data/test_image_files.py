@@ -85,7 +85,7 @@ def test_name_that_is_no_utf8__is_refused_in_words_that_can_be_printed(tmp_path)
 
 
 def test_folder_that_cannot_be_read__is_named(tmp_path):
-    with pytest.raises(DataError, match="'.*gone' cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"'.*gone' cannot be read: No such file"):
         find_files(tmp_path / "gone")
 
 

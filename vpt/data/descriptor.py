@@ -33,9 +33,12 @@ Format = Literal[
     "split_zhou",
     "imagenet",
     "coco",
+    "voc",
+    "yolo",
+    "hf_objects",
 ]
 
-BOX_FORMATS: tuple[Format, ...] = ("coco",)
+BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
 """Formats of images with boxes; all others have classes of whole images."""
 
 
@@ -48,7 +51,7 @@ class Cut(Schema):
     """
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
-    seed: int = Field(default=0, ge=0, description="which images are cut out")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
     by: Literal["name", "content"] = Field(
         default="name", description="what decides, with the seed, which images are cut out"
     )
@@ -63,8 +66,9 @@ class SplitSources(Schema):
 
     folder: a sub-folder of class folders, "." for the root itself. hf_images: a sub-folder with
     metadata.csv or metadata.jsonl. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
-    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
+    text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
+    a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
     test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
     if there is one. The other formats say it themselves and take only cuts.
@@ -94,7 +98,7 @@ class SplitSources(Schema):
 
 
 class ImageFolders(Schema):
-    """The folder of each split's images, relative to root; None: root itself."""
+    """The folder of each split's images or labels, relative to root; None: root itself."""
 
     train: str | None = None
     val: str | None = None
@@ -146,10 +150,12 @@ class Columns(Schema):
 class Counts(Schema):
     """How many images a split must hold; what is None is not checked."""
 
-    train: int | None = Field(default=None, ge=1)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    train_and_val: int | None = Field(default=None, ge=1, description="before val is cut out")
+    train: int | None = Field(default=None, ge=1, le=10**9)
+    val: int | None = Field(default=None, ge=1, le=10**9)
+    test: int | None = Field(default=None, ge=1, le=10**9)
+    train_and_val: int | None = Field(
+        default=None, ge=1, le=10**9, description="before val is cut out"
+    )
 
 
 class TextNames(Schema):
@@ -184,9 +190,15 @@ class Descriptor(Schema):
         format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
-        file: the one file that lists all splits, relative to root (csv, split_zhou).
+        file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
+            data.yaml, or a text file with a class name in each line (yolo).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split.
+            path_list, coco); for coco also one for each split; for voc of the images whose names
+            a list holds.
+        labels: folder of the label files, relative to root, or one for each split (voc, yolo);
+            None: 'labels' in the place of 'images', or beside the images.
+        difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
+            target, and what is found there is no mistake.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
         columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
@@ -214,6 +226,8 @@ class Descriptor(Schema):
     splits: SplitSources = SplitSources()
     file: str | None = None
     images: str | ImageFolders | None = None
+    labels: str | ImageFolders | None = None
+    difficult: Literal["crowd", "leave_out", "object"] = "crowd"
     suffix: str = ""
     columns: Columns = Columns()
     classes: list[str] | None = None
@@ -343,9 +357,11 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "hf_images", "split_zhou"),
+    "file": ("csv", "hf_images", "split_zhou", "yolo"),
     "columns": ("csv", "hf_images", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc"),
+    "labels": ("voc", "yolo"),
+    "difficult": ("voc",),
     "suffix": ("path_list",),
     "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
     "box_units": ("coco",),
@@ -359,5 +375,5 @@ _NAMED_SPLITS: tuple[Format, ...] = (
     "image_list",
     "path_list",
     "parquet",
-    "coco",
+    *BOX_FORMATS,
 )

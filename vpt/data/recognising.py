@@ -6,13 +6,26 @@ that is not its layout. Where it is, but more than one reading fits, it raises `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vpt.config import dump
 from vpt.data.descriptor import Descriptor
+from vpt.data.splits import USUAL_NAMES, SplitName
 from vpt.errors import DataError
+
+_SPLIT_WORDS = {word: split for split, words in USUAL_NAMES.items() for word in words}
+
+
+def split_of_name(name: str) -> SplitName | None:
+    """The split that a folder or file is named after: 'valid', 'Train', 'train2017', 'test_1'.
+
+    Darknet's 'obj_train_data' is one, too.
+    """
+    word = re.fullmatch(r"(?:obj_)?([A-Za-z]+)(?:_data)?[-_. ]?[0-9]*", name)
+    return _SPLIT_WORDS.get(word[1].lower()) if word else None
 
 
 def recognised(folder: Path, seen: str, **fields: Any) -> Descriptor:

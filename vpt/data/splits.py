@@ -15,6 +15,14 @@ from vpt.errors import DataError
 SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 
+USUAL_NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""What a split's folder or file is called, in upper or lower case; as Hugging Face's loader has
+it."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackedImage:

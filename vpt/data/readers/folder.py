@@ -11,16 +11,18 @@ from vpt.data.image_files import find_files, has_images, is_skipped, left_out_li
 from vpt.data.images import SUFFIXES
 from vpt.data.readers import hf_images
 from vpt.data.readers.parts import (
-    USUAL_NAMES,
     Parts,
     class_folders,
     split_paths,
     usual_paths,
 )
 from vpt.data.recognising import question, recognised
-from vpt.data.splits import Sample, SplitName
+from vpt.data.splits import USUAL_NAMES, Sample, SplitName
 from vpt.errors import DataError
 from vpt.registry import nearest
+
+_OF_BOXES = frozenset({"images", "labels", "annotations", "jpegimages", "imagesets"})
+"""Folders that hold images and the boxes in them, not images of a class; in lower case."""
 
 
 def recognise(folder: Path) -> Descriptor | None:
@@ -42,17 +44,32 @@ def recognise(folder: Path) -> Descriptor | None:
         if len(paths) > 1:
             raise _which(folder, split, found)
     splits = {split: paths[0].name for split, paths in found.items() if paths}
+    if splits and all(_are_of_boxes(class_folders(folder / name)) for name in splits.values()):
+        return None
     if splits:
         seen = "folders of images by class: " + ", ".join(splits.values())
         sources = SplitSources.model_validate(splits)
         if "val" not in splits and "train" in splits:
             sources = sources.model_copy(update={"val": AUTOMATIC_CUT})
         return recognised(folder, seen, format="folder", splits=sources.model_dump())
-    if any(has_images(folder / name) for name in class_folders(folder)):
+    names = class_folders(folder)
+    if _are_of_boxes(names) or _are_splits(names):
+        return None
+    if any(has_images(folder / name) for name in names):
         sources = SplitSources(train=".", val=AUTOMATIC_CUT, test=AUTOMATIC_CUT)
         seen = "folders of images by class, without splits"
         return recognised(folder, seen, format="folder", splits=sources.model_dump())
     return None
+
+
+def _are_of_boxes(names: Sequence[str]) -> bool:
+    return bool(names) and _OF_BOXES.issuperset(name.casefold() for name in names)
+
+
+def _are_splits(names: Sequence[str]) -> bool:
+    """Whether folders of images are splits without classes, not classes of which one is 'train'."""
+    usual = {each for names in USUAL_NAMES.values() for each in names}
+    return sum(name.casefold() in usual for name in names) > 1
 
 
 def _which(folder: Path, split: SplitName, found: dict[SplitName, list[Path]]) -> DataError:
@@ -130,10 +147,6 @@ def _loose_images(folder: Path) -> int:
         path.suffix.lower() in SUFFIXES and not is_skipped(path.name) and path.is_file()
         for path in folder.iterdir()
     )
-
-
-_OF_BOXES = frozenset({"images", "labels", "annotations", "jpegimages", "imagesets"})
-"""Names of folders in data sets of boxes, in lower case."""
 
 
 def _empty_class(folder: Path, others: str | None) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 from vpt.data.descriptor import AUTOMATIC_CUT, Columns, Descriptor, SplitSources
 from vpt.data.image_files import find_files
 from vpt.data.readers.csv_table import read_csv_table
-from vpt.data.readers.parts import USUAL_NAMES, Parts, hint, shown, split_paths, usual_paths
+from vpt.data.readers.parts import Parts, hint, shown, split_paths, usual_paths
 from vpt.data.readers.rows import Row, key_of, label_rows
 from vpt.data.readers.tables import check_value, split_of_value
 from vpt.data.readers.text_files import read_text
 from vpt.data.recognising import question, recognised
-from vpt.data.splits import SplitName
+from vpt.data.splits import USUAL_NAMES, SplitName
 from vpt.errors import DataError
 
 FILE_NAME = "file_name"

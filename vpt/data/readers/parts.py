@@ -17,7 +17,7 @@ from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.image_files import find_files, is_skipped, is_utf8, left_out_line, printable
 from vpt.data.near_paths import explain_missing
 from vpt.data.readers.text_files import read_text
-from vpt.data.splits import SPLIT_NAMES, Sample, SplitName, Splits
+from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
 
@@ -42,15 +42,6 @@ class Parts:
     array: NDArray[np.uint8] | None = None
     words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-USUAL_NAMES: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-"""What a split's folder or file is called, in upper or lower case; as Hugging Face's loader has
-it."""
 
 
 def hint(descriptor: Descriptor) -> str:

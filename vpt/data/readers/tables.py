@@ -8,9 +8,9 @@ from pathlib import Path
 from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.readers.csv_table import CsvTable, read_csv_table
 from vpt.data.readers.label_sets import class_columns, classes_of, columns_needed
-from vpt.data.readers.parts import UNPRINTABLE, USUAL_NAMES, Parts, shown, split_paths
+from vpt.data.readers.parts import UNPRINTABLE, Parts, shown, split_paths
 from vpt.data.readers.rows import Row, key_of, label_rows
-from vpt.data.splits import SPLIT_NAMES, SplitName
+from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, SplitName
 from vpt.errors import DataError
 
 
