@@ -9,8 +9,8 @@ from pathlib import Path
 from vpt.config import load_foreign_yaml, load_yaml, validate
 from vpt.data.descriptor import Descriptor
 from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parquet, voc, yolo
-from vpt.data.readers.yolo_yaml import is_data_yaml
 from vpt.data.readers.parts import class_folders
+from vpt.data.readers.yolo_yaml import is_data_yaml
 from vpt.data.recognising import question
 from vpt.errors import DataError
 
@@ -74,7 +74,7 @@ def recognise_folder(path: Path) -> Descriptor:
     if len(found) > 1:
         raise question(path, f"can be read in {len(found)} ways", found)
     if not found:
-        inside = [each for name in class_folders(path) if _is_data_set(each := path / name)]
+        inside = [path / name for name in class_folders(path) if _is_data_set(path / name)]
         raise DataError(
             f"'{path}' is no data set that is recognised ({_holds(path)}); "
             + (f"'{inside[0]}' is one: name that; " if len(inside) == 1 else "")
