@@ -37,6 +37,7 @@ def test_datasets__every_file__is_a_descriptor():
 
 
 def test_load_descriptor__folder__needs_no_file(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
     descriptor = load_descriptor(tmp_path)
     assert (descriptor.format, descriptor.root) == ("folder", tmp_path)
 
@@ -59,7 +60,7 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b\nformat: folder\nclasses: [a, b, a]", "'a' is listed twice"),
         (
             "name: b\nformat: folder\nfile: a.csv",
-            "'file' is for format csv and hf_images and split_zhou, not for folder",
+            "'file' is for format csv and hf_images and split_zhou and yolo",
         ),
         ("name: b\nformat: csv\ncolumns: {split: part}", "needs 'file'"),
         ("name: b\nformat: folder\nsplits: {val: {fraction: 1.5}}", "fraction"),

@@ -26,6 +26,7 @@ from vpt.data.readers.lists import read_image_list, read_path_list
 from vpt.data.readers.parquet import read_parquet
 from vpt.data.readers.parts import Parts, check_classes, check_counts, find_root, hint
 from vpt.data.readers.tables import read_csv
+from vpt.data.recognising import with_written
 from vpt.data.sampling import holdout
 from vpt.data.splits import SPLIT_NAMES, ContentCut, Split, SplitName, Splits
 from vpt.data.text_names import text_names
@@ -52,7 +53,10 @@ def read_splits(
         raise DataError(
             f"'{descriptor.name}' holds boxes, not one class per image (format {descriptor.format})"
         )
-    parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
+    try:
+        parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
+    except DataError as error:
+        raise with_written(error, descriptor) from error
     if not any(parts.samples.values()):
         raise DataError(f"no images in '{descriptor.name}'{hint(descriptor)}")
     if not parts.class_names:

@@ -56,6 +56,22 @@ def question(folder: Path, why: str, choices: Sequence[Descriptor]) -> DataError
     )
 
 
+def with_written(error: DataError, descriptor: Descriptor) -> DataError:
+    """The same error; of a recognised folder that needs a descriptor after all, with one to change.
+
+    Args:
+        error: one line, which may say what to write in a descriptor.
+        descriptor: by which the data were read.
+    """
+    text = str(error)
+    if descriptor.seen is None or "descriptor" not in text or "\n" in text:
+        return error
+    written = dump(descriptor, defaults=False).rstrip()
+    return DataError(
+        f"{text}; this descriptor reads the folder as it is, to be changed:\n\n{written}"
+    )
+
+
 def layout_lines(descriptor: Descriptor) -> list[str]:
     """What to say before a folder is read that was recognised; nothing of a written descriptor."""
     if descriptor.seen is None:

@@ -22,6 +22,7 @@ from vpt.data import (
     coop_few_shot,
     evaluation_transform,
     few_shot,
+    layout_lines,
     load_descriptor,
     read_splits,
     restrict_classes,
@@ -74,6 +75,11 @@ class Experiment:
     def batches_per_epoch(self) -> int:
         """Training batches per epoch; the last may be smaller."""
         return -(-len(self.splits.require("train")) // self.config.data.batch_size)
+
+    @property
+    def data_lines(self) -> list[str]:
+        """What to say of how the data were read."""
+        return [*layout_lines(self.descriptor), *self.splits.notes]
 
     def with_splits(self, splits: Splits) -> Experiment:
         """The same with other images, and what follows from their numbers."""

@@ -20,6 +20,7 @@ from vpt.data import (
     Split,
     Splits,
     evaluation_transform,
+    layout_lines,
     read_splits,
     scan_images,
 )
@@ -289,6 +290,8 @@ def set_up(
     run = config.base_config()
     descriptor = described(run)
     splits = read_splits(descriptor, run.data.root)
+    for line in [*layout_lines(descriptor), *splits.notes]:
+        log(line)
     splits.require_single_label("clip-eval")
     splits.require("test")
     options, backbone = run.backbone, backbone_of(run)

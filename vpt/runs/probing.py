@@ -21,7 +21,7 @@ from rich.console import Console
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import RunConfig
-from vpt.data import Split, layout_lines
+from vpt.data import Split
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.energy import open_meter
 from vpt.engine.fit import format_metrics
@@ -97,7 +97,7 @@ def probe(
     experiment = build(config, backbone=backbone)
     experiment.splits.require_single_label("a probe")
     with open_run_directory(config.run_dir, mode=mode) as run, open_meter(device) as meter:
-        for line in [*layout_lines(experiment.descriptor), *experiment.splits.notes]:
+        for line in experiment.data_lines:
             log(line)
         kept = scanned(experiment, log)
         warn_of_depth(kept, log)

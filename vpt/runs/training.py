@@ -157,15 +157,16 @@ def train(
             return earlier
         resume = earlier
         on_first(lambda: check_space(run, experiment))
-        for line in layout_lines(experiment.descriptor):
+        if isinstance(experiment, DetectionExperiment):
+            lines = layout_lines(experiment.descriptor)
+        else:
+            lines = experiment.data_lines
+        for line in lines:
             log(line)
         log(_trained_line(experiment.model))
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
-        if isinstance(experiment, Experiment):
-            for line in experiment.splits.notes:
-                log(line)
         if isinstance(experiment, DetectionExperiment):
             for line in told(experiment.splits.findings):
                 left_out(line)

@@ -55,6 +55,8 @@ def recognise(folder: Path) -> Descriptor | None:
     names = class_folders(folder)
     if _are_of_boxes(names) or _are_splits(names):
         return None
+    if len(names) == 1 and _is_data_set(folder / names[0]):
+        return None
     if any(has_images(folder / name) for name in names):
         sources = SplitSources(train=".", val=AUTOMATIC_CUT, test=AUTOMATIC_CUT)
         seen = "folders of images by class, without splits"
@@ -70,6 +72,13 @@ def _are_splits(names: Sequence[str]) -> bool:
     """Whether folders of images are splits without classes, not classes of which one is 'train'."""
     usual = {each for names in USUAL_NAMES.values() for each in names}
     return sum(name.casefold() in usual for name in names) > 1
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether the only folder in a folder holds splits, or several classes, and is no class."""
+    if any(class_folders(path) for paths in usual_paths(folder).values() for path in paths):
+        return True
+    return sum(has_images(folder / name) for name in class_folders(folder)) > 1
 
 
 def _which(folder: Path, split: SplitName, found: dict[SplitName, list[Path]]) -> DataError:
