@@ -191,10 +191,10 @@ class Descriptor(Schema):
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
         file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
-            data.yaml, or a text file with a class name in each line (yolo).
+            data.yaml (yolo), or a text file with a class name in each line (yolo, voc).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split; for voc of the images whose names
-            a list holds.
+            path_list, coco); for coco also one for each split; for voc and yolo of the images
+            whose names a list holds.
         labels: folder of the label files, relative to root, or one for each split (voc, yolo);
             None: 'labels' in the place of 'images', or beside the images.
         difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
@@ -357,9 +357,9 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "hf_images", "split_zhou", "yolo"),
+    "file": ("csv", "hf_images", "split_zhou", "voc", "yolo"),
     "columns": ("csv", "hf_images", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc", "yolo"),
     "labels": ("voc", "yolo"),
     "difficult": ("voc",),
     "suffix": ("path_list",),
