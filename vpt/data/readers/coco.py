@@ -9,21 +9,24 @@ import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.detection import Finding
-from vpt.data.readers.parts import UNPRINTABLE, hint, read_json, shown
+from vpt.data.readers.json_lists import Entries, read_json_lists
+from vpt.data.readers.parts import UNPRINTABLE, hint, shown
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
 _LARGEST_ID = 2**53  # the evaluation keeps ids in float64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of which there are a million
 class CocoImage:
     """An image as listed; `size` is (H, W) as written, None where it is not."""
 
@@ -32,7 +35,7 @@ class CocoImage:
     size: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CocoBox:
     """A box as annotated.
 
@@ -109,7 +112,7 @@ def read_coco_file(path: Path) -> CocoFile:
     Raises:
         DataError: it cannot be read as JSON, or has not the lists of a COCO file.
     """
-    content = read_json(path)
+    content = read_json_lists(path, ("images", "annotations"))
     _check_outline(path, content)
     return _Reader(path).read(content)
 
@@ -123,7 +126,7 @@ def _check_outline(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise DataError(f"{path}: no object with images, annotations and categories")
     for name in ("images", "annotations", "categories"):
-        if not isinstance(content.get(name), list):
+        if not isinstance(content.get(name), list | Entries):
             what = "is no list" if name in content else "is missing"
             raise DataError(f"{path}: '{name}' {what}; this is no COCO ground truth")
     for name in ("images", "categories"):
@@ -159,7 +162,7 @@ class _Reader:
     counts: Counter[str] = field(default_factory=Counter)
     left_out: set[int] = field(default_factory=set)
 
-    def read(self, content: dict[str, list[Any]]) -> CocoFile:
+    def read(self, content: dict[str, Sequence[Any]]) -> CocoFile:
         categories = self._categories(content["categories"])
         images = self._images(content["images"])
         boxes = self._boxes(content["annotations"], categories, images)
@@ -185,7 +188,7 @@ class _Reader:
             if count := self.counts[kind]:
                 self.findings.append(Finding(kind, self.path, f"{count} {text}", count=count))
 
-    def _objects(self, name: str, entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _objects(self, name: str, entries: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for position, entry in enumerate(entries):
             where = f"{name}[{position}]"
             if isinstance(entry, dict):
@@ -200,7 +203,7 @@ class _Reader:
 
     # Categories
 
-    def _categories(self, entries: list[Any]) -> dict[int, str]:
+    def _categories(self, entries: Sequence[Any]) -> dict[int, str]:
         names: dict[int, str] = {}
         for where, entry in self._objects("categories", entries):
             number = self._id(entry.get("id"))
@@ -224,7 +227,7 @@ class _Reader:
 
     # Images
 
-    def _images(self, entries: list[Any]) -> list[CocoImage]:
+    def _images(self, entries: Sequence[Any]) -> list[CocoImage]:
         images: dict[int, CocoImage] = {}
         files: dict[str, int] = {}
         for where, entry in self._objects("images", entries):
@@ -276,14 +279,18 @@ class _Reader:
     # Annotations
 
     def _boxes(
-        self, entries: list[Any], categories: dict[int, str], images: list[CocoImage]
+        self, entries: Sequence[Any], categories: dict[int, str], images: list[CocoImage]
     ) -> dict[int, list[CocoBox]]:
         names = {image.id: image.file_name for image in images}
         boxes: dict[int, list[CocoBox]] = {number: [] for number in names}
-        objects = list(self._objects("annotations", entries))
-        ids = [self._id(entry.get("id")) for _, entry in objects]
-        renumber = self._check_ids(ids, [where for where, _ in objects])
-        for count, ((where, entry), written) in enumerate(zip(objects, ids, strict=True), start=1):
+        # Entries are parsed anew for each loop: they would take a kilobyte each to hold.
+        ids = [self._id(entry.get("id")) for _, entry in self._objects("annotations", entries)]
+        objects = (pair for pair in enumerate(entries) if isinstance(pair[1], dict))
+        renumber = not _all_usable(ids) and self._check_ids(ids, entries)
+        for count, ((position, entry), written) in enumerate(
+            zip(objects, ids, strict=True), start=1
+        ):
+            where = f"annotations[{position}]"
             image_id = self._id(entry.get("image_id"))
             category_id = self._id(entry.get("category_id"))
             if image_id in self.left_out and image_id not in boxes:
@@ -307,11 +314,13 @@ class _Reader:
                 boxes[image_id].append(CocoBox(number, written, category_id, box, area, crowd))
         return boxes
 
-    def _check_ids(self, ids: list[int | None], places: list[str]) -> bool:
+    def _check_ids(self, ids: list[int | None], entries: Sequence[Any]) -> bool:
         """Whether the annotations have to be numbered anew."""
         first: dict[int, str] = {}
         bad = False
-        for number, where in zip(ids, places, strict=True):
+        places = (place for place, entry in enumerate(entries) if isinstance(entry, dict))
+        for number, place in zip(ids, places, strict=True):
+            where = f"annotations[{place}]"
             if number is None:
                 self._add("annotation_id_invalid", f"{where} has no whole number as id")
             elif number == 0:
@@ -369,3 +378,9 @@ class _Reader:
             self._add("crowd_invalid", f"iscrowd {shown(value)}", image, written)
             return False
         return crowd == 1
+
+
+def _all_usable(ids: list[int | None]) -> bool:
+    """Whether each id is there, above 0 and no other's."""
+    numbers = [number for number in ids if number is not None and number > 0]
+    return len(numbers) == len(ids) == len(np.unique(np.array(numbers, dtype=np.int64)))
