@@ -78,18 +78,7 @@ def coco_folder(folder: Path, images: int) -> Path:
                     "iscrowd": 0,
                 }
             )
-    text = json.dumps(content)
-    (root / "annotations/val.json").write_text(
-        json.dumps(
-            {
-                "images": [],
-                "annotations": [],
-                "categories": content["categories"],
-            }
-        )
-    )
-    (root / "annotations/val.json").unlink()
-    (root / "annotations/train.json").write_text(text)
+    (root / "annotations/train.json").write_text(json.dumps(content))
     return root
 
 
@@ -244,7 +233,7 @@ def main() -> None:
 
         del vpt
         (case,) = given.cases
-        print(json.dumps(CASES[case](given.folder, given.scale)))
+        sys.stdout.write(json.dumps(CASES[case](given.folder, given.scale)) + "\n")
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
@@ -258,7 +247,7 @@ def main() -> None:
                 f"{name} {value:,} {'s' if name == 'seconds' else 'MB'}"
                 for name, value in values.items()
             )
-            print(f"{case}: {CASES[case].__doc__}\n  {words}")
+            sys.stdout.write(f"{case}: {CASES[case].__doc__}\n  {words}\n")
 
 
 if __name__ == "__main__":

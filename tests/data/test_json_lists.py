@@ -42,7 +42,9 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "replace")  # lone surrogates cannot be written
 
 
-@given(content=contents, place=st.floats(0, 1), put=st.sampled_from(["", ",", "]", "}", '"', "1", ":"]))
+@given(
+    content=contents, place=st.floats(0, 1), put=st.sampled_from(["", ",", "]", "}", '"', "1", ":"])
+)
 def test_a_damaged_text__is_refused_as_json_refuses_it(path, content, place, put):
     text = json.dumps(content)
     cut = int(place * len(text))

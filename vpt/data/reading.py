@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.readers.arrays import read_cifar100, read_svhn
 from vpt.data.readers.coop import read_imagenet, read_split_zhou
@@ -25,9 +27,11 @@ from vpt.data.readers.lists import read_image_list, read_path_list
 from vpt.data.readers.parquet import read_parquet
 from vpt.data.readers.parts import Parts, check_classes, check_counts, find_root, hint
 from vpt.data.readers.tables import read_csv
+from vpt.data.samples import Samples
 from vpt.data.sampling import holdout
 from vpt.data.splits import SPLIT_NAMES, Split, Splits
 from vpt.data.text_names import text_names
+from vpt.data.texts import Texts
 from vpt.errors import DataError
 
 
@@ -91,7 +95,7 @@ def _cut(descriptor: Descriptor, parts: Parts) -> Splits:
     for name, samples in parts.samples.items():
         if not samples:
             raise DataError(f"no images in split '{name}' of '{descriptor.name}'")
-        found[name] = Split(name, tuple(samples), parts.class_names, parts.array)
+        found[name] = Split(name, samples, parts.class_names, parts.array)
     for name in ("test", "val"):
         cut: Any = getattr(descriptor.splits, name)
         if isinstance(cut, Cut):
@@ -111,11 +115,11 @@ def _cut(descriptor: Descriptor, parts: Parts) -> Splits:
 
 
 def _check_duplicates(parts: Parts) -> None:
-    seen: dict[str, str] = {}
-    for split, samples in parts.samples.items():
-        for sample in samples:
-            if sample.key in seen:
-                before = seen[sample.key]
-                place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
-                raise DataError(f"image '{sample.key}' is listed {place}; keep one of them")
-            seen[sample.key] = split
+    ends = np.cumsum([len(samples) for samples in parts.samples.values()])
+    keys = Texts.joined([Samples.of(samples).keys for samples in parts.samples.values()])
+    if (found := keys.first_repeated()) is None:
+        return
+    names = list(parts.samples)
+    before, split = (names[int(np.searchsorted(ends, place, side="right"))] for place in found)
+    place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
+    raise DataError(f"image '{keys[found[1]]}' is listed {place}; keep one of them")
