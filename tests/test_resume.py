@@ -220,7 +220,9 @@ def test_a_prompt_file_of_which_no_checkpoint_knows__gives_way_to_the_one_before
     assert not (run / "prompt_previous.safetensors").exists()
 
 
-def test_a_file_system_without_hard_links__keeps_the_one_before_as_well(data, tmp_path, monkeypatch):
+def test_a_file_system_without_hard_links__keeps_the_one_before_as_well(
+    data, tmp_path, monkeypatch
+):
     def refuse(*args, **options):
         raise PermissionError(1, "Operation not permitted")
 

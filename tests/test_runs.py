@@ -537,7 +537,9 @@ def test_resume_of_a_finished_run__does_nothing__and_gives_the_same_result(
     config = make_config(tmp_path / "run", data)
     first = train(config)
     files = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    monkeypatch.setattr(vpt.data.loader, "read_image", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(
+        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+    )
     said: list[str] = []
     assert train(config, mode="resume", log=said.append) == first
     assert said == [f"{tmp_path / 'run'} is finished; its result stands"]
@@ -587,7 +589,9 @@ def test_a_rate_far_too_high__ends_in_one_line(data, tmp_path):
 
 def test_too_little_disk__is_said_before_the_first_image_is_read(data, tmp_path, monkeypatch):
     monkeypatch.setattr(vpt.runs.start, "free_bytes", lambda path: 2**20)
-    monkeypatch.setattr(vpt.data.loader, "read_image", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(
+        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+    )
     with pytest.raises(RunError, match=r"has 1 MB of free disk space, the run needs about \d+ MB"):
         train(make_config(tmp_path / "run", data))
 
@@ -623,9 +627,9 @@ def reads(monkeypatch):
     """Every image file that is decoded from now on."""
     read, paths = vpt.data.loader.read_image, []
 
-    def noting(path):
+    def noting(path, **options):
         paths.append(path)
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(vpt.data.loader, "read_image", noting)
     return paths

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
     TEXT_FEATURE,
+    VALUE_RANGE_FEATURE,
     PromptHeader,
     portable_config,
     prompt_file_problem,
@@ -29,7 +30,9 @@ from vpt.engine.prompt_file import (
 from vpt.errors import BackboneError, ConfigError, PromptFileError
 from vpt.models import Classifier, Detector
 from vpt.storage.sealed_file import Table
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 def save_prompt(
@@ -100,6 +103,8 @@ def _header(
             "category_ids": None if model.category_ids is None else list(model.category_ids),
             "requires": [DETECTION_FEATURE],
         }
+    if model.preprocess.value_range is not None:
+        own["requires"] = [*own.get("requires", []), VALUE_RANGE_FEATURE]
     head = model.head
     values = {
         "backbone": _record(model.backbone),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import TypeAdapter
@@ -57,9 +58,12 @@ from vpt.runs.start import (
     refuse_other_model,
     scanned,
     show_start,
+    warn_of_depth,
     write_start,
 )
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ def train(
             for line in told(experiment.splits.findings):
                 left_out(line)
         experiment = scanned(experiment, left_out)
+        warn_of_depth(experiment, log)
         begin = write_start if resume is None else refuse_other_data
         on_first(lambda: begin(run, experiment))
         with _open_events(run, resume, log) as events:
