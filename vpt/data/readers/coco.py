@@ -207,7 +207,7 @@ def _check_outline(path: Path, content: Any) -> None:
             raise DataError(f"{path}: '{name}' is empty")
 
 
-def _has_project(categories: list[Any]) -> bool:
+def _has_project(categories: Sequence[Any]) -> bool:
     """Whether category 0 is of nothing, and all others are of it."""
     entries = [entry for entry in categories if isinstance(entry, dict)]
     groups = [entry for entry in entries if as_integer(entry.get("id")) == 0]
