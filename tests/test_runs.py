@@ -780,9 +780,9 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
 def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypatch):
     images, scanned = make_folder(tmp_path / "data"), []
 
-    def counted(path: Path):
+    def counted(path: Path, **options):
         scanned.append(path)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(vpt.data.scans, "read_source", counted)
     first = make_config(tmp_path / "first", images, train__epochs=1)

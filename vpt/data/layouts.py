@@ -46,8 +46,8 @@ def load_descriptor(path: Path) -> Descriptor:
         return recognise_folder(path)
     if not path.exists():
         raise DataError(
-            f"no data set at '{path}'{_near(path)}; give a descriptor (YAML) or a folder with train/, val/ and "
-            "test/ that hold one folder of images per class"
+            f"no data set at '{path}'{_near(path)}; give a descriptor (YAML) or a folder with "
+            "train/, val/ and test/ that hold one folder of images per class"
         )
     if is_data_yaml(load_foreign_yaml(path)):
         return _of_data_yaml(path)
