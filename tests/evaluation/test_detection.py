@@ -396,9 +396,9 @@ def test_boxes_as_xyxy__would_be_noticed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 9}, "result 1: image id 9 is not in the ground truth; known are 100, 101"),
-        ({"image_id": [100]}, r"result 1: no image_id, but \[100\]"),
-        ({"image_id": None}, "result 1: no image_id, but null"),
+        ({"image_id": 9}, "result 1: image 9 is not in the ground truth; known are the ids 100"),
+        ({"image_id": [100]}, r"result 1: image \[100\] is not in the ground truth"),
+        ({"image_id": None}, "result 1: names no image"),
         ({"category_id": {}}, "result 1: category id {} is not in"),
         ({"bbox": [1, 2, 3, 10**400]}, "result 1: needs bbox .* all finite"),
         ({"bbox": [1, 2, -3, 4]}, "result 1: needs bbox"),

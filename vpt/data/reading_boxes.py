@@ -190,7 +190,7 @@ class _Builder:
             return split
         self._check_losses(name, file, split)
         self._check_crowds(name, file, split)
-        if name == "train":
+        if name == "train" and samples:
             self._check_classes(file, split)
         empty = sum(len(sample.target_boxes) == 0 for sample in samples)
         if empty:
@@ -206,7 +206,7 @@ class _Builder:
         if lost <= max(1, _LOST * given) or self.descriptor.dropped_boxes == "allow":
             return
         message = (
-            f"{lost} of {given} boxes of '{name}' cannot be used; their objects would be learned as "
+            f"{lost} of {given} boxes of '{name}' cannot be used, so their objects would become "
             "background; correct them, or write 'dropped_boxes: allow' in the descriptor"
         )
         self.findings.append(Finding("boxes_lost", file.path, message, count=lost))
@@ -217,7 +217,7 @@ class _Builder:
         crowds = sum(len(sample.boxes) for sample in split.samples)
         if crowds:
             message = (
-                f"all {crowds} objects of '{name}' are marked as crowds, which are not learned; set "
+                f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; set "
                 "iscrowd to 0 where one object is outlined (some tools write 1 for every RLE mask)"
             )
             self.findings.append(Finding("all_crowds", file.path, message, count=crowds))
@@ -481,10 +481,13 @@ class _Builder:
         found = find_foreign_units(table[:, :4], table[:, 4:6], table[:, 6])
         if found is None:
             return False
-        keys = " or ".join(f"'box_units: {units.written}'" for units in found.units)
-        convert = f"write {keys} in the descriptor to have them converted, or " if keys else ""
         right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
-        message = f"{found.evidence}; they look like {found.names}; {convert or 'write '}{right}"
+        if found.units:
+            likely = f"write 'box_units: {found.units[0].written}' in the descriptor to have them"
+            right = f"{likely} converted, or {right}"
+        else:
+            right = f"correct them, or write {right}"
+        message = f"they look like {found.names}: {found.evidence}; {right}"
         if not found.certain:
             self.findings.append(Finding("box_units_doubtful", file.path, message))
             return False
