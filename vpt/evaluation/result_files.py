@@ -23,6 +23,7 @@ _LISTS = ("annotations", "predictions", "results", "detections")
 """Where other tools put the list inside of an object."""
 
 _NAME_FIELDS = ("image_id", "file_name", "image", "image_name")
+_ROUNDING = 1e-6  # of float32 scores
 _COMPARED_IMAGES = 300
 _HIT_IOU, _HIT, _MISSED = 0.5, 0.5, 0.1
 
@@ -73,8 +74,8 @@ def check_records(
 ) -> list[dict[str, Any]]:
     """Results {image_id, category_id, bbox, score} with whole numbers as ids and floats in boxes.
 
-    An image may be named instead of numbered, by its file name or the stem of that. Without a bbox
-    the segmentation's box is taken.
+    Categories may be named instead of numbered, images too, by the file name or the stem of that.
+    Without a bbox the segmentation's box is taken.
 
     Args:
         records: xywh in pixels, scores in 0..1.
@@ -88,10 +89,13 @@ def check_records(
     """
     listed = list(records)
     ids = _ImageIds(images)
+    by_name = {name: number for number, name in names.items()}
     taken = []
     for place, record in enumerate(listed):
         where = f"result {place}: "
         category_id = as_integer(record.get("category_id"))
+        if category_id is None:
+            category_id = by_name.get(str(record.get("category_id")))
         if category_id not in names:
             raise DataError(f"{where}{_unknown_category(record, listed, names)}")
         taken.append(
@@ -109,14 +113,12 @@ def check_records(
 def _unknown_category(
     record: Mapping[str, Any], records: Sequence[Mapping[str, Any]], names: Mapping[int, str]
 ) -> str:
-    given = record.get("category_id")
     used = {as_integer(each.get("category_id")) for each in records}
     why = ""
     if 0 in used and used <= set(range(len(names))):
         why = f"; they look like labels 0..{len(names) - 1}, results have the ids of the categories"
-    elif isinstance(given, str) and given in names.values():
-        why = "; it is a name, results have the ids of the categories"
-    return f"category id {shown(given)} is not in the ground truth; known are {some(names)}{why}"
+    given = shown(record.get("category_id"))
+    return f"category id {given} is not in the ground truth; known are {some(names)}{why}"
 
 
 def _box_and_score(record: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -128,19 +130,18 @@ def _box_and_score(record: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"{where}needs bbox [x, y, width, height] (it has none, and no segmentation that "
                 "outlines anything)"
             )
-    given = [*box, score] if isinstance(box, list | tuple) and len(box) == 4 else []
-    numbers = [as_number(each) for each in given]
-    finite = [each for each in numbers if each is not None and math.isfinite(each)]
-    if len(finite) != 5 or min(finite[2:4]) < 0:
+    given = [as_number(each) for each in box] if isinstance(box, list | tuple) else []
+    sides = [each for each in given if each is not None and math.isfinite(each)]
+    if len(given) != 4 or len(sides) != 4 or min(sides[2:]) < 0:
         raise DataError(
-            f"{where}needs bbox [x, y, width, height] and a score, all finite numbers and no side "
-            f"below 0, not bbox {shown(box)} and score {shown(score)}"
+            f"{where}needs bbox [x, y, width, height], all finite and no side below 0, not "
+            f"{shown(box)}"
         )
-    if finite[4] > 1:
-        raise DataError(
-            f"{where}score {finite[4]:g} is above 1; scores are in 0..1 (divide percents by 100)"
-        )
-    return {"bbox": finite[:4], "score": finite[4]}
+    number = as_number(score)
+    if number is None or not -_ROUNDING <= number <= 1 + _ROUNDING:
+        advice = "; divide percents by 100" if number is not None and 1 < number <= 100 else ""
+        raise DataError(f"{where}needs a number in 0..1 as score, not {shown(score)}{advice}")
+    return {"bbox": sides, "score": number}
 
 
 class _ImageIds:
