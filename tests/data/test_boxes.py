@@ -317,6 +317,23 @@ def same(first: list[DetectionBatch], second: list[DetectionBatch]) -> bool:
     )
 
 
+def test_loader__larger_batches__come_in_no_more_tensors(split):
+    dataset = DetectionDataset(split, box_training_transform(UNIT, BoxTransformConfig()), seed=5)
+    counts = []
+    for batch_size in (1, 7):
+        batches = EpochBatches(len(split), batch_size, seed=5, epoch=0)
+        loader = make_detection_loader(dataset, batches, num_workers=0, pin_memory=False)
+        parts = loader._loader.collate_fn([dataset[item] for item in next(iter(batches))])
+        counts.append(sum(isinstance(part, torch.Tensor) for part in parts))
+        assert not any(
+            isinstance(each, torch.Tensor)
+            for part in parts
+            if not isinstance(part, torch.Tensor)
+            for each in part
+        )
+    assert counts == [5, 5]
+
+
 def test_loader__one_epoch__has_every_image_with_its_targets(split):
     batches = epoch_of(split)
     assert [batch.images.shape[0] for batch in batches] == [3, 3, 1]

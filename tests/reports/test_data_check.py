@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder
-from vpt.cli import _run
+from vpt.cli.program import _run
 from vpt.data.detection import KINDS
 from vpt.data.reading_boxes import read_detection
 from vpt.errors import DataError

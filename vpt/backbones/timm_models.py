@@ -14,12 +14,12 @@ from torch import nn
 
 import vpt.backbones.bundled  # noqa: F401 - registers its models with timm
 from vpt.backbones.downloads import quiet, reason_of
+from vpt.backbones.names import SUPPORTED_BY_TIMM
 from vpt.backbones.timm_eva import TimmEva
 from vpt.backbones.timm_vit import TimmViT
 from vpt.errors import BackboneError
 
 ADAPTERS: dict[type[nn.Module], type[TimmViT]] = {VisionTransformer: TimmViT, Eva: TimmEva}
-SUPPORTED = "timm's VisionTransformer and Eva"
 BUNDLED = ("glyph_vit",)
 MODULES = ("vision_transformer", "eva")
 """timm's modules whose models are of the supported classes."""
@@ -75,7 +75,7 @@ def _refuse_unsupported(name: str, model_name: str) -> None:
         kind = type(_create(name, model_name, pretrained=False))
     if kind not in ADAPTERS:
         raise BackboneError(
-            f"'{name}' is a {kind.__name__}, which is not supported: {SUPPORTED} are"
+            f"'{name}' is a {kind.__name__}, which is not supported: {SUPPORTED_BY_TIMM} are"
         )
 
 

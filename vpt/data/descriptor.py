@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from vpt.config import Schema
 from vpt.data.box_units import BoxUnits
@@ -32,9 +32,12 @@ Format = Literal[
     "split_zhou",
     "imagenet",
     "coco",
+    "voc",
+    "yolo",
+    "hf_objects",
 ]
 
-BOX_FORMATS: tuple[Format, ...] = ("coco",)
+BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
 """Formats of images with boxes; all others have classes of whole images."""
 
 
@@ -42,15 +45,16 @@ class Cut(Schema):
     """A part cut out of another: stratified by class, the same images for the same seed."""
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
-    seed: int = Field(default=0, ge=0, description="which images are cut out")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
 
 
 class SplitSources(Schema):
     """Where each split is found.
 
     folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
-    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
+    text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
+    a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
     test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
     if there is one. The other formats say it themselves and take only cuts.
@@ -62,7 +66,7 @@ class SplitSources(Schema):
 
 
 class ImageFolders(Schema):
-    """The folder of each split's images, relative to root; None: root itself."""
+    """The folder of each split's images or labels, relative to root; None: root itself."""
 
     train: str | None = None
     val: str | None = None
@@ -114,10 +118,12 @@ class Columns(Schema):
 class Counts(Schema):
     """How many images a split must hold; what is None is not checked."""
 
-    train: int | None = Field(default=None, ge=1)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    train_and_val: int | None = Field(default=None, ge=1, description="before val is cut out")
+    train: int | None = Field(default=None, ge=1, le=10**9)
+    val: int | None = Field(default=None, ge=1, le=10**9)
+    test: int | None = Field(default=None, ge=1, le=10**9)
+    train_and_val: int | None = Field(
+        default=None, ge=1, le=10**9, description="before val is cut out"
+    )
 
 
 class TextNames(Schema):
@@ -152,9 +158,15 @@ class Descriptor(Schema):
         format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
-        file: the one file that lists all splits, relative to root (csv, split_zhou).
+        file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
+            data.yaml, or a text file with a class name in each line (yolo).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split.
+            path_list, coco); for coco also one for each split; for voc of the images whose names
+            a list holds.
+        labels: folder of the label files, relative to root, or one for each split (voc, yolo);
+            None: 'labels' in the place of 'images', or beside the images.
+        difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
+            target, and what is found there is no mistake.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
         columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
@@ -182,6 +194,8 @@ class Descriptor(Schema):
     splits: SplitSources = SplitSources()
     file: str | None = None
     images: str | ImageFolders | None = None
+    labels: str | ImageFolders | None = None
+    difficult: Literal["crowd", "leave_out", "object"] = "crowd"
     suffix: str = ""
     columns: Columns = Columns()
     classes: list[str] | None = None
@@ -198,6 +212,19 @@ class Descriptor(Schema):
     checksum: str | None = Field(default=None, pattern=r"^[a-z0-9]+:[0-9a-f]+$")
     files: list[PublishedFile] = Field(default_factory=list)
     how_to_get: str | None = None
+
+    _seen: str | None = PrivateAttr(default=None)
+
+    @property
+    def seen(self) -> str | None:
+        """What a folder without a descriptor was recognised by; None: this one was written."""
+        return self._seen
+
+    def recognised_by(self, seen: str) -> Self:
+        """The same descriptor, of a folder that was recognised by what was seen in it."""
+        same = self.model_copy()
+        same._seen = seen
+        return same
 
     @model_validator(mode="before")
     @classmethod
@@ -294,9 +321,11 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou"),
+    "file": ("csv", "split_zhou", "yolo"),
     "columns": ("csv", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc"),
+    "labels": ("voc", "yolo"),
+    "difficult": ("voc",),
     "suffix": ("path_list",),
     "name_variants": ("coco",),
     "box_units": ("coco",),
@@ -309,5 +338,5 @@ _NAMED_SPLITS: tuple[Format, ...] = (
     "image_list",
     "path_list",
     "parquet",
-    "coco",
+    *BOX_FORMATS,
 )

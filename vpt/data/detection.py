@@ -47,6 +47,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "split_empty": ("error", "no image of a split can be used"),
     "split_missing": ("error", "training needs train and val"),
     "size_turned": ("error", "width and height are of the file before its EXIF orientation"),
+    "box_not_relative": ("error", "a number of a YOLO label is not in 0..1"),
+    "label_unreadable": ("error", "a label file cannot be read"),
     "unknown_category": ("error", "an annotation has a category that is not listed"),
     "unknown_image": ("error", "an annotation is of an image that is not listed"),
     "annotation_id_invalid": ("warning", "annotations have no usable id; renumbered in memory"),
@@ -64,6 +66,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "box_outside": ("warning", "a box lies outside of its image; dropped"),
     "classes_renamed": ("warning", "the descriptor calls the categories otherwise"),
     "box_twice": ("warning", "an image has the same box and category twice; kept"),
+    "category_names_alike": ("warning", "classes differ in capitals or blanks alone"),
     "category_name_twice": ("warning", "categories share a name; their ids are added to it"),
     "category_unnamed": ("warning", "a category has no name; its id is taken"),
     "category_unused": ("warning", "a category that the training file lacks, without boxes"),
@@ -74,13 +77,27 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "crowd_missing": ("warning", "annotations have no iscrowd; 0 is taken"),
     "file_name_backslash": ("warning", "file names have backslashes; read as slashes"),
     "ids_as_names": ("warning", "images have names as ids; numbered in memory"),
+    "commas_in_labels": ("warning", "lines of YOLO labels have commas; read as blanks or points"),
+    "file_name_differs": ("warning", "label files name another image; the one beside is taken"),
+    "image_listed_twice": ("warning", "an image is listed again; taken once"),
+    "image_without_label": ("warning", "images have no label file; left out"),
+    "label_without_image": ("warning", "label files have no image; left out"),
+    "labels_mostly_missing": ("warning", "most images have no label file; kept as negatives"),
     "ids_as_text": ("warning", "ids are texts; read as numbers"),
+    "values_narrow": (
+        "warning",
+        "images of more than 8 bits do not use, or exceed, the range they are scaled by",
+    ),
     "ignore_flag": ("warning", "'ignore' flags, which the COCO evaluation never reads; dropped"),
     "orientation": ("warning", "the EXIF orientation turns the image; boxes taken as of upright"),
     "size_exchanged": ("warning", "width and height are exchanged; those of the file are taken"),
     "size_missing": ("warning", "images have no width and height; those of the file are taken"),
     "test_without_boxes": ("warning", "the test split has no box: its AP is undefined"),
     "test_without_truth": ("note", "a test file without annotations is left out"),
+    "category_is_group": ("note", "a category is the group of all others, without boxes; left out"),
+    "corners_from_zero": ("note", "PASCAL VOC's corners count from 0 here"),
+    "difficult_left_out": ("note", "objects are marked as difficult; left out"),
+    "label_missing": ("note", "images have no label file; kept as negatives"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
     "class_rare": ("note", "classes with few examples to learn from"),
     "crowded": ("note", "more than 100 boxes of a class in an image; COCO counts 100 detections"),
@@ -94,12 +111,14 @@ SKIPPABLE = frozenset(
     {
         "box_malformed",
         "box_not_finite",
+        "box_not_relative",
         "box_negative",
         "file_name_invalid",
         "image_id_invalid",
         "image_missing",
         "image_twice",
         "image_unreadable",
+        "label_unreadable",
         "malformed",
         "size_differs",
         "size_turned",
@@ -120,6 +139,7 @@ class Finding:
         image: the image's file name, where it is about one.
         annotation: the annotation's id as written, where it is about one and has one.
         count: how often it was seen, where one finding stands for many.
+        line: of the file, counted from 1, where it is about one.
     """
 
     kind: str
@@ -128,6 +148,7 @@ class Finding:
     image: str | None = None
     annotation: int | None = None
     count: int = 1
+    line: int | None = None
 
     @property
     def severity(self) -> Severity:
@@ -135,10 +156,11 @@ class Finding:
         return KINDS[self.kind][0]
 
     def __str__(self) -> str:
+        file = str(self.file) if self.line is None else f"{self.file}:{self.line}"
         places = [f"image '{self.image}'"] if self.image is not None else []
         if self.annotation is not None:
             places.append(f"annotation {self.annotation}")
-        return ": ".join([str(self.file), *([", ".join(places)] if places else []), self.message])
+        return ": ".join([file, *([", ".join(places)] if places else []), self.message])
 
 
 @dataclass(frozen=True, eq=False)

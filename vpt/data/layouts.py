@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.config import load_yaml, validate
+from vpt.config import load_foreign_yaml, load_yaml, validate
 from vpt.data.descriptor import Descriptor
-from vpt.data.readers import folder, parquet
+from vpt.data.readers import coco_folders, folder, hf_objects, parquet, voc, yolo
+from vpt.data.readers.yolo_yaml import is_data_yaml
+from vpt.data.recognising import question
 from vpt.errors import DataError
 
-# Each says how it would read a folder, or None where that is not its layout.
+# Each gives a descriptor of a folder in its layout, or None; see `vpt.data.recognising`. A layout
+# that is another one as well, such as train/ with images/ and labels/, is the more special one's:
+# the general recogniser has to pass it over.
 _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
+    coco_folders.recognise,
+    voc.recognise,
+    yolo.recognise,
+    hf_objects.recognise,
     parquet.recognise,
     folder.recognise,
 )
@@ -21,7 +30,8 @@ def load_descriptor(path: Path) -> Descriptor:
     """The descriptor in a YAML file, or one that reads a folder as it lies.
 
     Raises:
-        DataError: there is no such file or folder, or no reader knows the folder's layout.
+        DataError: there is no such file or folder, or not exactly one reader knows the folder's
+            layout.
         ConfigError: the file is no descriptor.
     """
     if path.suffix.lower() == ".json" and path.is_file():
@@ -36,30 +46,47 @@ def load_descriptor(path: Path) -> Descriptor:
             f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
             "test/ that hold one folder of images per class"
         )
+    if is_data_yaml(load_foreign_yaml(path)):
+        return _of_data_yaml(path)
     return validate(Descriptor, load_yaml(path), source=str(path))
 
 
+def _of_data_yaml(path: Path) -> Descriptor:
+    """A descriptor of the data set whose YOLO data.yaml was named."""
+    descriptor = yolo.recognise_yaml(path)
+    if descriptor is None:
+        raise DataError(
+            f"{path} names classes, as YOLO's data.yaml does, but no images, and there are none in "
+            "train/images or images/train beside it; name them under 'train' and 'val' in it"
+        )
+    return descriptor
+
+
 def recognise_folder(path: Path) -> Descriptor:
-    """A descriptor that reads a folder as it lies: its first layout that a reader knows.
+    """A descriptor that reads a folder as it lies.
 
     Raises:
-        DataError: no reader knows it.
+        DataError: no reader knows its layout, or several do; then it holds a descriptor for each.
     """
-    _refuse_boxes(path)
-    found = (recognise(path) for recognise in _RECOGNISERS)
-    descriptor = next((each for each in found if each is not None), None)
-    return descriptor or Descriptor(name=path.resolve().name, format="folder", root=path)
+    found = [each for recognise in _RECOGNISERS if (each := recognise(path)) is not None]
+    if len(found) > 1:
+        raise question(path, f"can be read in {len(found)} ways", found)
+    if not found:
+        raise DataError(
+            f"'{path}' is no data set that is recognised ({_holds(path)}); read as it lies is a "
+            "folder with train/ and val/ that hold a folder of images for each class, or with "
+            "boxes in the format of COCO, PASCAL VOC or YOLO; anything else needs a descriptor"
+        )
+    return found[0]
 
 
-def _refuse_boxes(path: Path) -> None:
-    """A folder says nothing of boxes: those need a descriptor, in COCO's format."""
-    if any(path.glob("annotations/*.json")):
-        raise DataError(
-            f"'{path}' has annotation files; write a descriptor of format coco for it "
-            f"(copy datasets/custom_coco.yaml, root: {path})"
-        )
-    if any(path.glob("labels/**/*.txt")):
-        raise DataError(
-            f"'{path}' looks like boxes in YOLO's format, which is not read; convert them to "
-            "COCO's, and write a descriptor (datasets/custom_coco.yaml is a template)"
-        )
+def _holds(path: Path) -> str:
+    """What lies in a folder, in a few words."""
+    entries = sorted(entry for entry in path.iterdir() if entry.name[0] != ".")
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    kinds = Counter(entry.suffix.lower() or entry.name for entry in entries if entry.is_file())
+    files = [f"{count} {kind}" for kind, count in kinds.most_common(4)]
+    if not entries:
+        return "it is empty"
+    more = [f"and {len(folders) - 6} more folders"] if len(folders) > 6 else []
+    return f"it holds {', '.join([*folders[:6], *more, *files])}"

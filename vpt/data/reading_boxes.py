@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from vpt.data.box_units import COCO_UNITS, BoxUnits, find_foreign_units, xywh_pixels
-from vpt.data.descriptor import Cut, Descriptor, ImageFolders
+from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
     DetectionSplit,
@@ -25,7 +25,10 @@ from vpt.data.detection import (
 from vpt.data.images import ImageHeader, read_header
 from vpt.data.near_paths import explain_missing, find_accepted, is_foreign_path
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage, read_coco_files
+from vpt.data.readers.hf_objects import read_hf_objects
 from vpt.data.readers.parts import check_counts, find_root, hint
+from vpt.data.readers.voc import read_voc
+from vpt.data.readers.yolo import read_yolo
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 from vpt.registry import nearest
@@ -51,7 +54,7 @@ def read_detection(
     Label k is the k-th smallest category id of the training file, in every split.
 
     Args:
-        descriptor: the data set, of format coco.
+        descriptor: the data set, of one of `BOX_FORMATS`.
         root: its folder; the descriptor's own if None.
         problems: 'raise' on the first error; 'skip' images, boxes and entries with errors where
             that mends them; 'report' skips likewise and never raises for a finding.
@@ -63,8 +66,10 @@ def read_detection(
     """
     if not descriptor.holds_boxes:
         raise DataError(
-            f"'{descriptor.name}' has format {descriptor.format}, which knows no boxes; they need "
-            "a descriptor of format coco (datasets/custom_coco.yaml is a template)"
+            f"'{descriptor.name}' has classes of whole images (format {descriptor.format}) and no "
+            "boxes; train with a config of task classification, e.g. configs/finetune.yaml, or "
+            f"name boxes in a descriptor of format {', '.join(BOX_FORMATS)} "
+            "(datasets/custom_coco.yaml is a template)"
         )
     root = find_root(descriptor, root)
     files = _READERS[descriptor.format](descriptor, root)
@@ -90,6 +95,9 @@ def read_detection(
 
 _READERS: dict[str, Callable[[Descriptor, Path], dict[SplitName, CocoFile]]] = {
     "coco": read_coco_files,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "hf_objects": read_hf_objects,
 }
 
 
@@ -292,7 +300,7 @@ class _Builder:
     def _samples(
         self, name: SplitName, file: CocoFile, labels: dict[int, int]
     ) -> Iterator[DetectionSample]:
-        below = self._images_below(name)
+        below = file.folder
         folder = self.root / below
         if name in self.needed and not folder.is_dir():
             raise DataError(f"no folder of images '{folder}'{hint(self.descriptor)}")
@@ -329,10 +337,6 @@ class _Builder:
             if is_foreign_path(image.file_name):
                 kind, why = "file_name_invalid", "not relative to the folder of the images"
             self._add(kind, file, reasons.get(image.file_name, why), image)
-
-    def _images_below(self, name: SplitName) -> Path:
-        images = self.descriptor.images
-        return Path((getattr(images, name) if isinstance(images, ImageFolders) else images) or "")
 
     def _size(
         self,
@@ -391,7 +395,12 @@ class _Builder:
         image: CocoImage,
         annotation: int | None = None,
     ) -> None:
-        self.findings.append(Finding(kind, file.path, message, image.file_name, annotation))
+        labels = file.label_files.get(image.id)
+        if labels is None:
+            found = Finding(kind, file.path, message, image.file_name, annotation)
+        else:
+            found = Finding(kind, labels, message, image.file_name, line=annotation)
+        self.findings.append(found)
 
     # Boxes
 
@@ -468,7 +477,7 @@ class _Builder:
 
     def _accuse_units(self, file: CocoFile, sizes: dict[int, tuple[int, int]]) -> bool:
         """Whether a file's boxes are not what COCO's are; then that alone is said of them."""
-        if self.descriptor.box_units is not None:
+        if self.descriptor.box_units is not None or file.units != COCO_UNITS:
             return False
         rows = [
             (*box.box, *sizes[image_id], np.nan if box.area is None else box.area)

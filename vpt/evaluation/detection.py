@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
@@ -339,6 +337,9 @@ class _Curves:
 def _implementation(coco_eval: CocoEval) -> tuple[Any, Any]:
     """The classes of an index of annotations and of the evaluation, which work alike."""
     if coco_eval == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
         return COCO, COCOeval
     import faster_coco_eval
 

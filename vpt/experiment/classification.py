@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vpt.api import check_head, create_model
+from vpt.api import check_head, check_saveable, create_model
 from vpt.backbones import Backbone
 from vpt.config import RunConfig
 from vpt.data import (
@@ -40,7 +40,9 @@ from vpt.experiment.settings import backbone_of, fit_settings
 from vpt.models import Classifier, Consistency
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -103,7 +105,7 @@ def build_classification(
         class_names=splits.class_names,
         text_names=splits.text_names,
         text=text,
-        preprocess=preprocess_of(body, config.data.preprocess),
+        preprocess=preprocess_of(body, config.data.preprocess, config.data.value_range),
         multi_label=splits.multi_label,
     )
     if not model.trainable_parameters():
@@ -111,6 +113,7 @@ def build_classification(
             "nothing to train: no prompt, no head with parameters and a frozen backbone"
         )
     model.check_consistency(Consistency(**config.loss.consistency.model_dump()))
+    check_saveable(model, config)
     plan_cache(config, model, splits)
     if config.train.init_from is not None:
         _start_from(model, config.train.init_from)
@@ -164,12 +167,14 @@ def head_with_templates(head: dict[str, Any], descriptor: Descriptor) -> dict[st
     return head
 
 
-def preprocess_of(backbone: Backbone, choice: str) -> Preprocess:
-    """How images are prepared, by `data.preprocess`."""
-    own = backbone.preprocess
+def preprocess_of(
+    backbone: Backbone, choice: str, value_range: tuple[float, float] | None = None
+) -> Preprocess:
+    """How images are prepared, by `data.preprocess` and `data.value_range`."""
+    own = replace(backbone.preprocess, value_range=value_range)
     if choice == "backbone":
         return own
-    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear", value_range=value_range)
     if choice == "squash":
         return replace(paper, crop_mode="squash")
     return replace(paper, crop_pct=0.875)

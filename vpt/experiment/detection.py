@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vpt.api import create_detector
+from vpt.api import check_saveable, create_detector
 from vpt.backbones import Backbone
 from vpt.config import DetectionRunConfig
 from vpt.data import (
@@ -90,8 +90,10 @@ def build_detection(
         tuning=config.tuning,
         class_names=splits.class_names,
         category_ids=splits.category_ids,
+        preprocess=replace(body.preprocess, value_range=config.data.value_range),
     )
     _check_square(model)
+    check_saveable(model, config)
     if config.train.init_from is not None:
         _start_from(model, config)
     return DetectionExperiment(

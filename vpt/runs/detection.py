@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from vpt.data import (
     DetectionSample,
     DetectionSplit,
     box_evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_detection,
     read_image,
@@ -26,7 +27,6 @@ from vpt.data import (
 )
 from vpt.data.splits import SplitName
 from vpt.engine.device import choose_device
-from vpt.engine.events import Events
 from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
@@ -34,8 +34,12 @@ from vpt.evaluation import CocoEval, DetectionEvaluator, score_results
 from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
-from vpt.runs.inference import difference, groups, measure, precision_of, readable
+from vpt.runs.inference import difference, measure, precision_of, readable
+from vpt.runs.predicting import groups
 from vpt.structures import Detections, Letterbox
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 MIN_SCORE = 0.3
 """Detections below are not shown, unless asked for."""
@@ -91,8 +95,6 @@ def evaluate_detector(
     where = choose_device(device)
     skip = on_bad_image == "skip"
     chosen = _split_of(dataset, root, split, skip=skip, log=log)
-    if skip:
-        chosen = readable(chosen, num_workers=num_workers, log=log)
     model = load_detector(path, weights=weights).to(where)
     known = model.class_names
     if known is None:
@@ -100,6 +102,13 @@ def evaluate_detector(
     if list(chosen.class_names) != known:
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, chosen.class_names)}"
+        )
+    if skip:
+        chosen = readable(
+            chosen,
+            num_workers=num_workers,
+            value_range=model.preprocess.value_range,
+            log=log,
         )
     with images_progress(len(chosen), console) as advance:
         _, evaluator = measure(
@@ -167,13 +176,14 @@ def _split_of(
     with_images: bool = True,
     log: Log = lambda line: None,
 ) -> DetectionSplit:
+    descriptor = load_descriptor(dataset)
     splits = read_detection(
-        load_descriptor(dataset),
+        descriptor,
         root,
         problems="skip" if skip else "raise",
         needed=[split] if with_images else [],
     )
-    for line in told(splits.findings):
+    for line in [*layout_lines(descriptor), *told(splits.findings)]:
         log(line)
     chosen = splits.require(split)
     if not any(chosen.class_counts()):
@@ -183,9 +193,7 @@ def _split_of(
 
 def _batch_size_of(path: Path) -> int:
     """The run's own in evaluation: the same batches give the same bits."""
-    data = (read_prompt_header(path).config or {}).get("data", {})
-    size: int = data.get("eval_batch_size") or data.get("batch_size") or _BATCH_SIZE
-    return size
+    return read_prompt_header(path).eval_batch_size or _BATCH_SIZE
 
 
 @dataclass(frozen=True)
@@ -231,7 +239,8 @@ def predict_boxes(
             errors: dict[int, str] = {}
             for place, path in enumerate(group):
                 try:
-                    seen = transform(read_image(path), np.zeros((0, 4)), 0)
+                    image = read_image(path, value_range=model.preprocess.value_range)
+                    seen = transform(image, np.zeros((0, 4)), 0)
                 except DataError as error:
                     errors[place] = str(error)
                 else:

@@ -10,12 +10,12 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
-from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.descriptor import Cut, Descriptor, ImageFolders
 from vpt.data.detection import Finding
 from vpt.data.outlines import outline_box
 from vpt.data.readers.parts import UNPRINTABLE, hint, read_json, shown
@@ -61,17 +61,21 @@ class CocoBox:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What an annotation file holds.
+    """What an annotation file holds, or the label files of a split.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of what names the split's images.
         categories: id -> name, sorted by id; two may have the same.
         images: as listed, each id and file once.
         boxes: of each image by its id.
         findings: what was odd.
-        units: of the boxes, as the descriptor says.
+        units: of the boxes: the descriptor's, or those of the file's format.
         image_names: the ids as written, where they are names; an image's own id is its number then.
         unusable: annotations of listed images and categories whose box could not be read.
+        folder: where the images' file names start, relative to the root or absolute.
+        project: category 0 is what all others are of, as Roboflow writes a project's name.
+        label_files: of each image by its id, where it has one of its own; then `written_id` of a
+            box is its line there.
     """
 
     path: Path
@@ -82,6 +86,9 @@ class CocoFile:
     units: BoxUnits = COCO_UNITS
     image_names: dict[int, str] = field(default_factory=dict)
     unusable: int = 0
+    folder: Path = Path()
+    label_files: dict[int, Path] = field(default_factory=dict)
+    project: bool = False
 
 
 def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
@@ -109,9 +116,38 @@ def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoF
                     "splits.test from the descriptor, or name a file with annotations"
                 )
                 left_out.append(Finding("annotations_missing", path, message))
-        files[split] = _read(path, content, descriptor.box_units or COCO_UNITS)
+        file = _read(path, content, descriptor.box_units or COCO_UNITS)
+        files[split] = replace(file, folder=_images_below(descriptor, split))
     next(iter(files.values())).findings.extend(left_out)
-    return files
+    return _without_project(files)
+
+
+def _without_project(files: dict[SplitName, CocoFile]) -> dict[SplitName, CocoFile]:
+    """Leave out the category 0 that Roboflow adds: the project's name, of which no box is."""
+    if not all(file.project for file in files.values()):
+        return files
+    if any(
+        box.category_id == 0
+        for file in files.values()
+        for each in file.boxes.values()
+        for box in each
+    ):
+        return files
+    return {split: _without_category(file, 0) for split, file in files.items()}
+
+
+def _without_category(file: CocoFile, number: int) -> CocoFile:
+    rest = {key: name for key, name in file.categories.items() if key != number}
+    text = (
+        f"category {number} '{file.categories[number]}' is the group of all others, without boxes"
+    )
+    found = Finding("category_is_group", file.path, text)
+    return replace(file, categories=rest, findings=[*file.findings, found])
+
+
+def _images_below(descriptor: Descriptor, split: SplitName) -> Path:
+    images = descriptor.images
+    return Path((getattr(images, split) if isinstance(images, ImageFolders) else images) or "")
 
 
 def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
@@ -165,6 +201,16 @@ def _check_outline(path: Path, content: Any) -> None:
     for name in ("images", "categories"):
         if not content[name]:
             raise DataError(f"{path}: '{name}' is empty")
+
+
+def _has_project(categories: list[Any]) -> bool:
+    """Whether category 0 is of nothing, and all others are of it."""
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    groups = [entry for entry in entries if as_integer(entry.get("id")) == 0]
+    if len(groups) != 1 or len(entries) < 2 or groups[0].get("supercategory") != "none":
+        return False
+    name = groups[0].get("name")
+    return all(entry.get("supercategory") == name for entry in entries if entry is not groups[0])
 
 
 def as_integer(value: Any) -> int | None:
@@ -224,6 +270,7 @@ class _Reader:
             self.units,
             names,
             self.counts["unusable"],
+            project=_has_project(content["categories"]),
         )
 
     def _add(

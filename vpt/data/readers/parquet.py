@@ -23,6 +23,8 @@ from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.images import decode_image
 from vpt.data.readers.parts import Parts
 from vpt.data.readers.rows import Row, key_of, label_of, names_of_rows
+from vpt.data.recognising import recognised
+from vpt.data.rgb import ValueRange
 from vpt.data.splits import PackedImage, Sample, SplitName
 from vpt.errors import DataError
 
@@ -58,8 +60,9 @@ class LabelColumn:
 
 def recognise(folder: Path) -> Descriptor | None:
     """A descriptor of a folder of parquet files; None: it holds none where they usually lie."""
-    if any(any(folder.glob(place)) for place in ("*.parquet", "data/*.parquet")):
-        return Descriptor(name=folder.resolve().name, format="parquet", root=folder)
+    for place in ("*.parquet", "data/*.parquet"):
+        if any(folder.glob(place)):
+            return recognised(folder, f"parquet files: {place}", format="parquet")
     return None
 
 
@@ -222,8 +225,8 @@ def _class_names(file: Path, schema: Any, column: str) -> tuple[str, ...] | None
     return tuple(map(str, names)) or None
 
 
-def read_packed_image(source: PackedImage) -> Image.Image:
-    """The image of a row, whole, upright, in RGB.
+def read_packed_image(source: PackedImage, *, value_range: ValueRange | None = None) -> Image.Image:
+    """The image of a row, whole, upright, in RGB; `value_range` as of `read_image`.
 
     Its row group is read, and kept for the next image as long as `CACHED_BYTES` last.
 
@@ -231,7 +234,7 @@ def read_packed_image(source: PackedImage) -> Image.Image:
         DataError: the file cannot be read, or the row holds no image.
     """
     data = packed_bytes(source)
-    return decode_image(data, str(source))
+    return decode_image(data, str(source), value_range=value_range)
 
 
 def packed_bytes(source: PackedImage) -> bytes:
