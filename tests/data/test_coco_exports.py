@@ -133,6 +133,29 @@ def test_boxes_in_other_units__are_named_in_small_files(tmp_path, boxes):
     assert of_kind(read(root), "box_units")
 
 
+def test_boxes_of_image_folders_in_other_units__are_named_and_converted(tmp_path):
+    root = make_coco(tmp_path / "coco", splits=("train",), images=8)
+    content = json.loads((root / "annotations/train.json").read_text())
+    rows = []
+    for image in content["images"]:
+        own = [row for row in content["annotations"] if row["image_id"] == image["id"]]
+        objects = {
+            "bbox": [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in own)],
+            "categories": [row["category_id"] for row in own],
+        }
+        rows.append({"file_name": Path(image["file_name"]).name, "objects": objects})
+    folder = root / "images"
+    (folder / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fields = {"format": "hf_objects", "images": None}
+    message = refusal(folder, **fields)
+    assert "they look like corners" in message
+    assert "'box_units: {layout: xyxy}'" in message
+    found = read(folder, problems="raise", box_units={"layout": "xyxy"}, **fields)
+    plain = read(root).require("train")
+    for sample, true in zip(found.require("train").samples, plain.samples, strict=True):
+        assert sample.boxes.tolist() == true.boxes.tolist()
+
+
 # Lost objects and outlines
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from vpt.data.box_units import COCO_UNITS, BoxUnits, find_foreign_units, xywh_pixels
+from vpt.data.box_units import COCO_UNITS, BoxUnits, ForeignUnits, find_foreign_units, xywh_pixels
 from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
@@ -490,13 +490,7 @@ class _Builder:
         found = find_foreign_units(table[:, :4], table[:, 4:6], table[:, 6])
         if found is None:
             return False
-        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
-        if found.units:
-            likely = f"write 'box_units: {found.units[0].written}' in the descriptor to have them"
-            right = f"{likely} converted, or {right}"
-        else:
-            right = f"correct them, or write {right}"
-        message = f"they look like {found.names}: {found.evidence}; {right}"
+        message = f"they look like {found.names}: {found.evidence}{self._units_advice(found)}"
         if not found.certain:
             self.findings.append(Finding("box_units_doubtful", file.path, message))
             return False
@@ -507,6 +501,16 @@ class _Builder:
         ]
         self.findings.append(Finding("box_units", file.path, message))
         return True
+
+    def _units_advice(self, found: ForeignUnits) -> str:
+        """The key that converts the boxes, and the one that says that they are right."""
+        if self.descriptor.format not in ("coco", "hf_objects"):
+            return "; correct them"
+        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
+        if not found.units:
+            return f"; correct them, or write {right}"
+        likely = f"'box_units: {found.units[0].written}' in the descriptor to have them converted"
+        return f"; write {likely}, or {right}"
 
 
 _LOST = 0.05
