@@ -208,8 +208,8 @@ class Descriptor(Schema):
         name_variants: in what listed names may differ from the files' (see `Variant`); each is
             given to the one file that it can mean. Empty: in nothing (coco, and lists of images).
         box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
-            files that look otherwise are refused (coco).
-        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
+            files that look otherwise are refused (coco, hf_objects).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable.
         match_categories: whether the categories of val and test are those of train by their ids, or
             by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
@@ -364,8 +364,8 @@ _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "difficult": ("voc",),
     "suffix": ("path_list",),
     "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
-    "box_units": ("coco",),
-    "dropped_boxes": ("coco",),
+    "box_units": ("coco", "hf_objects"),
+    "dropped_boxes": BOX_FORMATS,
     "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
