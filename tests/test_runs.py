@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 import vpt.data.loader
+import vpt.data.scans
 import vpt.engine.events
 import vpt.engine.fit
 import vpt.runs
@@ -37,7 +38,7 @@ from tests.training import (
 )
 from vpt.api import load_prompt
 from vpt.config import dump
-from vpt.data import EpochBatches
+from vpt.data import EpochBatches, read_image
 from vpt.data.workers import start_worker
 from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
@@ -774,6 +775,24 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
     experiment = vpt.runs.start.scanned(build(config), said.append)
     assert experiment.settings.class_weights == (6 / (2 * 2), 6 / (2 * 4))
     assert experiment.settings.optim.warmup_steps == 3
+
+
+def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypatch):
+    images, scanned = make_folder(tmp_path / "data"), []
+
+    def counted(path: Path):
+        scanned.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(vpt.data.scans, "read_source", counted)
+    first = make_config(tmp_path / "first", images, train__epochs=1)
+    train(first)
+    assert len(scanned) == len(set(scanned)) == len(list(images.rglob("*.png")))
+    scanned.clear()
+    train(make_config(tmp_path / "second", images, train__epochs=1, seed=5))
+    train(make_config(tmp_path / "few", images, train__epochs=1, data__shots=1, seed=6))
+    train(first, mode="resume")
+    assert scanned == []
 
 
 def test_balance__draws_rare_classes_as_often__and_needs_no_weights(tmp_path):

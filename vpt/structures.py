@@ -51,14 +51,6 @@ class Preprocess:
         values = {k: v for k, v in asdict(self).items() if v is not None}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`."""
-        given: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**given)
-
 
 class AttentionShape(NamedTuple):
     """The heads of an attention: of queries, how wide each is, and of keys and values."""

@@ -20,7 +20,7 @@ from tests.contracts.kinds import images_for, make, native_features
 from vpt.api import create_model, load_prompt, save_prompt
 from vpt.backbones import wrap_backbone
 from vpt.data import evaluation_transform
-from vpt.engine.prompt_file import read_prompt_file, write_prompt_file
+from vpt.engine.prompt_file import PreprocessRecord, read_prompt_file, write_prompt_file
 from vpt.errors import BackboneError, ConfigError
 from vpt.models import PromptedBackbone, start_from_patches
 from vpt.prompts import NoPrompt, PromptList, TokenPrompt
@@ -214,10 +214,10 @@ def test_evaluation_images__are_open_clips_own__bit_for_bit(resize_mode, size, i
 
 def test_preprocess__goes_through_json__and_older_values_have_no_fill():
     padded = Preprocess((8, 8), (0.5,) * 3, (0.5,) * 3, crop_mode="border", fill=(0, 0, 0))
-    assert Preprocess.from_dict(padded.to_dict()) == padded
+    assert PreprocessRecord(**padded.to_dict()).preprocess() == padded
     plain = Preprocess((8, 8), (0.5,) * 3, (0.5,) * 3)
     assert "fill" not in plain.to_dict()
-    assert Preprocess.from_dict(plain.to_dict()) == plain
+    assert PreprocessRecord(**plain.to_dict()).preprocess() == plain
 
 
 # --------------------------------------------------------------------------------------- placement

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.coco_files import coco_descriptor, make_coco
-from vpt.data.coco import read_detection, to_coco_dict
-from vpt.data.descriptor import load_descriptor
 from vpt.data.detection import KINDS, SKIPPABLE, DetectionSplits
-from vpt.data.formats import read_splits
+from vpt.data.layouts import load_descriptor
+from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection, to_coco_dict
 from vpt.errors import DataError
 
 DATASETS = Path(__file__).parents[2] / "datasets"

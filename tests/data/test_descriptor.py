@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from vpt.data.descriptor import Cut, load_descriptor
+from vpt.data.descriptor import Cut
+from vpt.data.layouts import load_descriptor
 from vpt.errors import ConfigError, DataError
 
 DATASETS = Path(__file__).parents[2] / "datasets"

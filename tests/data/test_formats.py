@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from tests.fixtures import make_cub, make_folder, make_image
-from vpt.data.descriptor import Columns, Counts, Cut, Descriptor, SplitSources, load_descriptor
-from vpt.data.formats import read_splits
+from vpt.data.descriptor import Columns, Counts, Cut, Descriptor, SplitSources
+from vpt.data.layouts import load_descriptor
+from vpt.data.reading import read_splits
 from vpt.data.splits import Split
 from vpt.errors import DataError
 

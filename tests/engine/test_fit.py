@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -92,6 +93,43 @@ def test_accumulated_batches__give_the_gradient_of_one_big_batch(weights, smooth
     for name, gradient in moved[1].items():
         assert gradient.abs().max() > 1e-4
         assert (moved[0][name] - gradient).abs().max() <= 1e-6
+
+
+class _GraphMemory(torch.autograd.Function):
+    """Gives gradients as a CUDA graph does: in memory that its next replay overwrites."""
+
+    memory: dict[int, torch.Tensor] = {}  # noqa: RUF012
+
+    @staticmethod
+    def forward(ctx, tensor):
+        ctx.place = tensor.data_ptr()
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        memory = _GraphMemory.memory.setdefault(ctx.place, torch.empty_like(gradient))
+        return memory.copy_(gradient).detach()
+
+
+@pytest.mark.parametrize(("mode", "moved"), [("reduce-overhead", 2.0), ("default", 10 / 3)])
+def test_accumulated_batches__are_summed__though_a_graph_overwrites_its_gradients(
+    mode, moved, monkeypatch
+):
+    """By 'default', which has no CUDA graphs, the last batch counts twice: the stand-in is one."""
+    model = make_model()
+    slopes = iter([0.0, 1.0, 5.0])
+
+    def loss(batch, **options):
+        value = _GraphMemory.apply(model.head.bias).sum() * next(slopes)
+        return {"loss": value, "loss_class": value}
+
+    monkeypatch.setattr(model, "loss", loss)
+    monkeypatch.setattr(vpt.engine.fit, "accelerated", lambda *args, **options: nullcontext())
+    _GraphMemory.memory.clear()
+    settings = make_settings(accumulation=3, compile_mode=mode)
+    before = model.head.bias.detach().clone()
+    fit(model, make_data(make_batches(4, 4, 4)), settings, device=CPU)
+    torch.testing.assert_close(before - model.head.bias.detach(), torch.full((3,), moved))
 
 
 def test_a_step__moves_by_rate_times_the_gradient_of_the_stated_loss():

@@ -13,9 +13,9 @@ from PIL import Image
 
 from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder
-from vpt.cli import _run
-from vpt.data.coco import read_detection
+from vpt.cli.program import _run
 from vpt.data.detection import KINDS
+from vpt.data.reading_boxes import read_detection
 from vpt.errors import DataError
 from vpt.reports.data_check import check_data, finding_lines, score_ground_truth, to_json, verdict
 from vpt.reports.data_page import data_page, write_check

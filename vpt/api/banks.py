@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from vpt.api.prompt_files import load_prompt
+from vpt.api.prompt_files import check_prompt_file, load_prompt
 from vpt.backbones import wrap_backbone
 from vpt.engine.prompt_file import PromptHeader, read_prompt_header
 from vpt.errors import ConfigError, PromptFileError
@@ -43,8 +43,7 @@ class PromptBank(TaskBank):
         Args:
             backbone: one that is already in memory, which is shared; None creates the files'.
             files: by the tasks' names.
-            weights: a local file with the backbone's weights, where the first file's own note of
-                it no longer holds.
+            weights: a local file with the backbone's weights, where they are not downloaded.
             text: the text tower of heads whose classes are texts; None creates it once.
             capacity: most tasks at once; None: as many as there are files.
             num_tokens: most prompt tokens of a task at a layer, or at each layer; None: what the
@@ -64,8 +63,11 @@ class PromptBank(TaskBank):
         if not files:
             raise ConfigError("a bank from no file has no backbone; give at least one")
         headers = [_fitting_header(path) for path in files.values()]
-        text = text or _text_tower_of(headers, weights)
         body = wrap_backbone(backbone) if isinstance(backbone, nn.Module) else None
+        given = backbone if body is None else body
+        for path in files.values():  # before a text tower is made for them
+            check_prompt_file(path, given, weights=weights if body is None else None)
+        text = text or _text_tower_of(headers, weights)
         models: dict[str, PromptedModel] = {}
         for name, path in files.items():
             given = backbone if body is None else body
@@ -140,6 +142,4 @@ def _text_tower_of(headers: Sequence[PromptHeader], weights: Path | str | None) 
     record = next((each.backbone for each in headers if each.text is not None), None)
     if record is None or not record.name:
         return None
-    return create_text_tower(
-        record.name, pretrained=record.pretrained, weights=weights or record.weights
-    )
+    return create_text_tower(record.name, pretrained=record.pretrained, weights=weights)

@@ -12,6 +12,7 @@ from torch import nn
 
 from vpt.api.texts import check_head, text_parts
 from vpt.backbones import Backbone, create_backbone, wrap_backbone
+from vpt.class_names import checked_class_names
 from vpt.config import HeadConfig, PromptConfig, Registered, Schema, validate
 from vpt.errors import ConfigError
 from vpt.heads import PyramidOptions, TextOptions, build_detection_head, build_head, build_pyramid
@@ -84,10 +85,11 @@ def create_model(
         ConfigError: an option is unknown or wrong.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
-    if class_names is not None and num_classes is None:
-        num_classes = len(class_names)
-    if class_names is not None and num_classes != len(class_names):
-        raise ConfigError(f"{len(class_names)} class_names for num_classes {num_classes}")
+    names = None if class_names is None else checked_class_names(class_names)
+    if names is not None and num_classes is None:
+        num_classes = len(names)
+    if names is not None and num_classes != len(names):
+        raise ConfigError(f"{len(names)} class_names for num_classes {num_classes}")
     if isinstance(backbone, str):
         check_head(head, backbone)
         body = create_backbone(
@@ -96,27 +98,27 @@ def create_model(
     else:
         body = wrap_backbone(backbone)
     body = _tuned(body, tuning)
-    learned = _make_prompt(prompt, prompt_options, body)
+    learned = make_prompt(prompt, prompt_options, body)
     built_head, identity = None, None
     if num_classes is not None:
-        options = validate(_ModelOptions, {"head": head}, source="create_model").head
+        options = check_head_options(head)
         parts = None
-        if issubclass(HEADS[options["name"]].schema, TextOptions):
+        if is_head_of_texts(options["name"]):
             if multi_label:
                 raise ConfigError(
                     f"head {options['name']} compares the classes with each other, and multi-label "
                     "images may be of several; use head linear or mlp"
                 )
-            names = text_names if text_names is not None else class_names
-            if names is not None and len(names) != num_classes:
-                raise ConfigError(f"{len(names)} text_names for num_classes {num_classes}")
-            options, parts, identity = text_parts(options, body, names, text)
+            written = names if text_names is None else text_names
+            if written is not None and len(written) != num_classes:
+                raise ConfigError(f"{len(written)} text_names for num_classes {num_classes}")
+            options, parts, identity = text_parts(options, body, written, text)
         built_head = build_head(options, body.dimensions, num_classes, parts)
     prompted = PromptedBackbone(body, learned)
     return Classifier(
         prompted,
         built_head,
-        class_names,
+        names,
         preprocess=preprocess,
         tuning=tuning,
         text=identity,
@@ -164,11 +166,11 @@ def create_detector(
         ConfigError: an option is unknown or wrong, or the size does not fit the strides.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
-    classes = num_classes if num_classes is not None else len(class_names or ())
+    names = None if class_names is None else checked_class_names(class_names)
+    classes = num_classes if num_classes is not None else len(names or ())
     if not classes:
         raise ConfigError("a detector needs num_classes or class_names")
-    given = {"head": head} | ({} if neck is None else {"neck": dict(neck)})
-    options = validate(_DetectorOptions, given, source="create_detector")
+    neck_options, head_options = check_detector_options(head, neck)
     if isinstance(backbone, str):
         body = create_backbone(
             backbone, pretrained=pretrained, weights=weights, image_size=image_size
@@ -176,15 +178,13 @@ def create_detector(
     else:
         body = wrap_backbone(backbone)
     body = _tuned(body, tuning)
-    learned = _make_prompt(prompt, prompt_options, body)
-    pyramid = build_pyramid(
-        options.neck.model_dump(mode="json"), body.dimensions, options.head["channels"]
-    )
+    learned = make_prompt(prompt, prompt_options, body)
+    pyramid = build_pyramid(neck_options, body.dimensions, head_options["channels"])
     return Detector(
         PromptedBackbone(body, learned),
         pyramid,
-        build_detection_head(options.head, classes, pyramid.strides),
-        class_names,
+        build_detection_head(head_options, classes, pyramid.strides),
+        names,
         category_ids=category_ids,
         preprocess=preprocess,
         tuning=tuning,
@@ -195,20 +195,67 @@ def _tuned(backbone: Backbone, tuning: str) -> Backbone:
     """The backbone itself when frozen; else a copy that trains what `tuning` names."""
     if tuning == "frozen":
         return backbone
-    words = {"full": "all", "bias": "biases", "norm": "norms"}
-    what = f"blocks:{tuning}" if tuning.startswith("last:") else words.get(tuning)
-    if what is None:
-        raise ConfigError(f"unknown tuning '{tuning}'; use frozen, full, bias, norm or last:<k>")
+    what = selected_by(tuning)
     tuned = copy.deepcopy(backbone)
     tuned.unfreeze(tuned.select(what))
     return tuned
 
 
-def _make_prompt(spec: PromptSpec, options: Mapping[str, Any], backbone: Backbone) -> Prompt:
+def selected_by(tuning: str) -> str:
+    """What `Backbone.select` calls the tensors that a tuning other than 'frozen' trains.
+
+    Raises:
+        ConfigError: the word is unknown.
+    """
+    words = {"full": "all", "bias": "biases", "norm": "norms"}
+    what = f"blocks:{tuning}" if tuning.startswith("last:") else words.get(tuning)
+    if what is None:
+        raise ConfigError(f"unknown tuning '{tuning}'; use frozen, full, bias, norm or last:<k>")
+    return what
+
+
+def is_head_of_texts(name: str) -> bool:
+    """Whether the classes of a registered head are texts."""
+    return issubclass(HEADS[name].schema, TextOptions)
+
+
+def check_head_options(head: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A classification head's options, every one filled in.
+
+    Raises:
+        ConfigError: one is unknown or wrong.
+    """
+    return validate(_ModelOptions, {"head": head}, source="create_model").head
+
+
+def check_detector_options(
+    head: str | Mapping[str, Any], neck: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a detector's neck and of its head, every one filled in.
+
+    Raises:
+        ConfigError: one is unknown or wrong.
+    """
+    given = {"head": head} | ({} if neck is None else {"neck": dict(neck)})
+    options = validate(_DetectorOptions, given, source="create_detector")
+    return options.neck.model_dump(mode="json"), options.head
+
+
+def make_prompt(spec: PromptSpec, options: Mapping[str, Any], backbone: Backbone) -> Prompt:
+    """A prompt for a backbone.
+
+    Args:
+        spec: a name, a mapping {name, options}, a `Prompt`, or a list of those.
+        options: of a prompt that is given by name.
+        backbone: whose dimensions the prompt has.
+
+    Raises:
+        ConfigError: an option is unknown or wrong.
+    """
     if isinstance(spec, Prompt):
         return spec
     if not isinstance(spec, str | Mapping):
-        return PromptList([_make_prompt(each, {}, backbone) for each in spec])
+        return PromptList([make_prompt(each, {}, backbone) for each in spec])
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
     checked = validate(
         _ModelOptions, {"prompt": given | dict(options), "head": "linear"}, source="create_model"

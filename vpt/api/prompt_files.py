@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from vpt.api.file_tensors import check_tensors
 from vpt.api.models import create_detector, create_model
 from vpt.api.texts import check_text
-from vpt.backbones import Backbone, create_backbone, wrap_backbone
-from vpt.config import AnyRunConfig
+from vpt.backbones import Backbone, create_backbone, outline_backbone, wrap_backbone
+from vpt.class_names import checked_class_names
+from vpt.config import AnyRunConfig, validate
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
     TEXT_FEATURE,
     VALUE_RANGE_FEATURE,
-    BackboneRecord,
     PromptHeader,
-    TextRecord,
+    portable_config,
+    prompt_file_problem,
     read_prompt_file,
+    read_prompt_outline,
     write_prompt_file,
 )
-from vpt.errors import ConfigError, PromptFileError
+from vpt.errors import BackboneError, ConfigError, PromptFileError
 from vpt.models import Classifier, Detector
-from vpt.structures import Preprocess
+from vpt.storage.sealed_file import Table
 from vpt.text import TextTower
 
 
@@ -55,12 +58,40 @@ def save_prompt(
             head.
         RunError: the file cannot be written.
     """
+    header = _header(
+        model, class_names=class_names, metrics=dict(metrics or {}), seed=seed, config=config
+    )
+    write_prompt_file(Path(path), dict(model.trained_tensors()), header)
+
+
+def check_saveable(model: Classifier | Detector, config: AnyRunConfig) -> None:
+    """Refuse a model whose prompt file could not be written, before it is trained.
+
+    Raises:
+        ConfigError: its class names, sentences or config take more than a header may, or see
+            `save_prompt`.
+    """
+    tensors = dict(model.trained_tensors())
+    problem = prompt_file_problem(tensors, _header(model, seed=config.seed, config=config))
+    if problem is not None:
+        raise ConfigError(f"the prompt file of this run could not be written: {problem}")
+
+
+def _header(
+    model: Classifier | Detector,
+    *,
+    class_names: Sequence[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    seed: int | None = None,
+    config: AnyRunConfig | None = None,
+) -> PromptHeader:
     if model.prompt.options is None:
         raise ConfigError(
             f"a {type(model.prompt).__name__} cannot be saved: register its method, set `options`"
         )
-    names = list(class_names) if class_names is not None else model.class_names
-    _check_names(names, None if model.head is None else model.head.num_classes)
+    names = model.class_names if class_names is None else class_names
+    names = None if names is None else checked_class_names(names)
+    _check_count(names, None if model.head is None else model.head.num_classes)
     if isinstance(model, Classifier):
         own = _of_classifier(model, names)
     else:
@@ -73,19 +104,19 @@ def save_prompt(
     if model.preprocess.value_range is not None:
         own["requires"] = [*own.get("requires", []), VALUE_RANGE_FEATURE]
     head = model.head
-    header = PromptHeader(
-        backbone=_record(model.backbone),
-        preprocess=model.preprocess.to_dict(),
-        prompt=model.prompt.options,
-        head=None if head is None else {**head.options, "num_classes": head.num_classes},
-        tuning=model.tuning,
-        class_names=names,
-        metrics=dict(metrics or {}),
-        seed=seed,
-        config=None if config is None else config.model_dump(mode="json"),
+    values = {
+        "backbone": _record(model.backbone),
+        "preprocess": model.preprocess.to_dict(),
+        "prompt": model.prompt.options,
+        "head": None if head is None else {**head.options, "num_classes": head.num_classes},
+        "tuning": model.tuning,
+        "class_names": names,
+        "metrics": metrics or {},
+        "seed": seed,
+        "config": None if config is None else portable_config(config.model_dump()),
         **own,
-    )
-    write_prompt_file(Path(path), dict(model.trained_tensors()), header)
+    }
+    return validate(PromptHeader, values, source="the prompt file's header")
 
 
 def _of_classifier(model: Classifier, names: Sequence[str] | None) -> dict[str, Any]:
@@ -97,30 +128,41 @@ def _of_classifier(model: Classifier, names: Sequence[str] | None) -> dict[str, 
         raise ConfigError(
             "the classes of this model are texts: build it with other class_names to rename them"
         )
-    return {"text": TextRecord(**asdict(model.text)), "requires": [TEXT_FEATURE]}
+    return {"text": asdict(model.text), "requires": [TEXT_FEATURE]}
 
 
-def _record(backbone: Backbone) -> BackboneRecord:
+def _record(backbone: Backbone) -> dict[str, Any]:
     if backbone.sha256 is None:
         raise ConfigError("a model on the meta device has no weights to save")
-    return BackboneRecord(
-        name=backbone.name,
-        sha256=backbone.sha256,
-        pretrained=backbone.pretrained,
-        weights=backbone.weights,
-        image_size=backbone.preprocess.size,
-        grid=backbone.grid,
-        activation=backbone.activation,
-    )
+    return {
+        "name": backbone.name,
+        "sha256": backbone.sha256,
+        "pretrained": backbone.pretrained,
+        "weights": None if backbone.weights is None else Path(backbone.weights).name,
+        "image_size": backbone.preprocess.size,
+        "grid": backbone.grid,
+        "activation": backbone.activation,
+    }
 
 
-def _check_names(names: Sequence[str] | None, num_classes: int | None) -> None:
-    if names is None or num_classes is None:
-        return
-    if len(names) != num_classes:
+def _check_count(names: Sequence[str] | None, num_classes: int | None) -> None:
+    if names is not None and num_classes is not None and len(names) != num_classes:
         raise ConfigError(f"{len(names)} class names for a head of {num_classes} classes")
-    if len(set(names)) < len(names):
-        raise ConfigError("class names must differ from each other")
+
+
+def check_prompt_file(
+    path: Path | str, backbone: str | nn.Module | None = None, *, weights: Path | str | None = None
+) -> None:
+    """Refuse a file that `load_prompt` would refuse before it reads a tensor or loads a backbone.
+
+    Raises:
+        PromptFileError: see `load_prompt`.
+        BackboneError: the backbone is unknown.
+    """
+    header, table = read_prompt_outline(path)
+    body = _outline_of(header, Path(path), backbone, weights)
+    if body is not None:
+        _check_tensors(Path(path), header, table, body)
 
 
 def load_prompt(
@@ -137,8 +179,8 @@ def load_prompt(
     Args:
         path: the file.
         backbone: one that is already in memory, which is shared; None creates the file's.
-        weights: a local file with the backbone's weights, where the file's own note of it no longer
-            holds.
+        weights: a local file with the backbone's weights, where they are not downloaded. No file
+            that `path` names is ever opened.
         class_names: other classes than the file's, for a head whose classes are texts.
         text_names: how a sentence calls them; None: as they are.
         text: a text tower that is already in memory.
@@ -147,10 +189,10 @@ def load_prompt(
         PromptFileError: the file is damaged, needs a newer version, or belongs to another backbone.
         BackboneError: the backbone cannot be created.
     """
-    header, tensors = read_prompt_file(Path(path))
+    header, table = read_prompt_outline(path)
     if header.task != "classification":
         raise PromptFileError(f"{path} holds a model for {header.task}; use load_detector")
-    body = _backbone_of(header, Path(path), backbone, weights)
+    header, tensors, body = _read(Path(path), header, table, backbone, weights)
     head = dict(header.head) if header.head else None
     num_classes = head.pop("num_classes") if head else None
     if text_names is not None and class_names is None:
@@ -170,7 +212,7 @@ def load_prompt(
             class_names=names if head else None,
             text_names=written,
             text=text,
-            preprocess=Preprocess.from_dict(header.preprocess),
+            preprocess=header.preprocess.preprocess(),
             multi_label=header.multi_label,
         )
         check_text(header, model)
@@ -191,19 +233,19 @@ def load_detector(
     Args:
         path: the file.
         backbone: one that is already in memory, which is shared; None creates the file's.
-        weights: a local file with the backbone's weights, where the file's own note of it no longer
-            holds.
+        weights: a local file with the backbone's weights, where they are not downloaded. No file
+            that `path` names is ever opened.
 
     Raises:
         PromptFileError: the file is damaged, needs a newer version, belongs to another backbone,
             or holds no detector.
         BackboneError: the backbone cannot be created.
     """
-    header, tensors = read_prompt_file(Path(path))
-    if header.task != "detection" or header.head is None:
+    header, table = read_prompt_outline(path)
+    if header.task != "detection":
         raise PromptFileError(f"{path} holds a model for {header.task}; use load_prompt")
-    body = _backbone_of(header, Path(path), backbone, weights)
-    head = dict(header.head)
+    header, tensors, body = _read(Path(path), header, table, backbone, weights)
+    head = dict(header.head or {})
     num_classes = head.pop("num_classes")
     try:
         model = create_detector(
@@ -215,7 +257,7 @@ def load_detector(
             tuning=header.tuning,
             class_names=header.class_names,
             category_ids=header.category_ids,
-            preprocess=Preprocess.from_dict(header.preprocess),
+            preprocess=header.preprocess.preprocess(),
         )
         model.load_trained(tensors)
     except (ConfigError, PromptFileError, TypeError) as error:
@@ -235,29 +277,97 @@ def _refuse_other_classes(path: Path | str, header: PromptHeader) -> None:
         )
 
 
-def _backbone_of(
+def _read(
+    path: Path,
+    outline: PromptHeader,
+    table: Table,
+    backbone: str | nn.Module | None,
+    weights: Path | str | None,
+) -> tuple[PromptHeader, dict[str, Tensor], Backbone]:
+    """A file's header and tensors and the backbone they belong to; what is cheap is checked first.
+
+    Before a tensor is read or a backbone is loaded, the shapes that the file states are compared
+    with those that its header asks for.
+    """
+    known = _outline_of(outline, path, backbone, weights)
+    if known is not None:
+        _check_tensors(path, outline, table, known)
+    header, tensors = read_prompt_file(path)
+    if header.backbone != outline.backbone:
+        raise PromptFileError(f"{path} was changed while it was read; try again")
+    if known is not None and known.sha256 is not None:
+        return header, tensors, known
+    name = backbone if isinstance(backbone, str) else outline.backbone.name
+    body = create_backbone(
+        name,
+        pretrained=outline.backbone.pretrained,
+        weights=weights,
+        image_size=outline.backbone.image_size,
+    )
+    _check_belongs(header, path, body)
+    if known is None:
+        _check_tensors(path, header, table, body)
+    return header, tensors, body
+
+
+def _outline_of(
     header: PromptHeader, path: Path, given: str | nn.Module | None, weights: Path | str | None
-) -> Backbone:
+) -> Backbone | None:
+    """The backbone that was given, or the shapes of the one that the file names.
+
+    None for the name of another one than the file's: whether that is meant, its weights tell.
+    """
     record = header.backbone
-    if given is None or isinstance(given, str):
-        name = given or record.name
-        if not name:
-            raise PromptFileError(f"{path}: its backbone was built by hand; pass it as backbone=")
-        file = weights or record.weights
-        if weights is None and file is not None and not Path(file).is_file():
-            raise PromptFileError(
-                f"{path}: the backbone's weight file {file} is gone; name it with weights"
-            )
-        body = create_backbone(
-            name, pretrained=record.pretrained, weights=file, image_size=record.image_size
-        )
-    else:
+    if isinstance(given, nn.Module):
         body = wrap_backbone(given)
+        _check_belongs(header, path, body)
+        return body
+    name = given or record.name
+    if not name:
+        raise PromptFileError(f"{path}: its backbone was built by hand; pass it as backbone=")
+    if weights is None and record.weights is not None:
+        file = PurePath(record.weights).name
+        raise PromptFileError(
+            f"{path}: the backbone's weights are those of the local file '{file}' "
+            f"(SHA-256 of its tensors {record.sha256[:12]}); name it with --weights FILE "
+            "(weights= in Python)"
+        )
+    if weights is None and not record.pretrained:
+        raise PromptFileError(
+            f"{path} belongs to '{record.name}' with weights {record.sha256[:12]}, which were "
+            "random and are in no file; pass that backbone as backbone="
+        )
+    if name != record.name:
+        return None
+    try:
+        outline = outline_backbone(name, record.image_size)
+    except BackboneError as error:
+        raise BackboneError(f"{path}: {error}") from error
+    _check_shape(header, path, outline)
+    return outline
+
+
+def _check_tensors(path: Path, header: PromptHeader, table: Table, body: Backbone) -> None:
+    try:
+        check_tensors(header, table, body)
+    except (ConfigError, BackboneError, PromptFileError) as error:
+        raise PromptFileError(f"{path}: {error}") from error
+
+
+def _check_belongs(header: PromptHeader, path: Path, body: Backbone) -> None:
+    """Refuse a backbone with other weights than the file's, or at another size."""
+    record = header.backbone
     if body.sha256 != record.sha256:
         raise PromptFileError(
             f"{path} belongs to '{record.name}' with weights {record.sha256[:12]}, "
             f"not to '{body.name}' with {str(body.sha256)[:12]}"
         )
+    _check_shape(header, path, body)
+
+
+def _check_shape(header: PromptHeader, path: Path, body: Backbone) -> None:
+    """Refuse a backbone that computes another activation, or takes images of another size."""
+    record = header.backbone
     if record.activation is not None and body.activation != record.activation:
         raise PromptFileError(
             f"{path} was trained with {record.activation}, '{body.name}' computes "
@@ -268,4 +378,3 @@ def _backbone_of(
             f"{path} was trained at {record.image_size} pixels, "
             f"the backbone given is at {body.preprocess.size}"
         )
-    return body

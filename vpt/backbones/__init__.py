@@ -1,7 +1,12 @@
 """Frozen vision transformers behind one contract; nothing else imports timm or open_clip."""
 
 from vpt.backbones.base import Backbone
-from vpt.backbones.create import create_backbone, list_backbones, wrap_backbone
+from vpt.backbones.create import (
+    create_backbone,
+    list_backbones,
+    outline_backbone,
+    wrap_backbone,
+)
 from vpt.backbones.open_clip_models import is_clip_name
 from vpt.backbones.storage import stored_in
 
@@ -10,6 +15,7 @@ __all__ = [
     "create_backbone",
     "is_clip_name",
     "list_backbones",
+    "outline_backbone",
     "stored_in",
     "wrap_backbone",
 ]

@@ -6,6 +6,7 @@ import copy
 from fnmatch import fnmatch
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from vpt.backbones import open_clip_towers, timm_models
@@ -59,6 +60,18 @@ def create_backbone(
         if size != backbone.preprocess.size:
             backbone.resize(size)
     return backbone
+
+
+def outline_backbone(name: str, image_size: tuple[int, int]) -> Backbone:
+    """A backbone of a name on the meta device: all of its shapes, none of its memory.
+
+    Nothing is downloaded.
+
+    Raises:
+        BackboneError: unknown or unsupported name, or a size that does not fit.
+    """
+    with torch.device("meta"):
+        return create_backbone(name, pretrained=False, image_size=image_size)
 
 
 def wrap_backbone(module: nn.Module) -> Backbone:

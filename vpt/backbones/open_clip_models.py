@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from open_clip.pretrained import (
     get_pretrained_cfg,
     list_pretrained_tags_by_model,
@@ -86,6 +87,7 @@ def create_open_clip(
     """
     clip = parse_clip_name(name)
     source = _weights_of(clip, pretrained, None if weights is None else Path(weights))
+    on_meta = torch.get_default_device().type == "meta"  # where a copy to the CPU would fail
     try:
         with quiet():
             model = open_clip.create_model(
@@ -94,6 +96,7 @@ def create_open_clip(
                 force_preprocess_cfg=_preprocess_of(clip),
                 pretrained_text=False,
                 require_pretrained=source is not None,
+                device="meta" if on_meta else "cpu",
             )
     except Exception as error:
         downloading = weights is None and source is not None

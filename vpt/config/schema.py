@@ -25,6 +25,7 @@ from vpt.errors import ConfigError
 S = TypeVar("S", bound=BaseModel)
 
 MAX_PROBLEMS = 10
+_MAX_DETAILS = 100
 
 
 def _relax_containers(node: Any) -> None:
@@ -88,9 +89,13 @@ def validate(schema: type[S], values: Mapping[str, Any], source: str) -> S:
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        lines = [f"{source}: {line}" for line in _problems(error.errors(), schema, values)]
+        # A line takes a look at every key that there is, so not for thousands of wrong ones.
+        details = error.errors(include_url=False)
+        looked_at, rest = details[:_MAX_DETAILS], details[_MAX_DETAILS:]
+        lines = [f"{source}: {line}" for line in _problems(looked_at, schema, values)]
         if len(lines) > MAX_PROBLEMS:
-            lines[MAX_PROBLEMS:] = [f"{source}: and {len(lines) - MAX_PROBLEMS} more problems"]
+            more = len(lines) + len(rest) - MAX_PROBLEMS
+            lines[MAX_PROBLEMS:] = [f"{source}: and {more} more problems"]
         raise ConfigError("\n".join(lines)) from error
 
 

@@ -230,9 +230,14 @@ _FOLDED = re.compile("[\x85\u2028\u2029]")
 _Dumper.add_representer(str, _represent_text)
 
 
-def dump(config: BaseModel) -> str:
-    """The configuration as YAML, every default written out; reads back equal."""
-    values = config.model_dump(mode="json")
+def dump(config: BaseModel, *, defaults: bool = True) -> str:
+    """The configuration as YAML; reads back equal.
+
+    Args:
+        config: to be written.
+        defaults: also write what has its default value.
+    """
+    values = config.model_dump(mode="json", exclude_defaults=not defaults)
     text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 

@@ -6,7 +6,6 @@ from vpt.data.boxes import (
     box_evaluation_transform,
     box_training_transform,
 )
-from vpt.data.coco import read_detection
 from vpt.data.decoded import (
     DecodedDataset,
     DecodedImages,
@@ -17,7 +16,7 @@ from vpt.data.decoded import (
     make_room,
 )
 from vpt.data.depth import depth_warning
-from vpt.data.descriptor import Cut, Descriptor, TextNames, load_descriptor
+from vpt.data.descriptor import Cut, Descriptor, TextNames
 from vpt.data.detection import (
     LEFT_OUT,
     DetectionSample,
@@ -34,22 +33,22 @@ from vpt.data.detection_loader import (
     collate_detection,
     make_detection_loader,
 )
-from vpt.data.formats import read_splits
 from vpt.data.images import read_image
+from vpt.data.layouts import load_descriptor
 from vpt.data.loader import (
-    BadImage,
     BatchLoader,
     ImageDataset,
     collate,
-    drop_bad,
     each_of,
     load_sample,
     make_loader,
-    scan_images,
     targets_of,
 )
 from vpt.data.mixing import NO_MIXING, Mixing, mix
-from vpt.data.parts import check_classes
+from vpt.data.readers.parts import check_classes
+from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
+from vpt.data.recognising import layout_lines
 from vpt.data.sampling import (
     EpochBatches,
     coop_few_shot,
@@ -59,6 +58,7 @@ from vpt.data.sampling import (
     share_of,
     with_val_in_train,
 )
+from vpt.data.scans import BadImage, ScanMemory, drop_bad, scan_images
 from vpt.data.scenes import SceneSettings, write_scenes
 from vpt.data.selections import apply_selection
 from vpt.data.splits import Sample, Split, Splits
@@ -92,6 +92,7 @@ __all__ = [
     "Mixing",
     "Normalise",
     "Sample",
+    "ScanMemory",
     "SceneSettings",
     "Split",
     "Splits",
@@ -118,6 +119,7 @@ __all__ = [
     "few_shot",
     "find_decoded",
     "holdout",
+    "layout_lines",
     "load_descriptor",
     "load_sample",
     "make_detection_loader",

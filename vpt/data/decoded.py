@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import features
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vpt.data.images import read_header
+from vpt.data.images import decoder_versions, read_header
 from vpt.data.loader import ImageDataset, each_of, load_sample
-from vpt.data.parquet import packed_bytes
+from vpt.data.readers.parquet import packed_bytes
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.transforms import Pixels, Transform
 from vpt.data.workers import Workers, usable_cores
@@ -38,10 +37,6 @@ SUFFIX = ".decoded"
 _VERSION = 2
 """Of what `upright_rgb`, `settle` and the layout of the file make of an image."""
 
-_LIBRARIES = (
-    *("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff"),
-    *("jpg_2000", "avif"),
-)
 _DAY = 24 * 3600
 
 
@@ -100,7 +95,7 @@ def decoded_path(folder: Path, split: Split, transform: Transform) -> Path:
     """
     facts = {
         "version": _VERSION,
-        "libraries": {name: features.version(name) for name in _LIBRARIES},
+        "libraries": decoder_versions(),
         "settling": transform.settling(),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

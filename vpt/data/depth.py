@@ -16,7 +16,7 @@ import numpy as np
 
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_deep
-from vpt.data.parquet import packed_bytes
+from vpt.data.readers.parquet import packed_bytes
 from vpt.data.rgb import DeepImage, ValueRange
 from vpt.data.splits import PackedImage, Split
 from vpt.errors import DataError

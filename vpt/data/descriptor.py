@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from vpt.config import Schema, load_yaml, validate
+from vpt.config import Schema
+from vpt.data.box_units import BoxUnits
+from vpt.data.near_paths import Variant
 from vpt.data.published import PublishedFile
-from vpt.errors import DataError
 
 Format = Literal[
     "folder",
@@ -32,6 +33,9 @@ Format = Literal[
     "imagenet",
     "coco",
 ]
+
+BOX_FORMATS: tuple[Format, ...] = ("coco",)
+"""Formats of images with boxes; all others have classes of whole images."""
 
 
 class Cut(Schema):
@@ -145,7 +149,7 @@ class Descriptor(Schema):
 
     Attributes:
         name: as papers write it.
-        format: which reader of `vpt.data.formats` understands its layout.
+        format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
         file: the one file that lists all splits, relative to root (csv, split_zhou).
@@ -157,6 +161,13 @@ class Descriptor(Schema):
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
+        name_variants: in what listed names may differ from the files' (see `Variant`); each is
+            given to the one file that it can mean. Empty: in nothing (coco).
+        box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
+            files that look otherwise are refused (coco).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
+        match_categories: whether the categories of val and test are those of train by their ids, or
+            by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
         licence: under which terms the images may be used.
         source: where it was published.
@@ -177,6 +188,10 @@ class Descriptor(Schema):
     text: TextNames = TextNames()
     counts: Counts = Counts()
     missing_classes: Literal["error", "allow"] = "error"
+    name_variants: list[Variant] = Field(default_factory=list)
+    box_units: BoxUnits | None = None
+    dropped_boxes: Literal["error", "allow"] = "error"
+    match_categories: Literal["id", "name"] = "id"
     metric: Literal["top1", "mean_class_accuracy", "mAP", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
@@ -184,10 +199,23 @@ class Descriptor(Schema):
     files: list[PublishedFile] = Field(default_factory=list)
     how_to_get: str | None = None
 
+    _seen: str | None = PrivateAttr(default=None)
+
+    @property
+    def seen(self) -> str | None:
+        """What a folder without a descriptor was recognised by; None: this one was written."""
+        return self._seen
+
+    def recognised_by(self, seen: str) -> Self:
+        """The same descriptor, of a folder that was recognised by what was seen in it."""
+        same = self.model_copy()
+        same._seen = seen
+        return same
+
     @model_validator(mode="before")
     @classmethod
     def _judge_boxes_by_ap(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("format") == "coco":
+        if isinstance(values, dict) and values.get("format") in BOX_FORMATS:
             return {"metric": "ap", **values}
         return values
 
@@ -218,13 +246,15 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_format_fields(self) -> Descriptor:
         for field, formats in _FIELDS_OF.items():
-            given = getattr(self, field) != type(self).model_fields[field].default
+            given = getattr(self, field) != type(self).model_fields[field].get_default(
+                call_default_factory=True
+            )
             if given and self.format not in formats:
                 belongs = " and ".join(formats)
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
         if isinstance(self.images, ImageFolders) and self.format != "coco":
             raise ValueError(f"'images' of {self.format} is one folder, not one for each split")
-        if (self.metric == "ap") != (self.format == "coco"):
+        if (self.metric == "ap") != self.holds_boxes:
             raise ValueError(
                 f"metric '{self.metric}' is not what format {self.format} is judged by"
             )
@@ -254,6 +284,11 @@ class Descriptor(Schema):
         return self
 
     @property
+    def holds_boxes(self) -> bool:
+        """Whether its images have boxes, and no class of their own."""
+        return self.format in BOX_FORMATS
+
+    @property
     def multi_label(self) -> bool:
         """Whether an image may be of several classes, or of none."""
         return self.columns.multi_label
@@ -276,6 +311,10 @@ _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "columns": ("csv", "parquet"),
     "images": ("split_zhou", "imagenet", "path_list", "coco"),
     "suffix": ("path_list",),
+    "name_variants": ("coco",),
+    "box_units": ("coco",),
+    "dropped_boxes": ("coco",),
+    "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",
@@ -285,45 +324,3 @@ _NAMED_SPLITS: tuple[Format, ...] = (
     "parquet",
     "coco",
 )
-
-
-def _refuse_boxes(folder: Path) -> None:
-    """A folder says nothing of boxes: those need a descriptor, in COCO's format."""
-    if any(folder.glob("annotations/*.json")):
-        raise DataError(
-            f"'{folder}' has annotation files; write a descriptor of format coco for it "
-            f"(copy datasets/custom_coco.yaml, root: {folder})"
-        )
-    if any(folder.glob("labels/**/*.txt")):
-        raise DataError(
-            f"'{folder}' looks like boxes in YOLO's format, which is not read; convert them to "
-            "COCO's, and write a descriptor (datasets/custom_coco.yaml is a template)"
-        )
-
-
-def load_descriptor(path: Path) -> Descriptor:
-    """The descriptor in a YAML file; for a folder, one that reads its train/, val/ and test/.
-
-    A folder of parquet files is read as such.
-
-    Raises:
-        DataError: there is no such file or folder.
-        ConfigError: the file is no descriptor.
-    """
-    if path.suffix.lower() == ".json" and path.is_file():
-        raise DataError(
-            f"{path} holds annotations; name it under 'splits' in a descriptor "
-            "(datasets/custom_coco.yaml is a template)"
-        )
-    if path.is_dir():
-        _refuse_boxes(path)
-        packed = any(any(path.glob(place)) for place in ("*.parquet", "data/*.parquet"))
-        return Descriptor(
-            name=path.resolve().name, format="parquet" if packed else "folder", root=path
-        )
-    if not path.exists():
-        raise DataError(
-            f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
-            "test/ that hold one folder of images per class"
-        )
-    return validate(Descriptor, load_yaml(path), source=str(path))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,10 @@ Severity = Literal["error", "warning", "note"]
 
 # kind -> (severity, what it is and what becomes of it). 'error' stops a run.
 KINDS: dict[str, tuple[Severity, str]] = {
-    "boxes_centred": ("error", "the boxes look like [centre x, centre y, w, h], not [x, y, w, h]"),
-    "boxes_normalised": ("error", "the boxes look relative to the image, not in pixels"),
-    "boxes_xyxy": ("error", "the boxes look like corners [x1, y1, x2, y2], not [x, y, w, h]"),
+    "box_units": ("error", "the boxes do not look like [x, y, width, height] in pixels"),
+    "boxes_lost": ("error", "more than 5 % of the boxes of a split cannot be used"),
+    "all_crowds": ("error", "every object is marked as a crowd (iscrowd 1): nothing to learn from"),
+    "annotations_missing": ("error", "a named file has no annotations"),
     "box_malformed": ("error", "a bbox is not a list of four numbers"),
     "box_not_finite": ("error", "a bbox holds NaN or infinity"),
     "box_negative": ("error", "a bbox has a negative width or height"),
@@ -56,6 +57,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "an area is not above 0, or above its box's; that is taken",
     ),
     "area_missing": ("warning", "annotations have no area; width x height is taken"),
+    "box_from_outline": ("warning", "boxes are missing or empty; taken from the segmentations"),
+    "box_units_doubtful": ("warning", "the boxes lie as they do in other units; taken as COCO's"),
     "box_clipped": ("warning", "a box reaches over the edge by more than a pixel; clipped"),
     "box_empty": ("warning", "a box has no width or no height; dropped"),
     "box_outside": ("warning", "a box lies outside of its image; dropped"),
@@ -70,6 +73,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "crowd_invalid": ("warning", "an iscrowd is not 0 or 1; 0 is taken"),
     "crowd_missing": ("warning", "annotations have no iscrowd; 0 is taken"),
     "file_name_backslash": ("warning", "file names have backslashes; read as slashes"),
+    "ids_as_names": ("warning", "images have names as ids; numbered in memory"),
     "ids_as_text": ("warning", "ids are texts; read as numbers"),
     "values_narrow": (
         "warning",
@@ -79,6 +83,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "orientation": ("warning", "the EXIF orientation turns the image; boxes taken as of upright"),
     "size_exchanged": ("warning", "width and height are exchanged; those of the file are taken"),
     "size_missing": ("warning", "images have no width and height; those of the file are taken"),
+    "test_without_boxes": ("warning", "the test split has no box: its AP is undefined"),
+    "test_without_truth": ("note", "a test file without annotations is left out"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
     "class_rare": ("note", "classes with few examples to learn from"),
     "crowded": ("note", "more than 100 boxes of a class in an image; COCO counts 100 detections"),
@@ -185,12 +191,14 @@ class DetectionSplit:
         samples: the images.
         class_names: in label order.
         category_ids: the annotation files' id of each class, in label order.
+        image_names: what the annotation file has as id, where that is no number.
     """
 
     name: str
     samples: tuple[DetectionSample, ...] = field(repr=False)
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    image_names: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -295,12 +303,14 @@ def boxes_hash(split: DetectionSplit) -> str:
 
 def to_coco_dict(split: DetectionSplit) -> dict[str, Any]:
     """The ground truth of a split as the COCO evaluation reads it, from the cleaned samples."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations = []
     for sample in split.samples:
         height, width = sample.size
-        images.append(
-            {"id": sample.image_id, "file_name": sample.key, "width": width, "height": height}
-        )
+        image = {"id": sample.image_id, "file_name": sample.key, "width": width, "height": height}
+        if sample.image_id in split.image_names:
+            image["name"] = split.image_names[sample.image_id]
+        images.append(image)
         columns = (sample.boxes, sample.labels, sample.crowds, sample.areas, sample.annotation_ids)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         for (left, top, right, bottom), label, crowd, area, number in rows:

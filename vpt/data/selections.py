@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from vpt.config import Schema, validate
-from vpt.data.parts import read_json
+from vpt.data.readers.parts import read_json
 from vpt.data.splits import Sample, Split, Splits
 from vpt.errors import DataError
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vpt.errors import DataError
 
 SplitName = Literal["train", "val", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vpt.data import NO_MIXING, Mixing, mix
-from vpt.engine.acceleration import CompileMode, accelerated
+from vpt.engine.acceleration import (
+    CUDA_GRAPH_MODES,
+    CompileMode,
+    accelerated,
+    own_gradients,
+)
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import autocast
 from vpt.engine.distributed import (
@@ -131,7 +136,8 @@ class Outputs:
     Attributes:
         events: curves.
         checkpoints: for `--resume`.
-        on_best: called with the metrics of a new best epoch; the model holds its tensors.
+        on_best: called with the metrics of a new best epoch; the model holds its tensors. It gives
+            the SHA-256 of the file that it wrote, if any.
         on_validation: called with the epoch (0-based) and its metrics, when they are saved; what it
             raises ends the run.
         log: takes plain lines.
@@ -141,7 +147,7 @@ class Outputs:
 
     events: Events | None = None
     checkpoints: CheckpointStore | None = None
-    on_best: Callable[[dict[str, float]], None] = lambda metrics: None
+    on_best: Callable[[dict[str, float]], str | None] = lambda metrics: None
     on_validation: OnValidation = lambda epoch, metrics: None
     log: Callable[[str], None] = lambda line: None
     console: Console | None = None
@@ -157,6 +163,7 @@ class FitState:
         evaluated: epochs done at the last validation.
         best: validation metrics of the best epoch.
         best_epoch: 0-based.
+        best_sha256: of the prompt file of that epoch, if there is one.
         stale: epochs since.
         loss_sum: of the steps since the last log.
         loss_count: how many.
@@ -174,6 +181,7 @@ class FitState:
     evaluated: int = 0
     best: dict[str, float] | None = None
     best_epoch: int = -1
+    best_sha256: str | None = None
     stale: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
@@ -252,8 +260,10 @@ class _Loop:
         self.outputs = outputs
         self.steps_per_epoch = steps_per_epoch(data.batches_per_epoch, settings.accumulation)
         self.total_steps = total_steps(settings, data.batches_per_epoch)
-        self.optimizer: Optimizer = build_optimizer(model.trained_tensors(), settings.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.optimizer: Optimizer = build_optimizer(
+            model.trained_tensors(), settings.optim, scaled=self.scaler.is_enabled()
+        )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         weights = settings.class_weights
         step = TrainingStep(
@@ -338,6 +348,8 @@ class _Loop:
             with summing(self.step, now=number == len(group) - 1):
                 loss = self._loss(batch, share)
                 torch.autograd.backward(self.scaler.scale(loss))
+            if number == 0 and len(group) > 1 and settings.compile_mode in CUDA_GRAPH_MODES:
+                own_gradients(self.parameters)
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         limit = settings.clip_grad_norm or math.inf
@@ -451,7 +463,7 @@ class _Loop:
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
         if is_best:
-            self.outputs.on_best(metrics)
+            state.best_sha256 = self.outputs.on_best(metrics)
         state.finished = self._finish_reason()
         self.save()
         if asked_to_stop(stop):

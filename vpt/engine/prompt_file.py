@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, FailFast, Field, model_validator
 from torch import Tensor
 
-from vpt.errors import PromptFileError
-from vpt.storage.sealed_file import SealedFileError, read_sealed, read_sealed_header, write_sealed
+from vpt.class_names import class_names_problem
+from vpt.config import Schema, validate
+from vpt.config.run import ValueRange, check_tuning
+from vpt.errors import ConfigError, PromptFileError
+from vpt.storage.sealed_file import (
+    HEAD_LIMIT,
+    SealedFileError,
+    Table,
+    read_sealed,
+    read_sealed_head,
+    sealed_head_size,
+    write_sealed,
+)
+from vpt.structures import CropMode, Preprocess
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 3 * 2**20
@@ -31,39 +43,95 @@ MULTI_LABEL_FEATURE = "multi_label"
 VALUE_RANGE_FEATURE = "value_range"
 """Required where `preprocess` says which values of images of more than 8 bits are 0 and 255."""
 
+SENTENCES_FEATURE = "sentences"
+"""Required by files whose sentences of each class are in a tensor: they may be many."""
+
 KNOWN_FEATURES = frozenset(
-    {TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE, VALUE_RANGE_FEATURE}
+    {
+        TEXT_FEATURE,
+        DETECTION_FEATURE,
+        MULTI_LABEL_FEATURE,
+        SENTENCES_FEATURE,
+        VALUE_RANGE_FEATURE,
+    }
 )
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
 _UPGRADE = "it needs a newer vpt: pip install -U vpt"
 
 
-class BackboneRecord(BaseModel):
+SENTENCES = "text.sentences"
+"""The tensor with `head.class_prompts`: the bytes of its JSON, uint8."""
+
+MAX_SIDE = 8_192
+"""Most pixels of an image's side."""
+
+MAX_KEYS = 50_000
+"""Most keys of an object in the header."""
+
+MAX_TEXTS = 2_000_000
+"""Most sentences of all classes together: ImageNet-21k in 80 templates has 1.7 million."""
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Share = Annotated[float, Field(ge=-100, le=100)]
+Spread = Annotated[float, Field(ge=1e-4, le=100)]
+Colour = Annotated[int, Field(ge=0, le=255)]
+Word = Annotated[str, Field(max_length=1_000)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class BackboneRecord(Schema):
     """Which backbone the tensors belong to.
 
     Attributes:
         name: as in a config, e.g. 'timm/vit_tiny_patch16_224'.
         sha256: of the image tower's weights as loaded.
         pretrained: whether the published weights were loaded.
-        weights: the local weight file that the user gave, or None.
+        weights: the name of the local weight file that the user gave, or None. It is shown to
+            people, and never opened.
         image_size: (H, W) in pixels.
         grid: (h, w) of the patch tokens.
         activation: class name of the blocks' activation, which the weights do not tell.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    name: Word
+    sha256: Digest
     pretrained: bool
-    weights: str | None = None
-    image_size: tuple[PositiveInt, PositiveInt]
-    grid: tuple[PositiveInt, PositiveInt]
-    activation: str | None = None
+    weights: Annotated[str, Field(max_length=4_096)] | None = None
+    image_size: tuple[Side, Side]
+    grid: tuple[Side, Side]
+    activation: Word | None = None
 
 
-class TextRecord(BaseModel):
+class PreprocessRecord(Schema):
+    """How the images of a model are prepared: the fields of `Preprocess`, within their bounds."""
+
+    size: tuple[Side, Side]
+    mean: tuple[Share, Share, Share]
+    std: tuple[Spread, Spread, Spread]
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    crop_pct: float = Field(1.0, ge=0.1, le=2.0)
+    crop_mode: CropMode = "center"
+    fill: tuple[Colour, Colour, Colour] | None = None
+    value_range: ValueRange | None = None
+
+    @model_validator(mode="after")
+    def _check_resized(self) -> PreprocessRecord:
+        if max(self.size) / self.crop_pct > MAX_SIDE:
+            raise ValueError(
+                f"size {self.size} and crop_pct {self.crop_pct} resize images to more than "
+                f"{MAX_SIDE} pixels"
+            )
+        return self
+
+    def preprocess(self) -> Preprocess:
+        """The same as what transforms take."""
+        return Preprocess(**dict(self))
+
+
+class TextRecord(Schema):
     """Which text tower a head's classes were written for.
 
     Attributes:
@@ -74,16 +142,92 @@ class TextRecord(BaseModel):
         names: the classes as the sentences call them, in label order.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    structure: str
-    tokenizer: str
-    context_length: PositiveInt
-    names: tuple[str, ...]
+    sha256: Digest
+    structure: Word
+    tokenizer: Word
+    context_length: int = Field(ge=1, le=65_536)
+    names: Annotated[tuple[Word, ...], FailFast()] = Field(min_length=1, max_length=50_000)
 
 
-class PromptHeader(BaseModel):
+def _check_method(options: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(options.get("name"), str):
+        raise ValueError("has no name")
+    return options
+
+
+def _check_head(options: dict[str, Any]) -> dict[str, Any]:
+    """The number of classes, and sentences that are written out: a name of a file is no sentence.
+
+    Everything else is for the head's own schema to check.
+    """
+    _check_method(options)
+    classes = options.get("num_classes")
+    if type(classes) is not int or not 1 <= classes <= 1_000_000:
+        raise ValueError("num_classes is no number of classes from 1 to 1,000,000")
+    templates, context = options.get("templates"), options.get("context")
+    if templates is not None and not _are_sentences(templates):
+        raise ValueError("templates are not a list of sentences; a file holds them written out")
+    _check_sentences(options.get("class_prompts"))
+    if context is not None and not isinstance(context, dict):
+        raise ValueError("context is no mapping of options")
+    return options
+
+
+def _check_sentences(prompts: Any) -> None:
+    if prompts is None:
+        return
+    if not isinstance(prompts, dict) or not all(map(_are_sentences, prompts.values())):
+        raise ValueError("class_prompts are not a list of sentences for each class")
+
+
+def _are_sentences(values: Any) -> bool:
+    good = isinstance(values, list | tuple) and len(values) > 0
+    return good and all(isinstance(value, str) and len(value) <= 5_000 for value in values)
+
+
+def _check_names(names: list[Any]) -> list[str]:
+    problem = class_names_problem(names)
+    if problem is not None:
+        raise ValueError(f"class_names{problem}")
+    return names
+
+
+def _check_ids(ids: list[Any]) -> list[int]:
+    if not all(type(each) is int and -(2**63) <= each < 2**63 for each in ids):
+        raise ValueError("must be a list of integers of 64 bits")
+    if len(set(ids)) < len(ids):
+        raise ValueError("holds the same id twice")
+    return ids
+
+
+def _check_used(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's config only a few values are used with its prompt file: those must be sound."""
+    _UsedConfig.model_validate(config)
+    return config
+
+
+class _UsedTrain(Schema, extra="ignore"):
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class _UsedData(Schema, extra="ignore"):
+    batch_size: int | None = Field(None, ge=1, le=65_536)
+    eval_batch_size: int | None = Field(None, ge=1, le=65_536)
+
+
+class _UsedConfig(Schema, extra="ignore"):
+    train: _UsedTrain = _UsedTrain()
+    data: _UsedData = _UsedData()
+
+
+Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
+HeadOptions = Annotated[dict[str, Any], AfterValidator(_check_head)]
+# Of Any: their own checks stop at the first wrong one, pydantic would describe each of thousands.
+ClassNames = Annotated[list[Any], AfterValidator(_check_names)]
+CategoryIds = Annotated[list[Any], AfterValidator(_check_ids)]
+
+
+class PromptHeader(Schema):
     """What a prompt file says about its tensors.
 
     Attributes:
@@ -91,7 +235,7 @@ class PromptHeader(BaseModel):
         vpt_version: that wrote the file.
         task: what the model does.
         backbone: the backbone the tensors belong to.
-        preprocess: `Preprocess.to_dict()` of the images the model was trained on.
+        preprocess: of the images the model was trained on.
         prompt: the prompt's config, or a list of them.
         neck: of a detector, the feature pyramid's config.
         head: the head's config; None gives features.
@@ -101,28 +245,57 @@ class PromptHeader(BaseModel):
         text: the text tower and the names in the sentences, for a head whose classes are texts.
         metrics: name to value, as measured when the file was written.
         seed: of the run.
-        config: the run's resolved config.
+        config: the run's resolved config, of absolute paths only the last part.
         requires: features that a reader has to know to use the file rightly.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     format_version: Literal[1] = 1
-    vpt_version: str = Field(default_factory=lambda: version("vpt"))
+    vpt_version: Word = Field(default_factory=lambda: version("vpt"))
     task: Literal["classification", "detection"] = "classification"
     backbone: BackboneRecord
-    preprocess: dict[str, Any]
-    prompt: dict[str, Any] | list[dict[str, Any]]
+    preprocess: PreprocessRecord
+    prompt: Method | Annotated[list[Method], Field(min_length=1, max_length=32)]
     neck: dict[str, Any] | None = None
-    head: dict[str, Any] | None = None
-    tuning: str = "frozen"
-    class_names: list[str] | None = None
-    category_ids: list[int] | None = None
+    head: HeadOptions | None = None
+    tuning: Annotated[str, AfterValidator(check_tuning)] = "frozen"
+    class_names: ClassNames | None = None
+    category_ids: CategoryIds | None = None
     text: TextRecord | None = None
-    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
-    seed: int | None = None
-    config: dict[str, Any] | None = None
-    requires: list[str] = Field(default_factory=list)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    config: Annotated[dict[str, Any], AfterValidator(_check_used)] | None = None
+    requires: list[str] = Field(default_factory=list, max_length=100)
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> PromptHeader:
+        if self.task == "detection" and self.head is None:
+            raise ValueError("a detector without a head")
+        classes = None if self.head is None else self.head["num_classes"]
+        for name, given in (
+            ("class_names", self.class_names),
+            ("category_ids", self.category_ids),
+            ("text.names", None if self.text is None else self.text.names),
+        ):
+            if given is not None and classes is not None and len(given) != classes:
+                raise ValueError(f"{len(given)} {name} for a head of {classes} classes")
+        templates = (self.head or {}).get("templates") or ()
+        if self.text is not None and len(self.text.names) * len(templates) > MAX_TEXTS:
+            raise ValueError(f"more than {MAX_TEXTS:,} sentences of all classes")
+        return self
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the file's run; fp32 where it does not say."""
+        return self._used.train.precision
+
+    @property
+    def eval_batch_size(self) -> int | None:
+        """Images per forward pass in the run's evaluation; None where it does not say."""
+        return self._used.data.eval_batch_size or self._used.data.batch_size
+
+    @property
+    def _used(self) -> _UsedConfig:
+        return _UsedConfig.model_validate(self.config or {})
 
     @property
     def multi_label(self) -> bool:
@@ -138,75 +311,198 @@ def write_prompt_file(path: Path, tensors: Mapping[str, Tensor], header: PromptH
         RunError: the disk is full, forbidden or broken.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if _holds_nan(tensor):
             raise PromptFileError(
                 f"cannot write {path}: tensor '{name}' holds NaN or infinity; "
                 f"take an earlier checkpoint or a lower learning rate"
             )
-    values = header.model_dump(mode="json")
-    size = len(json.dumps(values))
-    if size > HEADER_LIMIT:
-        raise PromptFileError(
-            f"cannot write {path}: its header takes {size} bytes, at most {HEADER_LIMIT} are "
-            f"allowed; shorten the class names or the config"
-        )
+    values, stored = _stored(header, tensors)
+    problem = _size_problem(values, stored)
+    if problem is not None:
+        raise PromptFileError(f"cannot write {path}: {problem}")
     try:
-        write_sealed(path, tensors, values)
+        write_sealed(path, stored, values)
     except SealedFileError as error:
         raise PromptFileError(str(error)) from error
+
+
+def prompt_file_problem(tensors: Mapping[str, Tensor], header: PromptHeader) -> str | None:
+    """Why no file of these can be written, whatever the tensors' values; None: it can."""
+    return _size_problem(*_stored(header, tensors))
+
+
+def _stored(
+    header: PromptHeader, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header's JSON values, and the tensors with the sentences of each class among them."""
+    values = header.model_dump(mode="json")
+    prompts = (header.head or {}).get("class_prompts")
+    if prompts is None:
+        return values, dict(tensors)
+    values["head"] = {**values["head"], "class_prompts": None}
+    values["requires"] = [*values["requires"], SENTENCES_FEATURE]
+    text = json.dumps(prompts, ensure_ascii=False, separators=(",", ":")).encode()
+    return values, {**tensors, SENTENCES: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def _size_problem(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
+    size, head_size = len(json.dumps(values)), sealed_head_size(tensors, values)
+    if size <= HEADER_LIMIT and head_size <= HEAD_LIMIT:
+        return None
+    parts = {key: len(json.dumps(value)) for key, value in values.items()}
+    largest = sorted(parts, key=lambda key: -parts[key])[:2]
+    told = " and ".join(f"'{key}' ({parts[key]:,})" for key in largest)
+    return (
+        f"its header takes {max(size, head_size)} bytes, at most {HEADER_LIMIT} are allowed; "
+        f"most of it are {told}: shorten the class names or the config"
+    )
 
 
 def read_prompt_file(path: Path | str) -> tuple[PromptHeader, dict[str, Tensor]]:
     """The header and the tensors (on the CPU) of a prompt file, after every byte was verified.
 
     Raises:
-        PromptFileError: the file is missing, damaged, of another kind, or needs a newer vpt.
+        PromptFileError: the file is missing, damaged, of another kind, needs a newer vpt, or holds
+            a tensor that no model has: not of floating point, or not finite.
     """
     path = Path(path)
+    read_prompt_outline(path)  # so that nothing is read that would be refused
     try:
         values, tensors = read_sealed(path)
     except SealedFileError as error:
         raise PromptFileError(str(error)) from error
-    return _validate(path, values), tensors
+    header = _validate(path, values)
+    header = _with_sentences(path, header, tensors.pop(SENTENCES, None))
+    for name, tensor in tensors.items():
+        if _holds_nan(tensor):
+            raise PromptFileError(f"{path}: tensor {name!r} holds NaN or infinity")
+    return header, tensors
 
 
 def read_prompt_header(path: Path | str) -> PromptHeader:
     """The header alone, without reading the tensors.
 
+    The sentences of each class (`class_prompts`) may be among the tensors; they are None then.
+
     Raises:
         PromptFileError: the file is missing, damaged in its head, of another kind, or needs a
             newer vpt.
     """
+    return read_prompt_outline(path)[0]
+
+
+def read_prompt_outline(path: Path | str) -> tuple[PromptHeader, Table]:
+    """The header, and which tensors of what shapes the file states that it holds.
+
+    Raises:
+        PromptFileError: see `read_prompt_header`; or a tensor is of a type that no model has.
+    """
     path = Path(path)
     try:
-        values = read_sealed_header(path)
+        values, table = read_sealed_head(path)
     except SealedFileError as error:
         inside = path / "prompt.safetensors"
         hint = f"; did you mean {inside}?" if inside.is_file() else ""
         raise PromptFileError(f"{error}{hint}") from error
-    return _validate(path, values)
+    header = _validate(path, values)
+    sentences = table.pop(SENTENCES, None)
+    if (sentences is not None) != (SENTENCES_FEATURE in header.requires):
+        raise PromptFileError(f"{path}: its sentences and what it requires contradict each other")
+    if sentences is not None and (sentences.dtype, len(sentences.shape)) != (torch.uint8, 1):
+        raise PromptFileError(f"{path}: its sentences are no bytes")
+    for name, stated in table.items():
+        if stated.dtype not in _FLOATS:
+            raise PromptFileError(
+                f"{path}: tensor {name!r} is of type {stated.dtype}; a model's are floating point"
+            )
+    return header, table
+
+
+def _with_sentences(path: Path, header: PromptHeader, sentences: Tensor | None) -> PromptHeader:
+    if sentences is None:
+        return header
+    try:
+        prompts = json.loads(bytes(sentences.numpy()))
+        _check_sentences(prompts)
+        if header.head is None or prompts is None:
+            raise ValueError("there is no head that they are for")
+        if sum(map(len, prompts.values())) > MAX_TEXTS:
+            raise ValueError(f"there are more than {MAX_TEXTS:,}")
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise PromptFileError(f"{path}: its sentences cannot be read: {reason}") from error
+    return header.model_copy(update={"head": {**header.head, "class_prompts": prompts}})
+
+
+def _holds_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
 
 
 def _validate(path: Path, values: dict[str, Any]) -> PromptHeader:
     # Before the schema: a newer file may hold fields that this schema does not know.
     _refuse_newer(path, values)
-    if len(json.dumps(values)) > HEADER_LIMIT:
-        raise PromptFileError(f"{path}: its header is over the {HEADER_LIMIT} bytes allowed")
     try:
-        return PromptHeader.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise PromptFileError(
-            f"{path} is no prompt file of this version: header field '{key}': {first['msg']}"
-        ) from error
+        # A lone surrogate could be neither printed nor written.
+        size = len(json.dumps(values, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise PromptFileError(f"{path}: its header holds text that is no Unicode") from error
+    if size > HEADER_LIMIT:
+        raise PromptFileError(f"{path}: its header is over the {HEADER_LIMIT} bytes allowed")
+    if _is_broad(values):
+        raise PromptFileError(f"{path}: its header has an object of more than {MAX_KEYS:,} keys")
+    try:
+        return validate(PromptHeader, values, source="its header")
+    except ConfigError as error:
+        first = str(error).splitlines()[0]
+        hint = _CHECKPOINT_HINT if "backbone" not in values and "step" in values else ""
+        raise PromptFileError(f"{path} is no prompt file of this version: {first}{hint}") from error
+
+
+def _is_broad(values: Any) -> bool:
+    if isinstance(values, dict):
+        return len(values) > MAX_KEYS or any(map(_is_broad, values.values()))
+    return isinstance(values, list) and any(map(_is_broad, values))
+
+
+_CHECKPOINT_HINT = "; it is a checkpoint, use the run's prompt.safetensors"
 
 
 def _refuse_newer(path: Path, values: dict[str, Any]) -> None:
     written = values.get("format_version")
     if isinstance(written, int) and written > FORMAT_VERSION:
-        raise PromptFileError(f"{path} has format {written}; {_UPGRADE}")
+        raise PromptFileError(f"{path} has format {_short(written)}; {_UPGRADE}")
     requires = values.get("requires", [])
     for feature in requires if isinstance(requires, list) else []:
-        if feature not in KNOWN_FEATURES:
-            raise PromptFileError(f"{path} requires the feature '{feature}'; {_UPGRADE}")
+        if not isinstance(feature, str) or feature not in KNOWN_FEATURES:
+            raise PromptFileError(f"{path} requires the feature {_short(feature)}; {_UPGRADE}")
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.60}"
+
+
+def portable_config(values: Any) -> Any:
+    """A config's values for a prompt file: of absolute paths the last part, as text.
+
+    Where a machine keeps its files is nobody else's business, and of no use elsewhere.
+    """
+    if isinstance(values, Mapping):
+        return {
+            key: _portable_text(value) if key in _FILE_KEYS else portable_config(value)
+            for key, value in values.items()
+        }
+    if isinstance(values, list | tuple):
+        return [portable_config(value) for value in values]
+    if isinstance(values, PurePath):
+        return values.name if values.is_absolute() else str(values)
+    return values
+
+
+_FILE_KEYS = ("templates", "class_prompts")
+"""Keys of a head that may be text that names a file."""
+
+
+def _portable_text(value: Any) -> Any:
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return portable_config(value)

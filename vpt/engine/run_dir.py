@@ -54,6 +54,7 @@ _FILES = (
     "metrics.jsonl",
     PROMPT_NAME,
     "prompt_last.safetensors",
+    "prompt_previous.safetensors",
     "split.json",
     "test_results.json",
     "val_results.json",
@@ -83,6 +84,7 @@ class RunDirectory:
         tensorboard: folder of the event files.
         best_prompt: prompt file of the best validation result.
         last_prompt: prompt file of the last step.
+        previous_prompt: the best prompt file before this one, until a checkpoint knows this one.
         split: which samples are in which split.
         result: what the run measured, written at its end.
         val_results: a detector's detections in the newest validation, as COCO results.
@@ -99,6 +101,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.best_prompt = path / PROMPT_NAME
         self.last_prompt = path / "prompt_last.safetensors"
+        self.previous_prompt = path / "prompt_previous.safetensors"
         self.split = path / "split.json"
         self.result = path / RESULT_NAME
         self.val_results = path / "val_results.json"
@@ -163,7 +166,7 @@ def discard_weights(path: Path) -> None:
     """
     with open_run_directory(path, mode="resume") as run:
         try:
-            for file in (run.best_prompt, run.last_prompt):
+            for file in (run.best_prompt, run.last_prompt, run.previous_prompt):
                 file.unlink(missing_ok=True)
             if run.checkpoints.is_dir():
                 for file in run.checkpoints.iterdir():
@@ -220,6 +223,8 @@ def _refuse_unfit(path: Path, mode: OpenMode) -> None:
         raise RunError(f"{path} is not empty ({names[0]}); use --resume or --overwrite")
     if mode == "resume" and names and not any(name in (*_FILES, *_FOLDERS) for name in names):
         raise RunError(f"{path} holds no run to resume, but {names[0]}; choose another directory")
+    if mode == "resume":
+        _refuse_odd_files(path)
     if mode == "overwrite":
         foreign = next(_foreign_files(path), None)
         if foreign is not None:
@@ -227,6 +232,17 @@ def _refuse_unfit(path: Path, mode: OpenMode) -> None:
                 f"{path} is not overwritten: {foreign.relative_to(path)} is not a run's file; "
                 f"move it away or choose another directory"
             )
+
+
+def _refuse_odd_files(path: Path) -> None:
+    """What has the name of a run's file and cannot be read, or replaced, as one."""
+    for name in _FILES:
+        file = path / name
+        if not file.is_file() and (file.exists() or file.is_symlink()):
+            raise RunError(f"{file} is no regular file, so the run cannot go on; move it away")
+    checkpoints = path / "checkpoints"
+    if not checkpoints.is_dir() and (checkpoints.exists() or checkpoints.is_symlink()):
+        raise RunError(f"{checkpoints} is no folder, so the run cannot go on; move it away")
 
 
 def _foreign_files(path: Path) -> Iterator[Path]:

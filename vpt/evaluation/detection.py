@@ -16,8 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from vpt.data.coco_file import as_integer, as_number
-from vpt.data.parts import read_json, shown
+from vpt.data.readers.coco import as_integer, as_number
+from vpt.data.readers.parts import read_json, shown
 from vpt.errors import ConfigError, DataError
 from vpt.structures import Detections
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vpt.api import check_head, create_model
+from vpt.api import check_head, check_saveable, create_model
 from vpt.backbones import Backbone
 from vpt.config import RunConfig
 from vpt.data import (
@@ -111,6 +111,7 @@ def build_classification(
             "nothing to train: no prompt, no head with parameters and a frozen backbone"
         )
     model.check_consistency(Consistency(**config.loss.consistency.model_dump()))
+    check_saveable(model, config)
     plan_cache(config, model, splits)
     if config.train.init_from is not None:
         _start_from(model, config.train.init_from)

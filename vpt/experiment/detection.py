@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vpt.api import create_detector
+from vpt.api import check_saveable, create_detector
 from vpt.backbones import Backbone
 from vpt.config import DetectionRunConfig
 from vpt.data import (
@@ -93,6 +93,7 @@ def build_detection(
         preprocess=replace(body.preprocess, value_range=config.data.value_range),
     )
     _check_square(model)
+    check_saveable(model, config)
     if config.train.init_from is not None:
         _start_from(model, config)
     return DetectionExperiment(

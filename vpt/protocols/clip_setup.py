@@ -15,6 +15,7 @@ from vpt.backbones import Backbone, is_clip_name
 from vpt.config import RunConfig, Schema, load_yaml, validate
 from vpt.data import (
     Descriptor,
+    ScanMemory,
     Split,
     Splits,
     evaluation_transform,
@@ -303,10 +304,11 @@ def _check_images(run: RunConfig, splits: Splits) -> None:
     if not run.data.scan:
         return
     present = [split for name in ("train", "val", "test") if (split := splits.get(name))]
+    memory, workers, scaled = ScanMemory.of_user(), run.data.num_workers, run.data.value_range
     bad = [
         image
         for split in present
-        for image in scan_images(split, run.data.num_workers, value_range=run.data.value_range)
+        for image in scan_images(split, workers, memory=memory, value_range=scaled)
     ]
     if bad:
         listing = "\n".join(f"{image.path}: {image.reason}" for image in bad)

@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from vpt.data.coco import read_detection
 from vpt.data.copies import same_content
 from vpt.data.depth import depth_warning
-from vpt.data.descriptor import Descriptor, load_descriptor
+from vpt.data.descriptor import Descriptor
 from vpt.data.detection import (
     KINDS,
     DetectionSample,
@@ -28,12 +27,14 @@ from vpt.data.detection import (
     Severity,
     to_coco_dict,
 )
-from vpt.data.formats import read_splits
 from vpt.data.images import read_header
-from vpt.data.loader import scan_images
-from vpt.data.parquet import packed_bytes
-from vpt.data.parts import check_counts
+from vpt.data.layouts import load_descriptor
+from vpt.data.readers.parquet import packed_bytes
+from vpt.data.readers.parts import check_counts
+from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
 from vpt.data.rgb import ValueRange
+from vpt.data.scans import ScanMemory, scan_images
 from vpt.data.splits import PackedImage, Sample, Split, SplitName
 from vpt.errors import DataError
 from vpt.evaluation.detection import DetectionEvaluator
@@ -144,7 +145,7 @@ def check_data(
         DataError: the data cannot be read at all.
     """
     descriptor = load_descriptor(path)
-    if descriptor.format == "coco":
+    if descriptor.holds_boxes:
         return _check_detection(
             descriptor,
             path,
@@ -343,10 +344,12 @@ def _extremes(names: Sequence[str], counts: Sequence[int]) -> tuple[str, str]:
 def _unreadable(
     splits: Iterable[Split | DetectionSplit], num_workers: int, value_range: ValueRange | None
 ) -> list[Finding]:
-    findings = []
+    findings, memory = [], ScanMemory.of_user()  # a run after it need not decode them again
     for split in splits:
         keys = {sample.source: sample.key for sample in split.samples}
-        for image in scan_images(split, num_workers, value_range=value_range):
+        for image in scan_images(
+            split, num_workers, memory=memory, again=True, value_range=value_range
+        ):
             file = image.path.file if isinstance(image.path, PackedImage) else image.path
             findings.append(Finding("image_unreadable", file, image.reason, keys[image.path]))
     return findings

@@ -18,6 +18,7 @@ from vpt.data import (
     DetectionSample,
     DetectionSplit,
     box_evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_detection,
     read_image,
@@ -172,22 +173,21 @@ def _split_of(
     with_images: bool = True,
     log: Log = lambda line: None,
 ) -> DetectionSplit:
+    descriptor = load_descriptor(dataset)
     splits = read_detection(
-        load_descriptor(dataset),
+        descriptor,
         root,
         problems="skip" if skip else "raise",
         needed=[split] if with_images else [],
     )
-    for line in told(splits.findings):
+    for line in [*layout_lines(descriptor), *told(splits.findings)]:
         log(line)
     return splits.require(split)
 
 
 def _batch_size_of(path: Path) -> int:
     """The run's own in evaluation: the same batches give the same bits."""
-    data = (read_prompt_header(path).config or {}).get("data", {})
-    size: int = data.get("eval_batch_size") or data.get("batch_size") or _BATCH_SIZE
-    return size
+    return read_prompt_header(path).eval_batch_size or _BATCH_SIZE
 
 
 @dataclass(frozen=True)

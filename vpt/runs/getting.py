@@ -169,7 +169,7 @@ def _without_hint(error: DataError) -> str:
 
 def _summary(descriptor: Descriptor, folder: Path, root: Path) -> str:
     splits: DetectionSplits | Splits
-    if descriptor.format == "coco":
+    if descriptor.holds_boxes:
         splits = read_detection(descriptor, folder)
     else:
         splits = read_splits(descriptor, folder)

@@ -13,17 +13,19 @@ from rich.console import Console
 from vpt.api import load_prompt
 from vpt.data import (
     LEFT_OUT,
+    ScanMemory,
     Split,
     Transform,
     Workers,
     drop_bad,
     evaluation_transform,
+    layout_lines,
     load_descriptor,
     read_image,
     read_splits,
     scan_images,
 )
-from vpt.data.loader import OneSplit
+from vpt.data.scans import AnySplit as OneSplit
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
@@ -82,7 +84,8 @@ def readable(
     Raises:
         DataError: what is left is not enough, see `drop_bad`.
     """
-    bad = scan_images(split, num_workers, value_range=value_range)
+    memory = ScanMemory.of_user()
+    bad = scan_images(split, num_workers, memory=memory, value_range=value_range)
     for image in bad:
         log(f"{LEFT_OUT}{image.path}: {image.reason}")
     return drop_bad(split, bad) if bad else split
@@ -125,14 +128,19 @@ def per_class_of(evaluator: Evaluator) -> list[float | None]:
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
-    None where images may be of several classes: none is taken for another.
+    Of very many classes neighbours are counted together, as no picture could show them all. None
+    where images may be of several classes: none is taken for another.
     """
     if isinstance(evaluator, MultiLabelEvaluator):
         return None
     if isinstance(evaluator, BoxEvaluator):
         return evaluator.coco.confusion_matrix()
     assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.confusion_matrix()
+    return evaluator.confusions().matrix(most=_MOST_ROWS)
+
+
+_MOST_ROWS = 1000
+"""Of a matrix of confusions."""
 
 
 def evaluate_prompt(
@@ -162,7 +170,10 @@ def evaluate_prompt(
         DataError: the data are missing or unreadable.
     """
     where = choose_device(device)
-    splits = read_splits(load_descriptor(dataset), root)
+    descriptor = load_descriptor(dataset)
+    for line in layout_lines(descriptor):
+        log(line)
+    splits = read_splits(descriptor, root)
     chosen = splits.require(split)  # type: ignore[arg-type]
     other = names == "data"
     model = load_prompt(
@@ -210,9 +221,7 @@ def evaluate_prompt(
 
 def precision_of(path: Path) -> str:
     """The arithmetic that a prompt file's run had; fp32 where it does not say."""
-    config = read_prompt_header(path).config or {}
-    precision: str = config.get("train", {}).get("precision", "fp32")
-    return precision
+    return read_prompt_header(path).precision
 
 
 def difference(file: Iterable[str], data: Iterable[str]) -> str:

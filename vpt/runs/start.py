@@ -15,6 +15,7 @@ from vpt.data import (
     BadImage,
     DetectionSplits,
     EpochBatches,
+    ScanMemory,
     Splits,
     Workers,
     boxes_hash,
@@ -79,7 +80,8 @@ def check_space(run: RunDirectory, experiment: AnyExperiment) -> None:
 def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     """The experiment without unreadable images, or one error that lists them all.
 
-    Several processes share the images out, and all of them get the same.
+    Several processes share the images out, and all of them get the same. Images that a run has
+    scanned before are decoded again only where their files have changed.
     """
     config, splits = experiment.config, experiment.splits
     if not config.data.scan:
@@ -109,7 +111,10 @@ def _unreadable(
     split: Any, num_workers: Workers, value_range: tuple[float, float] | None
 ) -> list[BadImage]:
     own = split.with_samples(share_of(split.samples, rank(), world_size()))
-    found = scan_images(own, num_workers, value_range=value_range) if own.samples else []
+    memory = ScanMemory.of_user()
+    found = (
+        scan_images(own, num_workers, memory=memory, value_range=value_range) if own.samples else []
+    )
     return [image for part in gathered(found) for image in part]
 
 
@@ -123,11 +128,51 @@ def warn_of_depth(experiment: AnyExperiment, log: Log) -> None:
             return
 
 
-def newest_checkpoint(run: RunDirectory, config: AnyRunConfig, log: Log) -> Checkpoint | None:
-    """What to go on from, if anything; a run of another config is refused."""
-    if run.config.exists():
-        _refuse_other_config(load_config(run.config), config, run.path)
+def newest_checkpoint(run: RunDirectory, log: Log) -> Checkpoint | None:
+    """What to go on from, if anything."""
     return CheckpointStore(run.checkpoints).load_newest(log) if run.checkpoints.exists() else None
+
+
+def refuse_other_config(run: RunDirectory, config: AnyRunConfig) -> None:
+    """A run goes on, and its result stands, only with the config that it began with.
+
+    Raises:
+        ConfigError: naming what differs.
+        RunError: the config that it began with is missing or damaged.
+    """
+    if not run.config.exists():
+        raise _unusable(run.config, "is missing")
+    try:
+        before = load_config(run.config)
+    except ConfigError as error:
+        raise _unusable(run.config, f"is damaged ({error})") from error
+    _refuse_other_config(before, config, run.path)
+
+
+def _unusable(path: Path, what: str) -> RunError:
+    return RunError(
+        f"{path} {what}, so nothing shows whether this is the same run; put it back, or start anew "
+        "with --overwrite"
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """A JSON object that the run wrote at its start.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise _unusable(path, "is missing") from error
+    except OSError as error:
+        raise _unusable(path, f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise _unusable(path, "is damaged") from error
+    if not isinstance(values, dict):
+        raise _unusable(path, "is damaged")
+    return values
 
 
 def _refuse_other_config(before: AnyRunConfig, now: AnyRunConfig, path: Path) -> None:
@@ -157,11 +202,9 @@ def refuse_other_model(run: RunDirectory, experiment: AnyExperiment) -> None:
     """A run goes on, and its result stands, only with the weights and texts that it began with.
 
     Raises:
-        RunError: naming what differs.
+        RunError: naming what differs; also where the record of it is missing or damaged.
     """
-    if not run.identity.exists():  # of a run that wrote none
-        return
-    before, now = json.loads(run.identity.read_text()), _identity(experiment)
+    before, now = _read_record(run.identity), _identity(experiment)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         raise RunError(
@@ -186,8 +229,13 @@ def _identity(experiment: AnyExperiment) -> dict[str, Any]:
 
 
 def refuse_other_data(run: RunDirectory, experiment: AnyExperiment) -> None:
-    """A run goes on with the images, and the boxes, that it began with."""
-    before, now = json.loads(run.split.read_text()), _split_keys(experiment.splits)
+    """A run goes on with the images, and the boxes, that it began with.
+
+    Raises:
+        DataError: naming what differs.
+        RunError: the record of them is missing or damaged.
+    """
+    before, now = _read_keys(run.split), _split_keys(experiment.splits)
     boxes, new_boxes = before.pop(_BOXES, {}), now.pop(_BOXES, {})
     for name in boxes.keys() & new_boxes.keys():
         if boxes[name] != new_boxes[name]:
@@ -204,6 +252,16 @@ def refuse_other_data(run: RunDirectory, experiment: AnyExperiment) -> None:
                 f"{run.path} began with other data ('{name}': {what}); restore them, or start a "
                 "new run_dir"
             )
+
+
+def _read_keys(path: Path) -> dict[str, Any]:
+    """What `_split_keys` gave when the run began."""
+    keys = _read_record(path)
+    for name, value in keys.items():
+        kind: type = dict if name == _BOXES else list
+        if not isinstance(value, kind) or not all(isinstance(key, str) for key in value):
+            raise _unusable(path, "is damaged")
+    return keys
 
 
 def write_start(run: RunDirectory, experiment: AnyExperiment) -> None:

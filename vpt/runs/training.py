@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
+from torch import Tensor
 
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
-from vpt.data import told
+from vpt.data import layout_lines, told
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.distributed import (
@@ -36,10 +37,12 @@ from vpt.engine.run_dir import (
     open_run_directory,
     write_json_atomic,
 )
+from vpt.errors import RunError
 from vpt.evaluation import NOTHING
-from vpt.evaluation.energy import Energy, energies
+from vpt.evaluation.energy import Energy
 from vpt.experiment import AnyExperiment, DetectionExperiment, build
 from vpt.models import PromptedModel
+from vpt.runs.best import refuse_other_best, replace_best, restore_best
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.cost import flops_of
 from vpt.runs.detection import show_validation
@@ -49,6 +52,7 @@ from vpt.runs.showing import harmless, show_errors, show_result, write_points
 from vpt.runs.start import (
     check_space,
     newest_checkpoint,
+    refuse_other_config,
     refuse_other_data,
     refuse_other_model,
     scanned,
@@ -150,6 +154,8 @@ def train(
             return earlier
         resume = earlier
         on_first(lambda: check_space(run, experiment))
+        for line in layout_lines(experiment.descriptor):
+            log(line)
         log(_trained_line(experiment.model))
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
@@ -180,6 +186,7 @@ def train(
             if read_test and (flops := flops_of(experiment, log)):
                 whole = replace(whole, forward_flops=flops.forward, step_flops=flops.step)
             write_json_atomic(run.result, asdict(whole))
+            run.previous_prompt.unlink(missing_ok=True)
             return whole
 
         return on_first(finish)
@@ -199,18 +206,43 @@ def _opened(path: Path, mode: OpenMode) -> RunDirectory:
 def _earlier(
     run: RunDirectory, experiment: AnyExperiment, log: Log
 ) -> Checkpoint | RunResult | None:
-    """What there is to go on from: the newest checkpoint, the result of a finished run, nothing."""
-    resume = newest_checkpoint(run, experiment.config, log)
-    is_finished = run.result.exists()
-    if resume is None and not is_finished:
+    """What there is to go on from: the newest checkpoint, the result of a finished run, nothing.
+
+    Raises:
+        VptError: the run is another one, or a file that it cannot go on without is damaged.
+    """
+    checkpoint = newest_checkpoint(run, log)
+    result = _earlier_result(run, checkpoint, log)
+    if checkpoint is None and result is None:
+        if run.config.exists():
+            refuse_other_config(run, experiment.config)
         log(f"{run.path} holds no checkpoint to go on from: starts anew")
+        return None
+    refuse_other_config(run, experiment.config)
     refuse_other_model(run, experiment)
-    if not is_finished:
-        return resume
+    if result is None:
+        assert checkpoint is not None
+        restore_best(run, checkpoint)
+        return checkpoint
     if not experiment.config.data.scan:  # else bad images may have been left out
         refuse_other_data(run, experiment)
     log(f"{run.path} is finished; its result stands")
-    return _read_result(run.result)
+    if checkpoint is not None and not run.best_prompt.exists():
+        log(f"{run.best_prompt} is missing; --overwrite trains it anew")
+    return result
+
+
+def _earlier_result(run: RunDirectory, checkpoint: Checkpoint | None, log: Log) -> RunResult | None:
+    """The result of a finished run; where it is damaged, the run's end is done once more."""
+    if not run.result.exists():
+        return None
+    try:
+        return _read_result(run.result)
+    except (OSError, ValueError, TypeError) as error:
+        if checkpoint is None:
+            raise RunError(f"{run.result} is damaged; start anew with --overwrite") from error
+        log(f"{run.result} is damaged; the end of the run is done again")
+        return None
 
 
 def _processes_line(batch_size: int) -> str:
@@ -300,21 +332,22 @@ def _train_in(
         log(f"going on from step {resume.step}")
     data = fit_data(experiment, device, results=run.val_results, log=log)
 
-    def keep_best(metrics: dict[str, float]) -> None:
+    def keep_best(metrics: dict[str, float]) -> str | None:
         if events is None:
-            return
-        _save(run.best_prompt, experiment, metrics)
+            return None
+        sha256 = replace_best(run, lambda path: _save(path, experiment, metrics))
         if isinstance(data.evaluator, BoxEvaluator):
             show_validation(events, data.evaluator)
         with harmless("errors", log):
             show_errors(events, experiment, data.evaluator)
+        return sha256
 
     with stop_request() as stop, _open_meter(device) as meter:
         outputs = replace(outputs, on_best=keep_best, meter=meter)
         state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
         assert state.best is not None
         on_first(lambda: _save(run.last_prompt, experiment, {}))
-        model.load_trained(on_first(lambda: read_prompt_file(run.best_prompt)[1]))
+        model.load_trained(on_first(lambda: _best_tensors(run, state)))
         test, per_class = _test(run, experiment, events, state, device, stop)
         if events is not None:
             with harmless("settings", log):
@@ -325,6 +358,12 @@ def _train_in(
     found = {"test": test} if test is not None else {"val": state.best} if state.best else {}
     log("; ".join([f"{k}: {format_metrics(v)}" for k, v in found.items()] + [str(run.best_prompt)]))
     return result
+
+
+def _best_tensors(run: RunDirectory, state: FitState) -> dict[str, Tensor]:
+    """What the best epoch's prompt file holds, if it is the one that was validated."""
+    refuse_other_best(run, state.best_sha256)
+    return read_prompt_file(run.best_prompt)[1]
 
 
 def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | None]:
@@ -413,5 +452,9 @@ def _result(
 
 
 def _read_result(path: Path) -> RunResult:
-    values = json.loads(path.read_text())
-    return RunResult(**{**values, "energy": energies(values.get("energy", ()))})
+    """What a run wrote when it ended.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return TypeAdapter(RunResult).validate_json(path.read_bytes())

@@ -12,11 +12,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -26,6 +28,23 @@ from vpt.storage.atomic_file import write_atomic
 HEAD_LIMIT = 4 * 2**20
 """Most bytes that a file's head (header and tensor table) may take."""
 
+MAX_DEPTH = 64
+"""Most levels of lists and objects in each other that a header may have."""
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The element types that a sealed file may hold, by safetensors' names."""
+
 _LENGTH_SIZE = 8
 _UNSEALED = b"0" * 64
 _SEAL = re.compile(rb'"vpt"\s*:\s*"([0-9a-f]{64}) ([0-9a-f]{64}) (\d{1,15}) ')
@@ -34,6 +53,18 @@ _OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n|\([dl]p\d|[}\]]q")
 
 class SealedFileError(VptError):
     """A file is damaged, of another kind, or cannot be read; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a file's tensor table says about a tensor, before its bytes are read."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+Table = dict[str, Stated]
+"""A file's tensor table, by the tensors' names."""
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
@@ -63,14 +94,17 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     read_sealed_header(path)  # so that no large file of another kind is read whole
     raw = _read(path)
-    header, data_digest = _open_head(path, raw, size=len(raw))
+    header, table, data_digest = _open_head(path, raw, size=len(raw))
     start = _LENGTH_SIZE + _head_length(raw)
     if hashlib.sha256(memoryview(raw)[start:]).hexdigest() != data_digest:
         raise SealedFileError(f"{path} is damaged: its tensors do not match their SHA-256")
     try:
-        return header, safetensors.torch.load(raw)
+        tensors = safetensors.torch.load(raw)
     except (SafetensorError, ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise SealedFileError(f"{path} is damaged: {_one_line(error)}") from error
+    if {name: Stated(each.dtype, tuple(each.shape)) for name, each in tensors.items()} != table:
+        raise SealedFileError(f"{path} is damaged: its tensor table can be read in two ways")
+    return header, tensors
 
 
 def read_sealed_header(path: Path) -> dict[str, Any]:
@@ -79,8 +113,31 @@ def read_sealed_header(path: Path) -> dict[str, Any]:
     Raises:
         SealedFileError: the file is missing, too short, damaged in its head, or of another kind.
     """
+    return read_sealed_head(path)[0]
+
+
+def read_sealed_head(path: Path) -> tuple[dict[str, Any], Table]:
+    """The header and the tensor table, without the tensors' bytes; see `read_sealed_header`."""
     raw, size = _read_head(path)
-    return _open_head(path, raw, size=size)[0]
+    header, table, _ = _open_head(path, raw, size=size)
+    return header, table
+
+
+def sealed_head_size(tensors: Mapping[str, Tensor], header: dict[str, Any]) -> int:
+    """Bytes that the head of a sealed file would take; of those, `HEAD_LIMIT` are allowed."""
+    unsealed = _UNSEALED.decode()
+    place = 10**15  # more digits than any real place in a file has
+    table: dict[str, Any] = {
+        name: {
+            "dtype": "BOOL",
+            "shape": list(tensor.shape),
+            "data_offsets": [place, place],
+        }
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    table["__metadata__"] = {"vpt": f"{unsealed} {unsealed} {place} {text}"}
+    return _LENGTH_SIZE + len(json.dumps(table, separators=(",", ":")))
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,8 +175,14 @@ def _seal(path: Path, tensors: dict[str, Tensor], header: str) -> tuple[bytes, m
     return head[: match.start(1)] + seal + head[match.end(1) :], data
 
 
-def _open_head(path: Path, raw: bytes, *, size: int) -> tuple[dict[str, Any], str]:
-    """(header, SHA-256 of the data) of a file of `size` bytes that begins with `raw`, verified."""
+def _open_head(path: Path, raw: bytes, *, size: int) -> tuple[dict[str, Any], Table, str]:
+    """(header, tensor table, SHA-256 of the data) of a file that begins with `raw`, verified.
+
+    Args:
+        path: for errors.
+        raw: the file's first bytes, at least its head.
+        size: of the whole file in bytes.
+    """
     _refuse_other_kinds(path, raw, size=size)
     end = _LENGTH_SIZE + _head_length(raw)
     match = _find_seal(raw[:end])
@@ -134,7 +197,8 @@ def _open_head(path: Path, raw: bytes, *, size: int) -> tuple[dict[str, Any], st
         raise SealedFileError(
             f"{path} is truncated or overlong: {size} bytes instead of {end + int(match[3])}"
         )
-    return _parse_header(path, raw[_LENGTH_SIZE:end]), match[2].decode()
+    header, table = _parse_head(path, raw[_LENGTH_SIZE:end], data_size=size - end)
+    return header, table, match[2].decode()
 
 
 def _find_seal(head: bytes) -> re.Match[bytes] | None:
@@ -142,15 +206,53 @@ def _find_seal(head: bytes) -> re.Match[bytes] | None:
     return matches[0] if len(matches) == 1 else None
 
 
-def _parse_header(path: Path, head: bytes) -> dict[str, Any]:
+def _parse_head(path: Path, head: bytes, *, data_size: int) -> tuple[dict[str, Any], Table]:
     try:
-        text = json.loads(head)["__metadata__"]["vpt"].split(" ", 3)[3]
-        header = json.loads(text)
+        values = json.loads(head)
+        text = values.pop("__metadata__")["vpt"].split(" ", 3)[3]
+        header = json.loads(text, parse_constant=_refuse_constant)
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
+        _check_plain(header)
+        return header, {name: _stated(name, entry, data_size) for name, entry in values.items()}
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise SealedFileError(f"{path} is damaged: {_one_line(error)}") from error
-    if not isinstance(header, dict):
-        raise SealedFileError(f"{path} is damaged: its header is no JSON object")
-    return header
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"its header holds {name}, and JSON has no such number")
+
+
+def _check_plain(header: dict[str, Any]) -> None:
+    """Refuse numbers that are not finite (1e999 is read as infinity) and endless nesting."""
+    level: list[Any] = [header]
+    for _ in range(MAX_DEPTH):
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise ValueError("its header holds a number that is not finite")
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return
+    raise ValueError(f"its header is nested deeper than {MAX_DEPTH} levels")
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def _stated(name: str, entry: Any, data_size: int) -> Stated:
+    """One entry of the tensor table; its shape and type must fill its bytes exactly."""
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise ValueError(f"tensor {name!r} is of the type {entry['dtype']!r:.40}")
+    if not all(type(number) is int and 0 <= number < 2**48 for number in (*shape, begin, end)):
+        raise ValueError(f"tensor {name!r} has a size or place that is no number of bytes")
+    if len(shape) > 16 or end > data_size or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"tensor {name!r} does not fill its place")
+    return Stated(dtype, tuple(shape))
 
 
 def _refuse_other_kinds(path: Path, raw: bytes, *, size: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vpt.data.descriptor import Descriptor
-from vpt.data.parts import (
+from vpt.data.readers.parts import (
     UNPRINTABLE,
     Parts,
     check_class_folders,

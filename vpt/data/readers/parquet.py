@@ -21,8 +21,11 @@ from PIL import Image
 
 from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.images import decode_image
+from vpt.data.readers.parts import Parts
+from vpt.data.readers.rows import Row, key_of, label_of, names_of_rows
+from vpt.data.recognising import recognised
 from vpt.data.rgb import ValueRange
-from vpt.data.splits import PackedImage, SplitName
+from vpt.data.splits import PackedImage, Sample, SplitName
 from vpt.errors import DataError
 
 CACHED_BYTES = 128 * 2**20
@@ -53,6 +56,62 @@ class LabelColumn:
 
     values: list[tuple[int | str, ...]]
     class_names: tuple[str, ...] | None
+
+
+def recognise(folder: Path) -> Descriptor | None:
+    """A descriptor of a folder of parquet files; None: it holds none where they usually lie."""
+    for place in ("*.parquet", "data/*.parquet"):
+        if any(folder.glob(place)):
+            return recognised(folder, f"parquet files: {place}", format="parquet")
+    return None
+
+
+def read_parquet(descriptor: Descriptor, root: Path) -> Parts:
+    """A sample for each row of each file; images stay in their files."""
+    columns = descriptor.columns
+    forget_files()
+    read = {
+        split: [(file, read_labels(file, columns)) for file in files]
+        for split, files in parquet_files(descriptor, root).items()
+    }
+    every = [pair for pairs in read.values() for pair in pairs]
+    names = descriptor.classes or common_names(every)
+    names = names or names_of_rows(
+        Row("", tuple(map(str, values)), f"{file}: row {row}")
+        for file, labels in every
+        for row, values in enumerate(labels.values)
+    )
+    numbers = {name: label for label, name in enumerate(names)}
+    samples = {
+        split: [
+            Sample(
+                PackedImage(file, row, columns.image),
+                _packed_label(values, f"{file}: row {row}", numbers, columns),
+                f"{name}:{row}",
+            )
+            for file, labels in pairs
+            for name in [key_of(os.path.relpath(file, root))]
+            for row, values in enumerate(labels.values)
+        ]
+        for split, pairs in read.items()
+    }
+    return Parts(tuple(names), samples)
+
+
+def _packed_label(
+    values: tuple[int | str, ...], where: str, numbers: dict[str, int], columns: Columns
+) -> int | tuple[int, ...]:
+    """The label of a row: numbers stand for themselves, whatever the classes are called."""
+    for value in values:
+        if isinstance(value, int) and not 0 <= value < len(numbers):
+            raise DataError(
+                f"{where}: label {value} is out of range: {len(numbers)} classes are numbered "
+                f"0..{len(numbers) - 1}"
+            )
+    labels = {
+        value if isinstance(value, int) else label_of(value, where, numbers) for value in values
+    }
+    return tuple(sorted(labels)) if columns.multi_label else labels.pop()
 
 
 def parquet_files(descriptor: Descriptor, root: Path) -> dict[SplitName, list[Path]]:

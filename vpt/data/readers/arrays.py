@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.data.descriptor import Descriptor
-from vpt.data.matlab import integers, read_mat
-from vpt.data.parts import Parts, class_names, hint, text_rows
+from vpt.data.readers.matlab import integers, read_mat
+from vpt.data.readers.parts import Parts, class_names, hint, text_rows
 from vpt.data.splits import Sample, SplitName
 from vpt.errors import DataError
 

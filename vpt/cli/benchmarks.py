@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vpt.terminal import ConfigPath, Device, Overrides, log, out
+from vpt.cli.terminal import ConfigPath, Device, Overrides, log, out
 
 commands = typer.Typer()
 

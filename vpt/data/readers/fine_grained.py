@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vpt.data.descriptor import Descriptor
-from vpt.data.matlab import integers, read_mat, texts
-from vpt.data.parts import Parts, check_files, check_unlike, class_names, hint, text_rows
+from vpt.data.readers.matlab import integers, read_mat, texts
+from vpt.data.readers.parts import Parts, check_files, check_unlike, class_names, hint, text_rows
 from vpt.data.splits import Sample, SplitName
 from vpt.errors import DataError
 from vpt.registry import nearest

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.parts import UNPRINTABLE, shown
+from vpt.data.readers.parts import UNPRINTABLE, shown
 from vpt.errors import DataError
 from vpt.storage.archive import Limits
 

@@ -1,0 +1,83 @@
+"""The commands of `vpt data`: get data, and look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vpt.cli.terminal import err, log, out
+
+commands = typer.Typer(help="Get data, and look at them before training.", no_args_is_help=True)
+
+
+@commands.callback()
+def data_commands() -> None:
+    """Get data, and look at them before training."""
+
+
+@commands.command("get")
+def get_data(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="a descriptor: its name in datasets/, e.g. dtd_split1, or its path"
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="the data set's folder; default: the descriptor's root")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="seconds that a server may be silent, or very slow")
+    ] = 60.0,
+) -> None:
+    """Fetch a data set, verify and unpack it, and say what is there.
+
+    What was interrupted goes on; what is complete is left alone.
+    """
+    from vpt import runs
+
+    runs.get_dataset(dataset, to=to, timeout=timeout, log=log, console=err)
+
+
+@commands.command("check")
+def check_data(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DESCRIPTOR", help="a YAML file, or a folder of images")
+    ],
+    root: Annotated[Path | None, typer.Option(help="where the images are")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="also write check.json and index.html to this folder")
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option(min=16, help="side of the square that a detector will see, in pixels")
+    ] = 640,
+    num_workers: Annotated[int, typer.Option(min=0, help="processes that decode images")] = 2,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="what data.value_range of the training will be"),
+    ] = None,
+) -> None:
+    """List what is wrong with a data set, and show what is in it.
+
+    The exit code is 1 if there are errors.
+    """
+    from vpt.data import layout_lines
+    from vpt.reports import data_check, data_page
+    from vpt.runs.outputs import make_folder
+
+    if output is not None:
+        make_folder(output)
+    check = data_check.check_data(
+        dataset, root=root, size=image_size, num_workers=num_workers, value_range=value_range
+    )
+    for line in [*layout_lines(check.descriptor), *data_check.finding_lines(check)]:
+        log(line)
+    out.print(data_check.summary_table(check))
+    log(data_check.verdict(check))
+    if output is not None:
+        data_page.write_check(check, output)
+        log(f"written to {output / 'index.html'} and {output / 'check.json'}")
+    if not check.healthy:
+        raise typer.Exit(1)

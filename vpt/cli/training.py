@@ -1,0 +1,92 @@
+"""The commands that make a prompt file: train and probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vpt.cli.terminal import ConfigPath, Overrides, log, open_mode, out
+
+commands = typer.Typer()
+
+
+@commands.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the run in run_dir, exactly")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="remove the run in run_dir first")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+) -> None:
+    """Train as a config says, into its run directory.
+
+    Started by torchrun, all of its processes train the one run.
+    """
+    from vpt import runs
+    from vpt.config import load_config
+    from vpt.engine.distributed import is_first, world_size
+    from vpt.experiment import build
+
+    mode = open_mode(resume=resume, overwrite=overwrite)
+    if dry_run and world_size() > 1:
+        raise typer.BadParameter("--dry-run measures one process; use it without torchrun")
+    settings = load_config(config, overrides or ())
+    if dry_run:
+        out.print(plan_table(runs.make_plan(build(settings), log=log), settings.run_dir))
+        return
+    result = runs.train(settings, mode=mode, log=log, console=out)
+    if result.finished != "done" and is_first():
+        log(f"stopped early: {result.finished}")
+
+
+@commands.command()
+def probe(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="remove the run in run_dir first")
+    ] = False,
+) -> None:
+    """Fit a linear probe by L-BFGS to features that are computed once; seconds, not epochs."""
+    from vpt import runs
+    from vpt.config import RunConfig, load_config
+    from vpt.errors import ConfigError
+
+    settings = load_config(config, overrides or ())
+    if not isinstance(settings, RunConfig):
+        raise ConfigError(f"{config}: a probe is of classes, not of boxes")
+    runs.probe(settings, mode="overwrite" if overwrite else "new", log=log, console=out)
+
+
+def plan_table(plan: Any, run_dir: Path) -> Table:
+    """What a run would do, as a table."""
+    from vpt.engine.progress import format_seconds
+
+    table = Table(title=f"plan of {run_dir}", show_header=False)
+    rows = {
+        "images": ", ".join(f"{name} {count:,}" for name, count in plan.images.items()),
+        "classes": f"{plan.classes}",
+        "optimiser steps": f"{plan.steps:,}",
+        "parameters": ", ".join(f"{part} {count:,}" for part, count in plan.parameters.items()),
+        "trained": f"{plan.trained:,}",
+        "checkpoint": f"{plan.checkpoint_bytes / 2**20:.1f} MB",
+        "GFLOPs per image": _plan_flops(plan),
+        "peak memory": f"{plan.peak_memory_bytes / 2**20:,.0f} MB after a few steps",
+        "time": f"about {format_seconds(plan.seconds)}, from a few steps",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _plan_flops(plan: Any) -> str:
+    from vpt.reports.tables import gigaflops
+
+    return f"{gigaflops(plan.step_flops)} to train, {gigaflops(plan.forward_flops)} to evaluate"
