@@ -171,7 +171,7 @@ def test_many_files__are_merged__and_the_oldest_images_forgotten(split, memory, 
         newest = max(memory.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, ns=(0, 10**9 * (10**9 + number)))  # as if a second had passed
     assert len(list(memory.folder.iterdir())) == 1
-    known, found = memory.recall(vpt.data.scans._keys_of(split))
+    known, found = memory.recall(vpt.data.scans._keys_of(split, None))
     assert known.tolist() == [False, False, True, True, True, False, False, False]
     assert found == dict.fromkeys((2, 3, 4), "empty file (0 bytes)")
 

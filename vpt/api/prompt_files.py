@@ -28,13 +28,13 @@ from vpt.engine.prompt_file import (
     write_prompt_file,
 )
 from vpt.errors import BackboneError, ConfigError, PromptFileError
-from vpt.models import Classifier, Detector
+from vpt.models import Classifier, Detector, model_in
 from vpt.storage.sealed_file import Table
 from vpt.text import TextTower
 
 
 def save_prompt(
-    model: Classifier | Detector,
+    model: Classifier | Detector | nn.Module,
     path: Path | str,
     *,
     class_names: Sequence[str] | None = None,
@@ -45,7 +45,8 @@ def save_prompt(
     """Write what training changed, and all that its use needs, to one safetensors file.
 
     Args:
-        model: of `create_model` or `create_detector`.
+        model: of `create_model` or `create_detector`, also inside of torch.compile, DataParallel
+            or DistributedDataParallel.
         path: the file, replaced as a whole or not at all.
         class_names: of the logits; None takes the model's.
         metrics: as measured now.
@@ -58,10 +59,12 @@ def save_prompt(
             head.
         RunError: the file cannot be written.
     """
+    own = model_in(model)
+    assert isinstance(own, Classifier | Detector)
     header = _header(
-        model, class_names=class_names, metrics=dict(metrics or {}), seed=seed, config=config
+        own, class_names=class_names, metrics=dict(metrics or {}), seed=seed, config=config
     )
-    write_prompt_file(Path(path), dict(model.trained_tensors()), header)
+    write_prompt_file(Path(path), dict(own.trained_tensors()), header)
 
 
 def check_saveable(model: Classifier | Detector, config: AnyRunConfig) -> None:

@@ -1,7 +1,7 @@
 """Backbone, prompt and head as one module."""
 
 from vpt.models.bank import BankTask, TaskBank
-from vpt.models.base import PromptedModel
+from vpt.models.base import PromptedModel, model_in
 from vpt.models.classifier import Classifier
 from vpt.models.consistency import NO_CONSISTENCY, Consistency
 from vpt.models.detector import Detector
@@ -22,5 +22,6 @@ __all__ = [
     "TaskBank",
     "count_flops",
     "count_saved",
+    "model_in",
     "start_from_patches",
 ]
