@@ -29,7 +29,7 @@ from vpt.engine.prompt_file import (
     write_prompt_file,
 )
 from vpt.errors import BackboneError, ConfigError, PromptFileError
-from vpt.models import Classifier, Detector
+from vpt.models import Classifier, Detector, model_in
 from vpt.storage.sealed_file import Table
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def save_prompt(
-    model: Classifier | Detector,
+    model: Classifier | Detector | nn.Module,
     path: Path | str,
     *,
     class_names: Sequence[str] | None = None,
@@ -49,7 +49,8 @@ def save_prompt(
     """Write what training changed, and all that its use needs, to one safetensors file.
 
     Args:
-        model: of `create_model` or `create_detector`.
+        model: of `create_model` or `create_detector`, also inside of torch.compile, DataParallel
+            or DistributedDataParallel.
         path: the file, replaced as a whole or not at all.
         class_names: of the logits; None takes the model's.
         metrics: as measured now.
@@ -63,15 +64,17 @@ def save_prompt(
             head.
         RunError: the file cannot be written.
     """
+    own = model_in(model)
+    assert isinstance(own, Classifier | Detector)
     header = _header(
-        model,
+        own,
         class_names=class_names,
         metrics=dict(metrics or {}),
         seed=seed,
         config=config,
         cut=cut,
     )
-    write_prompt_file(Path(path), dict(model.trained_tensors()), header)
+    write_prompt_file(Path(path), dict(own.trained_tensors()), header)
 
 
 def check_saveable(model: Classifier | Detector, config: AnyRunConfig) -> None:

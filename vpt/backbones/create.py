@@ -14,6 +14,7 @@ from vpt.backbones import timm_models
 from vpt.backbones.base import Backbone
 from vpt.backbones.names import SUPPORTED_BY_OPEN_CLIP, SUPPORTED_BY_TIMM, is_clip_name
 from vpt.backbones.timm_models import create_timm_backbone, list_timm_backbones, timm_model_name
+from vpt.backbones.wrappers import unwrapped
 from vpt.errors import BackboneError
 from vpt.registry import nearest
 
@@ -74,19 +75,23 @@ def outline_backbone(name: str, image_size: tuple[int, int]) -> Backbone:
 def wrap_backbone(module: nn.Module) -> Backbone:
     """A backbone around a timm model, or an open_clip model or image tower, that a user built.
 
-    It is made from a copy of the image tower; a timm model's classifier is dropped from it.
+    What torch put around it (compile, DataParallel) is taken off. It is made from a copy of the
+    image tower; a timm model's classifier is dropped from it.
 
     Raises:
         BackboneError: its class is not supported.
     """
+    module = unwrapped(module)
     if isinstance(module, Backbone):
         return module
     if (wrapped := _wrap_open_clip(module)) is not None:
         return wrapped
     adapter = timm_models.ADAPTERS.get(type(module))
     if adapter is None:
+        inside = getattr(module, "backbone", None)
+        hint = "; pass its .backbone" if isinstance(inside, Backbone) else ""
         raise BackboneError(
-            f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are"
+            f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are{hint}"
         )
     return adapter(copy.deepcopy(module), timm_models.name_of(module))
 

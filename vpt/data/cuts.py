@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
+
+import numpy as np
 
 from vpt.data.content import content_hashes
 from vpt.data.content_split import content_split
@@ -80,7 +83,7 @@ def cut_by_content(
     contents = content_hashes(train)
     names = content_split(
         contents,
-        train.rarest_classes(),
+        train.rarest_classes().tolist(),
         test=fractions.get("test", 0.0),
         val=fractions.get("val", 0.0),
         seed=seed,
@@ -89,8 +92,8 @@ def cut_by_content(
     digests: dict[str, str] = {}
     split_names: tuple[SplitName, ...] = ("train", *cuts)
     for name in split_names:
-        places = [place for place, split in enumerate(names) if split == name]
-        if not places:
+        places = np.flatnonzero(np.array(names) == name)
+        if len(places) == 0:
             raise DataError(
                 f"no image is left for '{name}': {len(train)} images of {len(train.class_names)} "
                 f"classes are too few to cut "
@@ -98,8 +101,8 @@ def cut_by_content(
                 + f" out; add images, or set data.{name}_fraction"
                 + ("=0, which does without" if name == "test" else " higher")
             )
-        parted[name] = train.with_samples((train.samples[place] for place in places), name)
-        held = "\n".join(sorted(contents[place] for place in places))
+        parted[name] = replace(train.take(places), name=name)
+        held = "\n".join(sorted(contents[place] for place in places.tolist()))
         digests[name] = hashlib.sha256(held.encode()).hexdigest()
     record = ContentCut(
         fractions.get("val"),

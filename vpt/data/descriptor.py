@@ -191,10 +191,10 @@ class Descriptor(Schema):
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
         file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
-            data.yaml, or a text file with a class name in each line (yolo).
+            data.yaml (yolo), or a text file with a class name in each line (yolo, voc).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split; for voc of the images whose names
-            a list holds.
+            path_list, coco); for coco also one for each split; for voc and yolo of the images
+            whose names a list holds.
         labels: folder of the label files, relative to root, or one for each split (voc, yolo);
             None: 'labels' in the place of 'images', or beside the images.
         difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
@@ -208,8 +208,8 @@ class Descriptor(Schema):
         name_variants: in what listed names may differ from the files' (see `Variant`); each is
             given to the one file that it can mean. Empty: in nothing (coco, and lists of images).
         box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
-            files that look otherwise are refused (coco).
-        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
+            files that look otherwise are refused (coco, hf_objects).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable.
         match_categories: whether the categories of val and test are those of train by their ids, or
             by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
@@ -357,15 +357,15 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "hf_images", "split_zhou", "yolo"),
+    "file": ("csv", "hf_images", "split_zhou", "voc", "yolo"),
     "columns": ("csv", "hf_images", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc", "yolo"),
     "labels": ("voc", "yolo"),
     "difficult": ("voc",),
     "suffix": ("path_list",),
     "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
-    "box_units": ("coco",),
-    "dropped_boxes": ("coco",),
+    "box_units": ("coco", "hf_objects"),
+    "dropped_boxes": BOX_FORMATS,
     "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (

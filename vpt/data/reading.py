@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from vpt.data.cuts import Held, cut_by_content, cut_line
 from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.readers.arrays import read_cifar100, read_svhn
@@ -27,9 +29,11 @@ from vpt.data.readers.parquet import read_parquet
 from vpt.data.readers.parts import Parts, check_classes, check_counts, find_root, hint
 from vpt.data.readers.tables import read_csv
 from vpt.data.recognising import with_written
+from vpt.data.samples import Samples
 from vpt.data.sampling import holdout
 from vpt.data.splits import SPLIT_NAMES, ContentCut, Split, SplitName, Splits
 from vpt.data.text_names import text_names
+from vpt.data.texts import Texts
 from vpt.errors import DataError
 
 
@@ -130,7 +134,7 @@ def _cut(descriptor: Descriptor, parts: Parts, again: ContentCut | None) -> Spli
     for name, samples in parts.samples.items():
         if not samples:
             raise DataError(f"no images in split '{name}' of '{descriptor.name}'")
-        found[name] = Split(name, tuple(samples), parts.class_names, parts.array)
+        found[name] = Split(name, samples, parts.class_names, parts.array)
     cuts = _cuts(descriptor, found, again)
     for name in cuts:
         if "train" not in found:
@@ -185,11 +189,11 @@ def _cuts(
 
 
 def _check_duplicates(parts: Parts) -> None:
-    seen: dict[str, str] = {}
-    for split, samples in parts.samples.items():
-        for sample in samples:
-            if sample.key in seen:
-                before = seen[sample.key]
-                place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
-                raise DataError(f"image '{sample.key}' is listed {place}; keep one of them")
-            seen[sample.key] = split
+    ends = np.cumsum([len(samples) for samples in parts.samples.values()])
+    keys = Texts.joined([Samples.of(samples).keys for samples in parts.samples.values()])
+    if (found := keys.first_repeated()) is None:
+        return
+    names = list(parts.samples)
+    before, split = (names[int(np.searchsorted(ends, place, side="right"))] for place in found)
+    place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
+    raise DataError(f"image '{keys[found[1]]}' is listed {place}; keep one of them")

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Generic, Literal, Self, TypeVar, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vpt.data.samples import Sample, Samples
+from vpt.data.sources import PackedImage
+from vpt.data.texts import Places
 from vpt.errors import DataError
+
+__all__ = [
+    "SPLIT_NAMES",
+    "PackedImage",
+    "Sample",
+    "Samples",
+    "Split",
+    "SplitName",
+    "Splits",
+    "SplitsOf",
+]
 
 SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
@@ -24,68 +37,38 @@ USUAL_NAMES: dict[SplitName, tuple[str, ...]] = {
 it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedImage:
-    """An image inside a parquet file.
-
-    Attributes:
-        file: the parquet file.
-        row: counted from 0.
-        column: of the images.
-    """
-
-    file: Path
-    row: int
-    column: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: row {self.row}"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image and its label.
-
-    Attributes:
-        source: the image file, the row of a parquet file, or the position in the split's array.
-        label: index into the class names; of multi-label data those of all its classes,
-            ascending, perhaps none.
-        key: the name of the image in its data set, the same on every machine.
-    """
-
-    source: Path | PackedImage | int
-    label: int | tuple[int, ...]
-    key: str
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """Indices of all its classes, ascending; exactly one unless the data are multi-label."""
-        return (self.label,) if isinstance(self.label, int) else self.label
-
-
 @dataclass(frozen=True)
 class Split:
     """Images with labels, in a fixed order.
 
     Attributes:
         name: 'train', 'val' or 'test'.
-        samples: the images.
+        samples: the images, each made when it is looked at; any sequence is taken for them.
         class_names: in label order.
         array: (images, H, W) uint8 greys, or (images, H, W, 3) RGB, for samples without a file.
     """
 
     name: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     class_names: tuple[str, ...]
     array: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", Samples.of(self.samples))
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
+    def table(self) -> Samples:
+        """The samples in arrays, for what looks at all of them."""
+        assert isinstance(self.samples, Samples)
+        return self.samples
+
+    @property
     def multi_label(self) -> bool:
         """Whether an image may be of several classes, or of none."""
-        return any(not isinstance(sample.label, int) for sample in self.samples)
+        return self.table.multi_label
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -94,30 +77,44 @@ class Split:
         Raises:
             DataError: the split is multi-label.
         """
-        labels = tuple(sample.label for sample in self.samples if isinstance(sample.label, int))
-        if len(labels) < len(self.samples):
+        return tuple(self.label_array.tolist())
+
+    @property
+    def label_array(self) -> NDArray[np.int32]:
+        """(N,): the label of each image.
+
+        Raises:
+            DataError: the split is multi-label.
+        """
+        if self.multi_label:
             raise DataError(f"images of '{self.name}' have several labels, not one each")
-        return labels
+        return self.table.labels
 
     def class_counts(self) -> list[int]:
         """Images per class, in label order; one of several classes counts for each."""
-        counts = [0] * len(self.class_names)
-        for sample in self.samples:
-            for label in sample.classes:
-                counts[label] += 1
+        counts: list[int] = np.bincount(self.table.labels, minlength=len(self.class_names)).tolist()
         return counts
 
-    def rarest_classes(self) -> list[int]:
-        """The class of each image; of several the rarest in the split, of none -1."""
-        counts = self.class_counts()
-        return [
-            min(sample.classes, key=lambda label: (counts[label], label), default=-1)
-            for sample in self.samples
-        ]
+    def rarest_classes(self) -> NDArray[np.integer[Any]]:
+        """(N,): the class of each image; of several the rarest in the split, of none -1."""
+        if not self.multi_label:
+            return self.table.labels
+        counts = np.array(self.class_counts())
+        by_rarity = np.empty(len(counts), dtype=np.int64)
+        by_rarity[np.lexsort((np.arange(len(counts)), counts))] = np.arange(len(counts))
+        owners = np.repeat(np.arange(len(self)), self.table.label_counts)
+        rarest = np.full(len(self), len(counts))
+        np.minimum.at(rarest, owners, by_rarity[self.table.labels])
+        classes: NDArray[np.integer[Any]] = np.append(np.argsort(by_rarity), -1)[rarest]
+        return classes
 
     def with_samples(self, samples: Iterable[Sample], name: str | None = None) -> Split:
         """The same split (or one of another name) with other samples."""
-        return replace(self, samples=tuple(samples), name=name or self.name)
+        return replace(self, samples=Samples.of(samples), name=name or self.name)
+
+    def take(self, places: Places) -> Split:
+        """The same split with the samples at some places alone, in that order."""
+        return replace(self, samples=self.table.take(places))
 
     def with_classes(self, class_names: Sequence[str]) -> Split:
         """The same images with labels into another list of names, in which all of its classes are.
@@ -128,15 +125,16 @@ class Split:
         places = {name: place for place, name in enumerate(class_names)}
         if missing := next((name for name in self.class_names if name not in places), None):
             raise ValueError(f"class {missing!r} is not among the others")
-        moved = [places[name] for name in self.class_names]
-
-        def relabelled(sample: Sample) -> Sample:
-            if isinstance(sample.label, int):
-                return replace(sample, label=moved[sample.label])
-            return replace(sample, label=tuple(sorted(moved[label] for label in sample.label)))
-
-        samples = tuple(relabelled(sample) for sample in self.samples)
-        return replace(self, samples=samples, class_names=tuple(class_names))
+        moved = np.array([places[name] for name in self.class_names], dtype=np.int32)
+        names = tuple(class_names)
+        if not self.multi_label:
+            samples = self.table.relabelled(moved[self.label_array])
+            return replace(self, samples=samples, class_names=names)
+        several = (
+            replace(sample, label=tuple(sorted(int(moved[label]) for label in sample.classes)))
+            for sample in self.samples
+        )
+        return replace(self, samples=Samples.of(several), class_names=names)
 
 
 AnySplit = TypeVar("AnySplit")

@@ -15,7 +15,7 @@ from torch import Tensor
 from vpt.choices import CropMode
 from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
-from vpt.config.run import check_tuning
+from vpt.config.run import ValueRange, check_tuning
 from vpt.errors import ConfigError, PromptFileError
 from vpt.limits import MAX_CLASSES, MAX_NAME, MAX_SIDE
 from vpt.storage.sealed_file import (
@@ -114,6 +114,7 @@ class PreprocessRecord(Schema):
     crop_pct: float = Field(1.0, ge=0.1, le=2.0)
     crop_mode: CropMode = "center"
     fill: tuple[Colour, Colour, Colour] | None = None
+    value_range: ValueRange | None = None
 
     @model_validator(mode="after")
     def _check_resized(self) -> PreprocessRecord:

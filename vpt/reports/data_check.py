@@ -196,7 +196,7 @@ def _check_detection(
     findings += [
         Finding("no_boxes", path, f"split '{name}' has no box")
         for name, split in found.items()
-        if name != "test" and not any(split.class_counts())
+        if name != "test" and not any(len(sample.boxes) for sample in split.samples)
     ]
     scores: dict[str, float | None] = {}
     for name, split in found.items():

@@ -38,7 +38,7 @@ class Parts:
     """
 
     class_names: tuple[str, ...]
-    samples: dict[SplitName, list[Sample]]
+    samples: Mapping[SplitName, Sequence[Sample]]
     array: NDArray[np.uint8] | None = None
     words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
