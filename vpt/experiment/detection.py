@@ -18,6 +18,7 @@ from vpt.data import (
     load_descriptor,
     read_detection,
 )
+from vpt.data.cuts import with_cuts
 from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
 from vpt.errors import ConfigError, DataError, PromptFileError
@@ -74,7 +75,13 @@ def build_detection(
         VptError: anything in the config that does not fit together.
     """
     check_coco_eval(config.train.coco_eval)
-    descriptor = load_descriptor(config.data.dataset)
+    data = config.data
+    descriptor = with_cuts(
+        load_descriptor(data.dataset),
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+    )
     skip = config.data.on_bad_image == "skip"
     splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
     for name in ("train", "val"):
