@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.data.descriptor import Cut, Descriptor
-from vpt.data.image_files import find_files, is_skipped, is_utf8, left_out_line, printable
+from vpt.data.image_files import (
+    check_names,
+    find_files,
+    is_skipped,
+    is_utf8,
+    left_out_line,
+    printable,
+)
 from vpt.data.near_paths import explain_missing
 from vpt.data.readers.text_files import read_text
 from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
@@ -219,6 +226,7 @@ def images_below(folder: Path) -> tuple[Path, ...]:
         raise DataError(
             f"class folder '{folder}' has no images" + (f" ({others})" if others else "")
         )
+    check_names(found.images, folder)
     return found.images
 
 
