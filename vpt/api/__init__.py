@@ -2,13 +2,20 @@
 
 from vpt.api.banks import PromptBank
 from vpt.api.models import create_detector, create_model, list_prompts
-from vpt.api.prompt_files import check_saveable, load_detector, load_prompt, save_prompt
+from vpt.api.prompt_files import (
+    check_saveable,
+    check_weights,
+    load_detector,
+    load_prompt,
+    save_prompt,
+)
 from vpt.api.texts import check_head
 
 __all__ = [
     "PromptBank",
     "check_head",
     "check_saveable",
+    "check_weights",
     "create_detector",
     "create_model",
     "list_prompts",

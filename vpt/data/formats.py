@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -45,6 +46,7 @@ from vpt.data.splits import PackedImage, Sample, Split, SplitName, Splits
 from vpt.data.text_names import text_names
 from vpt.errors import DataError
 from vpt.registry import nearest
+from vpt.storage.whole_file import open_regular
 
 _SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -155,7 +157,7 @@ def _read_csv(descriptor: Descriptor, root: Path) -> Parts:
 def _csv_table(path: Path, columns: Columns) -> tuple[list[str], list[tuple[_Row, str]]]:
     """The class names that the header says, if it does; and each line with its split's value."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             header = list(reader.fieldnames or ())
             for name in columns_needed(columns):
@@ -168,7 +170,7 @@ def _csv_table(path: Path, columns: Columns) -> tuple[list[str], list[tuple[_Row
             rows = [
                 _csv_row(values, columns, names, f"{path}:{reader.line_num}") for values in reader
             ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error})") from error
     return names, rows
 

@@ -18,6 +18,7 @@ from vpt.data.images import SUFFIXES
 from vpt.data.splits import Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
+from vpt.storage.whole_file import MAX_JSON, read_whole_text
 
 # What would break a message of one line, or cannot be in the name of a file.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -152,8 +153,8 @@ def text_rows(
 ) -> list[tuple[str, list[str]]]:
     """('file:line', fields) of each line that is not blank; the first or last field is a word."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_whole_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -174,7 +175,7 @@ def read_json(path: Path) -> Any:
         DataError: it cannot be read, or is no JSON in UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_whole_text(path, most=MAX_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON in UTF-8 ({error})") from error
 

@@ -34,7 +34,14 @@ from vpt.evaluation import CocoEval, DetectionEvaluator, score_results
 from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
-from vpt.runs.inference import difference, groups, measure, precision_of, readable
+from vpt.runs.inference import (
+    NOT_FINITE,
+    difference,
+    groups,
+    measure,
+    precision_of,
+    readable,
+)
 from vpt.structures import Detections, Letterbox
 
 MIN_SCORE = 0.3
@@ -240,6 +247,9 @@ def predict_boxes(
                     yield BoxPrediction(path, None, errors[place])
                 else:
                     detections = next(found).to("cpu")
+                    if not detections.boxes.isfinite().all():
+                        yield BoxPrediction(path, None, NOT_FINITE)
+                        continue
                     yield BoxPrediction(path, detections[detections.scores >= min_score])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,6 +188,8 @@ def evaluate_prompt(
             precision=precision_of(path),
             after_batch=advance,
         )
+    if not math.isfinite(metrics["loss"]):
+        raise PromptFileError(f"{path}: {NOT_FINITE} on {dataset}: there is nothing to measure")
     if isinstance(evaluator, MultiLabelEvaluator):
         pairs = zip(known, evaluator.average_precisions(), strict=True)
         metrics |= {f"AP/{name}": value for name, value in pairs if value is not None}
@@ -264,13 +267,21 @@ def predict_images(
                 if isinstance(image, str):
                     yield Prediction(str(path), None, None, error=image)
                     continue
-                ranked = _ranked(next(rows), names)
+                row = next(rows)
+                if not row.isfinite().all():
+                    yield Prediction(str(path), None, None, error=NOT_FINITE)
+                    continue
+                ranked = _ranked(row, names)
                 top = dict(ranked[:top_k])
                 if model.multi_label:
                     likely = {name: value for name, value in ranked if value >= min_score}
                     yield Prediction(str(path), None, None, top=top, labels=likely)
                 else:
                     yield Prediction(str(path), *ranked[0], top=top)
+
+
+NOT_FINITE = "the model gives numbers that are not finite"
+"""The error of an image whose prediction would be NaN, which is no number of JSON."""
 
 
 def _ranked(row: torch.Tensor, names: list[str]) -> list[tuple[str, float]]:
