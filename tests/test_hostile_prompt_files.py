@@ -120,6 +120,7 @@ def no_backbone(monkeypatch):
 
 
 GIANT = {
+    "backbone.activation": None,
     "backbone.name": "timm/vit_giant_patch14_dinov2.lvd142m",
     "backbone.image_size": [224, 224],
     "backbone.grid": [16, 16],
@@ -148,7 +149,7 @@ GIANT = {
         (
             "linear",
             GIANT,
-            r"tensor head.weight has shape \(3, 192\), its header asks for \(3, 1536\)",
+            r"has shape \(1, 2, 192\), its header asks for \(1, 2, 1536\)",
         ),
         ("detector", {"head.channels": 4_096}, "its header asks for"),
         ("detector", {"head.num_convs": 10**5}, "at most 32"),
