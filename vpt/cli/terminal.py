@@ -12,7 +12,7 @@ import typer
 from vpt.console import SafeConsole, escaped
 
 out = SafeConsole(markup=False, highlight=False, soft_wrap=True)
-err = SafeConsole(stderr=True, markup=False, highlight=False)
+err = SafeConsole(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 ConfigPath = Annotated[Path, typer.Argument(help="a YAML file, e.g. configs/vpt_deep_cub.yaml")]
