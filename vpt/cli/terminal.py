@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 out = Console(markup=False, highlight=False, soft_wrap=True)
-err = Console(stderr=True)
+err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 ConfigPath = Annotated[Path, typer.Argument(help="a YAML file, e.g. configs/vpt_deep_cub.yaml")]
@@ -25,6 +25,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps")]
 def log(line: str) -> None:
     """Print one plain line."""
     out.print(line)
+
+
+def tell(line: str) -> None:
+    """Print one plain line on stderr, beside what a command writes to stdout."""
+    err.print(line)
 
 
 def open_mode(*, resume: bool, overwrite: bool) -> Literal["new", "resume", "overwrite"]:

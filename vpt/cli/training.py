@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vpt.cli.terminal import ConfigPath, Overrides, log, open_mode, out
+from vpt.cli.named import config_path
+from vpt.cli.terminal import ConfigPath, Overrides, log, open_mode, out, tell
 
 commands = typer.Typer()
 
@@ -29,15 +30,19 @@ def train(
 
     Started by torchrun, all of its processes train the one run.
     """
-    from vpt import runs
     from vpt.config import load_config
-    from vpt.engine.distributed import is_first, world_size
-    from vpt.experiment import build
+    from vpt.engine.progress import said_if_slow
+    from vpt.runs.early import check_named
 
     mode = open_mode(resume=resume, overwrite=overwrite)
+    settings = load_config(config_path(config, "train"), overrides or ())
+    check_named(settings, mode if not dry_run else "overwrite")
+    with said_if_slow("loading torch ...", tell):
+        from vpt import runs
+        from vpt.engine.distributed import is_first, world_size
+        from vpt.experiment import build
     if dry_run and world_size() > 1:
         raise typer.BadParameter("--dry-run measures one process; use it without torchrun")
-    settings = load_config(config, overrides or ())
     if dry_run:
         out.print(plan_table(runs.make_plan(build(settings), log=log), settings.run_dir))
         return
@@ -55,14 +60,19 @@ def probe(
     ] = False,
 ) -> None:
     """Fit a linear probe by L-BFGS to features that are computed once; seconds, not epochs."""
-    from vpt import runs
     from vpt.config import RunConfig, load_config
+    from vpt.engine.progress import said_if_slow
     from vpt.errors import ConfigError
+    from vpt.runs.early import check_named
 
-    settings = load_config(config, overrides or ())
+    settings = load_config(config_path(config, "probe"), overrides or ())
     if not isinstance(settings, RunConfig):
         raise ConfigError(f"{config}: a probe is of classes, not of boxes")
-    runs.probe(settings, mode="overwrite" if overwrite else "new", log=log, console=out)
+    mode = open_mode(resume=False, overwrite=overwrite)
+    check_named(settings, mode)
+    with said_if_slow("loading torch ...", tell):
+        from vpt import runs
+    runs.probe(settings, mode=mode, log=log, console=out)
 
 
 def plan_table(plan: Any, run_dir: Path) -> Table:

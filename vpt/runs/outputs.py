@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from vpt.errors import DataError
-from vpt.runs.predicting import Prediction
+
+if TYPE_CHECKING:
+    from vpt.runs.predicting import Prediction
 
 RowFormat = Literal["csv", "jsonl"]
 
