@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -17,8 +18,15 @@ T = TypeVar("T")
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """', did you mean ...?' for the nearest known names, or '' where none is near."""
-    matches = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    names = sorted(known)
+    alike = [each for each in names if _folded(each) == _folded(name)]
+    matches = alike[:3] or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     return f", did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
+def _folded(name: str) -> str:
+    """Without upper case, blanks at the ends, and the two ways to write an accent."""
+    return unicodedata.normalize("NFC", name.strip().casefold())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from vpt.engine.prompt_file import (
     HEADER_LIMIT,
     BackboneRecord,
+    PreprocessRecord,
     PromptHeader,
     read_prompt_file,
     read_prompt_header,
@@ -21,12 +22,14 @@ from vpt.storage.sealed_file import write_sealed
 
 TENSORS = {"prompt.rows": torch.arange(6.0).reshape(2, 3), "head.weight": torch.ones(2, 2)}
 
+PREPROCESS = {"size": [32, 48], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}
+
 
 def header(**changes):
     backbone = BackboneRecord(
         name="timm/test_vit", sha256="ab" * 32, pretrained=False, image_size=(32, 48), grid=(2, 3)
     )
-    values = {"backbone": backbone, "preprocess": {"size": [32, 48]}, "prompt": {"name": "none"}}
+    values = {"backbone": backbone, "preprocess": PREPROCESS, "prompt": {"name": "none"}}
     return PromptHeader(**{**values, **changes})
 
 
@@ -47,26 +50,43 @@ json_values = st.recursive(
     max_leaves=8,
 )
 json_objects = st.dictionaries(st.text(max_size=8), json_values, max_size=4)
-positive_pairs = st.tuples(st.integers(1, 4096), st.integers(1, 4096))
+sides = st.tuples(st.integers(1, 4096), st.integers(1, 4096))
+methods = st.builds(
+    lambda name, options: {**options, "name": name}, st.text(max_size=8), json_objects
+)
+heads = st.builds(lambda options: {**options, "num_classes": 2}, methods)
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=10)
+names = st.lists(words.filter(str.strip), min_size=2, max_size=2, unique=True)
+floats = st.floats(-10, 10)
+spreads = st.floats(0.01, 10)
 headers = st.builds(
     PromptHeader,
     backbone=st.builds(
         BackboneRecord,
-        name=st.text(max_size=10),
+        name=words,
         sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
         pretrained=st.booleans(),
-        weights=st.none() | st.text(max_size=10),
-        image_size=positive_pairs,
-        grid=positive_pairs,
-        activation=st.none() | st.text(max_size=10),
+        weights=st.none() | words,
+        image_size=sides,
+        grid=sides,
+        activation=st.none() | words,
     ),
-    preprocess=json_objects,
-    prompt=json_objects | st.lists(json_objects, max_size=3),
-    head=st.none() | json_objects,
-    tuning=st.text(max_size=10),
-    class_names=st.none() | st.lists(st.text(max_size=10), max_size=5),
+    preprocess=st.builds(
+        PreprocessRecord,
+        size=sides,
+        mean=st.tuples(floats, floats, floats),
+        std=st.tuples(spreads, spreads, spreads),
+        interpolation=st.sampled_from(["bicubic", "bilinear", "nearest"]),
+        crop_pct=st.floats(0.5, 1.2),
+        crop_mode=st.sampled_from(["center", "squash", "border"]),
+        fill=st.none() | st.just((0, 128, 255)),
+    ),
+    prompt=methods | st.lists(methods, min_size=1, max_size=3),
+    head=st.none() | heads,
+    tuning=st.sampled_from(["frozen", "full", "last:12"]),
+    class_names=st.none() | names,
     metrics=st.dictionaries(st.text(max_size=10), numbers, max_size=4),
-    seed=st.none() | st.integers(0, 2**63),
+    seed=st.none() | st.integers(0, 2**63 - 1),
     config=st.none() | json_objects,
 )
 
@@ -150,10 +170,10 @@ def test_prompt_file__from_a_newer_version__says_how_to_upgrade(path, newer):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"novelty": 1}, "'novelty'"),
-        ({"task": "flying"}, "'task'"),
-        ({"backbone": {"name": "a"}}, r"'backbone\.sha256'"),
-        ({"format_version": "1"}, "'format_version'"),
+        ({"novelty": 1}, "novelty: unknown key"),
+        ({"task": "flying"}, "task: value 'flying' is not allowed"),
+        ({"backbone": {"name": "a"}}, r"backbone\.sha256: is required"),
+        ({"format_version": "1"}, "format_version: value '1' is not allowed"),
     ],
 )
 def test_prompt_file__header_field_wrong__field_named_in_one_line(path, change, named):
@@ -165,4 +185,4 @@ def test_prompt_file__header_field_wrong__field_named_in_one_line(path, change, 
 
 def test_prompt_file__header_over_the_limit__refused(path):
     with pytest.raises(PromptFileError, match=f"at most {HEADER_LIMIT}"):
-        write_prompt_file(path, TENSORS, header(class_names=["x" * HEADER_LIMIT]))
+        write_prompt_file(path, TENSORS, header(config={"note": "x" * HEADER_LIMIT}))

@@ -19,6 +19,7 @@ from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
     TEXT_FEATURE,
+    VALUE_RANGE_FEATURE,
     PromptHeader,
     portable_config,
     prompt_file_problem,
@@ -102,6 +103,8 @@ def _header(
             "category_ids": None if model.category_ids is None else list(model.category_ids),
             "requires": [DETECTION_FEATURE],
         }
+    if model.preprocess.value_range is not None:
+        own["requires"] = [*own.get("requires", []), VALUE_RANGE_FEATURE]
     head = model.head
     values = {
         "backbone": _record(model.backbone),

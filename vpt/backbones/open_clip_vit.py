@@ -70,7 +70,7 @@ class OpenClipViT(Backbone):
         """See `Backbone.embed_before_norm`."""
         self._check_size(images)
         patches = self.body.conv1(images).flatten(2).transpose(1, 2)
-        first = self.body.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = self.body.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         values = torch.cat([first, patches], dim=1)
         values = values + self.body.positional_embedding.to(values.dtype)
         return Tokens(values, self.grid, self.num_prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -126,25 +127,24 @@ def _tell_unreadable(unreadable: int, images: int) -> None:
 
 
 def find_images(arguments: Sequence[str]) -> Iterator[Path]:
-    """The image files that arguments name.
+    """The image files that arguments name, in order; a line says how many others are left out.
 
-    Files as they are, folders and globs searched in order.
+    Of folders and patterns the images, by the same rule as in training; files as they are.
     """
-    from vpt.data.images import SUFFIXES
+    from vpt.data.image_files import FoundFiles, images_named, left_out_line
     from vpt.errors import DataError
 
+    left_out: Counter[str] = Counter()
     for argument in arguments:
-        path = Path(argument)
         if argument == "-":
-            found = [Path(line.strip()) for line in sys.stdin if line.strip()]
-        elif path.is_dir():
-            found = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-            )
-        elif path.exists() or not any(sign in argument for sign in "*?["):
-            found = [path]
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            found = FoundFiles(tuple(Path(line) for line in lines if line.strip()), {})
         else:
-            found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-        if not found:
-            raise DataError(f"no image found by '{argument}'")
-        yield from found
+            found = images_named(argument)
+        left_out.update(found.left_out)
+        if not found.images:
+            others = left_out_line(found.left_out)
+            raise DataError(f"no image found by '{argument}'" + (f" ({others})" if others else ""))
+        yield from found.images
+    if line := left_out_line(left_out):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from vpt.cli import benchmarks, comparing, data, evaluating, looking, predicting, training
+from vpt.cli.terminal import complain
 
 app = typer.Typer(
     name="vpt",
@@ -70,6 +71,16 @@ def _joined(words: Sequence[str]) -> AbstractContextManager[bool]:
     return joined()
 
 
+def _stopping(words: Sequence[str]) -> AbstractContextManager[None]:
+    """An answer to signals from a training's first moment on; torchrun's processes have no own."""
+    if words[:1] != ["train"] or "WORLD_SIZE" in os.environ:
+        return nullcontext()
+    from vpt.engine.interrupt import exiting_at_once
+
+    message = "vpt: stopped by {signal} outside the training steps; go on with --resume"
+    return exiting_at_once(EXIT_INTERRUPTED, message, on_sigint="--resume" in words)
+
+
 def _answer(words: Sequence[str], wants_traceback: bool) -> int:
     from vpt.engine.interrupt import Interrupted
     from vpt.errors import VptError
@@ -77,7 +88,8 @@ def _answer(words: Sequence[str], wants_traceback: bool) -> int:
     for library in ("huggingface_hub", "timm"):  # their errors come as ours, in one line
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
-        code = app(words, prog_name="vpt", standalone_mode=False)
+        with _stopping(words):
+            code = app(words, prog_name="vpt", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except VptError as error:
         return _fail(str(error), EXIT_MISTAKE, wants_traceback)
@@ -102,7 +114,7 @@ def _fail(message: str, code: int, wants_traceback: bool) -> int:
     if wants_traceback:
         traceback.print_exc()
     if _is_new(message):
-        sys.stderr.write(f"vpt: {message}\n")
+        complain(message)
     return code
 
 

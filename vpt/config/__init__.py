@@ -20,13 +20,14 @@ if TYPE_CHECKING:
         TransformConfig,
         json_schema,
     )
-    from vpt.config.schema import NamedSchema, Schema, validate
-    from vpt.config.yaml_text import dump, load_yaml
+    from vpt.config.schema import AtMost, NamedSchema, Schema, validate
+    from vpt.config.yaml_text import dump, load_foreign_yaml, load_yaml
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "AnyRunConfig",
+    "AtMost",
     "BoxTransformConfig",
     "DetectionRunConfig",
     "HeadConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "dump",
     "json_schema",
     "load_config",
+    "load_foreign_yaml",
     "load_yaml",
     "validate",
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         find_decoded,
         make_room,
     )
+    from vpt.data.depth import depth_warning
     from vpt.data.descriptor import Cut, Descriptor, TextNames
     from vpt.data.detection import (
         LEFT_OUT,
@@ -40,15 +41,12 @@ if TYPE_CHECKING:
     from vpt.data.images import read_image
     from vpt.data.layouts import load_descriptor
     from vpt.data.loader import (
-        BadImage,
         BatchLoader,
         ImageDataset,
         collate,
-        drop_bad,
         each_of,
         load_sample,
         make_loader,
-        scan_images,
         targets_of,
     )
     from vpt.data.mixing import NO_MIXING, Mixing, mix
@@ -65,6 +63,7 @@ if TYPE_CHECKING:
         share_of,
         with_val_in_train,
     )
+    from vpt.data.scans import BadImage, ScanMemory, drop_bad, scan_images
     from vpt.data.scenes import SceneSettings, write_scenes
     from vpt.data.selections import apply_selection
     from vpt.data.splits import Sample, Split, Splits
@@ -100,6 +99,7 @@ __all__ = [
     "Mixing",
     "Normalise",
     "Sample",
+    "ScanMemory",
     "SceneSettings",
     "Split",
     "Splits",
@@ -119,6 +119,7 @@ __all__ = [
     "create_transform",
     "decoded_path",
     "decoded_sizes",
+    "depth_warning",
     "drop_bad",
     "each_of",
     "evaluation_transform",

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from vpt.config import Schema
+from vpt.data.box_units import BoxUnits
+from vpt.data.near_paths import Variant
 from vpt.data.published import PublishedFile
 
 Format = Literal[
@@ -30,9 +32,12 @@ Format = Literal[
     "split_zhou",
     "imagenet",
     "coco",
+    "voc",
+    "yolo",
+    "hf_objects",
 ]
 
-BOX_FORMATS: tuple[Format, ...] = ("coco",)
+BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
 """Formats of images with boxes; all others have classes of whole images."""
 
 
@@ -40,15 +45,16 @@ class Cut(Schema):
     """A part cut out of another: stratified by class, the same images for the same seed."""
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
-    seed: int = Field(default=0, ge=0, description="which images are cut out")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
 
 
 class SplitSources(Schema):
     """Where each split is found.
 
     folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
-    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
+    text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
+    a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
     test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
     if there is one. The other formats say it themselves and take only cuts.
@@ -60,7 +66,7 @@ class SplitSources(Schema):
 
 
 class ImageFolders(Schema):
-    """The folder of each split's images, relative to root; None: root itself."""
+    """The folder of each split's images or labels, relative to root; None: root itself."""
 
     train: str | None = None
     val: str | None = None
@@ -112,10 +118,12 @@ class Columns(Schema):
 class Counts(Schema):
     """How many images a split must hold; what is None is not checked."""
 
-    train: int | None = Field(default=None, ge=1)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    train_and_val: int | None = Field(default=None, ge=1, description="before val is cut out")
+    train: int | None = Field(default=None, ge=1, le=10**9)
+    val: int | None = Field(default=None, ge=1, le=10**9)
+    test: int | None = Field(default=None, ge=1, le=10**9)
+    train_and_val: int | None = Field(
+        default=None, ge=1, le=10**9, description="before val is cut out"
+    )
 
 
 class TextNames(Schema):
@@ -150,15 +158,28 @@ class Descriptor(Schema):
         format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
-        file: the one file that lists all splits, relative to root (csv, split_zhou).
+        file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
+            data.yaml, or a text file with a class name in each line (yolo).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split.
+            path_list, coco); for coco also one for each split; for voc of the images whose names
+            a list holds.
+        labels: folder of the label files, relative to root, or one for each split (voc, yolo);
+            None: 'labels' in the place of 'images', or beside the images.
+        difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
+            target, and what is found there is no mistake.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
         columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
+        name_variants: in what listed names may differ from the files' (see `Variant`); each is
+            given to the one file that it can mean. Empty: in nothing (coco).
+        box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
+            files that look otherwise are refused (coco).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
+        match_categories: whether the categories of val and test are those of train by their ids, or
+            by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
         licence: under which terms the images may be used.
         source: where it was published.
@@ -173,12 +194,18 @@ class Descriptor(Schema):
     splits: SplitSources = SplitSources()
     file: str | None = None
     images: str | ImageFolders | None = None
+    labels: str | ImageFolders | None = None
+    difficult: Literal["crowd", "leave_out", "object"] = "crowd"
     suffix: str = ""
     columns: Columns = Columns()
     classes: list[str] | None = None
     text: TextNames = TextNames()
     counts: Counts = Counts()
     missing_classes: Literal["error", "allow"] = "error"
+    name_variants: list[Variant] = Field(default_factory=list)
+    box_units: BoxUnits | None = None
+    dropped_boxes: Literal["error", "allow"] = "error"
+    match_categories: Literal["id", "name"] = "id"
     metric: Literal["top1", "mean_class_accuracy", "mAP", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
@@ -233,7 +260,9 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_format_fields(self) -> Descriptor:
         for field, formats in _FIELDS_OF.items():
-            given = getattr(self, field) != type(self).model_fields[field].default
+            given = getattr(self, field) != type(self).model_fields[field].get_default(
+                call_default_factory=True
+            )
             if given and self.format not in formats:
                 belongs = " and ".join(formats)
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
@@ -292,10 +321,16 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou"),
+    "file": ("csv", "split_zhou", "yolo"),
     "columns": ("csv", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc"),
+    "labels": ("voc", "yolo"),
+    "difficult": ("voc",),
     "suffix": ("path_list",),
+    "name_variants": ("coco",),
+    "box_units": ("coco",),
+    "dropped_boxes": ("coco",),
+    "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",
@@ -303,5 +338,5 @@ _NAMED_SPLITS: tuple[Format, ...] = (
     "image_list",
     "path_list",
     "parquet",
-    "coco",
+    *BOX_FORMATS,
 )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,10 @@ Severity = Literal["error", "warning", "note"]
 
 # kind -> (severity, what it is and what becomes of it). 'error' stops a run.
 KINDS: dict[str, tuple[Severity, str]] = {
-    "boxes_centred": ("error", "the boxes look like [centre x, centre y, w, h], not [x, y, w, h]"),
-    "boxes_normalised": ("error", "the boxes look relative to the image, not in pixels"),
-    "boxes_xyxy": ("error", "the boxes look like corners [x1, y1, x2, y2], not [x, y, w, h]"),
+    "box_units": ("error", "the boxes do not look like [x, y, width, height] in pixels"),
+    "boxes_lost": ("error", "more than 5 % of the boxes of a split cannot be used"),
+    "all_crowds": ("error", "every object is marked as a crowd (iscrowd 1): nothing to learn from"),
+    "annotations_missing": ("error", "a named file has no annotations"),
     "box_malformed": ("error", "a bbox is not a list of four numbers"),
     "box_not_finite": ("error", "a bbox holds NaN or infinity"),
     "box_negative": ("error", "a bbox has a negative width or height"),
@@ -46,6 +47,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "split_empty": ("error", "no image of a split can be used"),
     "split_missing": ("error", "training needs train and val"),
     "size_turned": ("error", "width and height are of the file before its EXIF orientation"),
+    "box_not_relative": ("error", "a number of a YOLO label is not in 0..1"),
+    "label_unreadable": ("error", "a label file cannot be read"),
     "unknown_category": ("error", "an annotation has a category that is not listed"),
     "unknown_image": ("error", "an annotation is of an image that is not listed"),
     "annotation_id_invalid": ("warning", "annotations have no usable id; renumbered in memory"),
@@ -56,11 +59,14 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "an area is not above 0, or above its box's; that is taken",
     ),
     "area_missing": ("warning", "annotations have no area; width x height is taken"),
+    "box_from_outline": ("warning", "boxes are missing or empty; taken from the segmentations"),
+    "box_units_doubtful": ("warning", "the boxes lie as they do in other units; taken as COCO's"),
     "box_clipped": ("warning", "a box reaches over the edge by more than a pixel; clipped"),
     "box_empty": ("warning", "a box has no width or no height; dropped"),
     "box_outside": ("warning", "a box lies outside of its image; dropped"),
     "classes_renamed": ("warning", "the descriptor calls the categories otherwise"),
     "box_twice": ("warning", "an image has the same box and category twice; kept"),
+    "category_names_alike": ("warning", "classes differ in capitals or blanks alone"),
     "category_name_twice": ("warning", "categories share a name; their ids are added to it"),
     "category_unnamed": ("warning", "a category has no name; its id is taken"),
     "category_unused": ("warning", "a category that the training file lacks, without boxes"),
@@ -70,11 +76,28 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "crowd_invalid": ("warning", "an iscrowd is not 0 or 1; 0 is taken"),
     "crowd_missing": ("warning", "annotations have no iscrowd; 0 is taken"),
     "file_name_backslash": ("warning", "file names have backslashes; read as slashes"),
+    "ids_as_names": ("warning", "images have names as ids; numbered in memory"),
+    "commas_in_labels": ("warning", "lines of YOLO labels have commas; read as blanks or points"),
+    "file_name_differs": ("warning", "label files name another image; the one beside is taken"),
+    "image_listed_twice": ("warning", "an image is listed again; taken once"),
+    "image_without_label": ("warning", "images have no label file; left out"),
+    "label_without_image": ("warning", "label files have no image; left out"),
+    "labels_mostly_missing": ("warning", "most images have no label file; kept as negatives"),
     "ids_as_text": ("warning", "ids are texts; read as numbers"),
+    "values_narrow": (
+        "warning",
+        "images of more than 8 bits do not use, or exceed, the range they are scaled by",
+    ),
     "ignore_flag": ("warning", "'ignore' flags, which the COCO evaluation never reads; dropped"),
     "orientation": ("warning", "the EXIF orientation turns the image; boxes taken as of upright"),
     "size_exchanged": ("warning", "width and height are exchanged; those of the file are taken"),
     "size_missing": ("warning", "images have no width and height; those of the file are taken"),
+    "test_without_boxes": ("warning", "the test split has no box: its AP is undefined"),
+    "test_without_truth": ("note", "a test file without annotations is left out"),
+    "category_is_group": ("note", "a category is the group of all others, without boxes; left out"),
+    "corners_from_zero": ("note", "PASCAL VOC's corners count from 0 here"),
+    "difficult_left_out": ("note", "objects are marked as difficult; left out"),
+    "label_missing": ("note", "images have no label file; kept as negatives"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
     "class_rare": ("note", "classes with few examples to learn from"),
     "crowded": ("note", "more than 100 boxes of a class in an image; COCO counts 100 detections"),
@@ -88,12 +111,14 @@ SKIPPABLE = frozenset(
     {
         "box_malformed",
         "box_not_finite",
+        "box_not_relative",
         "box_negative",
         "file_name_invalid",
         "image_id_invalid",
         "image_missing",
         "image_twice",
         "image_unreadable",
+        "label_unreadable",
         "malformed",
         "size_differs",
         "size_turned",
@@ -114,6 +139,7 @@ class Finding:
         image: the image's file name, where it is about one.
         annotation: the annotation's id as written, where it is about one and has one.
         count: how often it was seen, where one finding stands for many.
+        line: of the file, counted from 1, where it is about one.
     """
 
     kind: str
@@ -122,6 +148,7 @@ class Finding:
     image: str | None = None
     annotation: int | None = None
     count: int = 1
+    line: int | None = None
 
     @property
     def severity(self) -> Severity:
@@ -129,10 +156,11 @@ class Finding:
         return KINDS[self.kind][0]
 
     def __str__(self) -> str:
+        file = str(self.file) if self.line is None else f"{self.file}:{self.line}"
         places = [f"image '{self.image}'"] if self.image is not None else []
         if self.annotation is not None:
             places.append(f"annotation {self.annotation}")
-        return ": ".join([str(self.file), *([", ".join(places)] if places else []), self.message])
+        return ": ".join([file, *([", ".join(places)] if places else []), self.message])
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +209,14 @@ class DetectionSplit:
         samples: the images.
         class_names: in label order.
         category_ids: the annotation files' id of each class, in label order.
+        image_names: what the annotation file has as id, where that is no number.
     """
 
     name: str
     samples: tuple[DetectionSample, ...] = field(repr=False)
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    image_names: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -291,12 +321,14 @@ def boxes_hash(split: DetectionSplit) -> str:
 
 def to_coco_dict(split: DetectionSplit) -> dict[str, Any]:
     """The ground truth of a split as the COCO evaluation reads it, from the cleaned samples."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations = []
     for sample in split.samples:
         height, width = sample.size
-        images.append(
-            {"id": sample.image_id, "file_name": sample.key, "width": width, "height": height}
-        )
+        image = {"id": sample.image_id, "file_name": sample.key, "width": width, "height": height}
+        if sample.image_id in split.image_names:
+            image["name"] = split.image_names[sample.image_id]
+        images.append(image)
         columns = (sample.boxes, sample.labels, sample.crowds, sample.areas, sample.annotation_ids)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         for (left, top, right, bottom), label, crowd, area, number in rows:

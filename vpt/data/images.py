@@ -70,6 +70,11 @@ _DECODE_ERRORS = (
 )
 
 
+_LIBRARIES = (
+    *("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff"),
+    *("jpg_2000", "avif"),
+)
+
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 lie on their side
 
 
@@ -90,6 +95,11 @@ class ImageHeader:
         """(H, W) in pixels of the upright image, as `read_image` gives it."""
         height, width = self.stored_size
         return (width, height) if self.orientation >= 5 else (height, width)
+
+
+def decoder_versions() -> dict[str, str | None]:
+    """The versions of the libraries that decode; what was kept of other ones is not theirs."""
+    return {name: features.version(name) for name in _LIBRARIES}
 
 
 def read_image(path: Path | str, *, value_range: ValueRange | None = None) -> Image.Image:

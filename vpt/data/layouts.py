@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.config import load_yaml, validate
+from vpt.config import load_foreign_yaml, load_yaml, validate
 from vpt.data.descriptor import Descriptor
-from vpt.data.readers import folder, parquet
+from vpt.data.readers import coco_folders, folder, hf_objects, parquet, voc, yolo
+from vpt.data.readers.yolo_yaml import is_data_yaml
 from vpt.data.recognising import question
 from vpt.errors import DataError
 
@@ -15,6 +17,10 @@ from vpt.errors import DataError
 # that is another one as well, such as train/ with images/ and labels/, is the more special one's:
 # the general recogniser has to pass it over.
 _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
+    coco_folders.recognise,
+    voc.recognise,
+    yolo.recognise,
+    hf_objects.recognise,
     parquet.recognise,
     folder.recognise,
 )
@@ -40,7 +46,20 @@ def load_descriptor(path: Path) -> Descriptor:
             f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
             "test/ that hold one folder of images per class"
         )
+    if is_data_yaml(load_foreign_yaml(path)):
+        return _of_data_yaml(path)
     return validate(Descriptor, load_yaml(path), source=str(path))
+
+
+def _of_data_yaml(path: Path) -> Descriptor:
+    """A descriptor of the data set whose YOLO data.yaml was named."""
+    descriptor = yolo.recognise_yaml(path)
+    if descriptor is None:
+        raise DataError(
+            f"{path} names classes, as YOLO's data.yaml does, but no images, and there are none in "
+            "train/images or images/train beside it; name them under 'train' and 'val' in it"
+        )
+    return descriptor
 
 
 def recognise_folder(path: Path) -> Descriptor:
@@ -49,24 +68,25 @@ def recognise_folder(path: Path) -> Descriptor:
     Raises:
         DataError: no reader knows its layout, or several do; then it holds a descriptor for each.
     """
-    _refuse_boxes(path)
     found = [each for recognise in _RECOGNISERS if (each := recognise(path)) is not None]
     if len(found) > 1:
         raise question(path, f"can be read in {len(found)} ways", found)
     if not found:
-        return Descriptor(name=path.resolve().name, format="folder", root=path)
+        raise DataError(
+            f"'{path}' is no data set that is recognised ({_holds(path)}); read as it lies is a "
+            "folder with train/ and val/ that hold a folder of images for each class, or with "
+            "boxes in the format of COCO, PASCAL VOC or YOLO; anything else needs a descriptor"
+        )
     return found[0]
 
 
-def _refuse_boxes(path: Path) -> None:
-    """A folder says nothing of boxes: those need a descriptor, in COCO's format."""
-    if any(path.glob("annotations/*.json")):
-        raise DataError(
-            f"'{path}' has annotation files; write a descriptor of format coco for it "
-            f"(copy datasets/custom_coco.yaml, root: {path})"
-        )
-    if any(path.glob("labels/**/*.txt")):
-        raise DataError(
-            f"'{path}' looks like boxes in YOLO's format, which is not read; convert them to "
-            "COCO's, and write a descriptor (datasets/custom_coco.yaml is a template)"
-        )
+def _holds(path: Path) -> str:
+    """What lies in a folder, in a few words."""
+    entries = sorted(entry for entry in path.iterdir() if entry.name[0] != ".")
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    kinds = Counter(entry.suffix.lower() or entry.name for entry in entries if entry.is_file())
+    files = [f"{count} {kind}" for kind, count in kinds.most_common(4)]
+    if not entries:
+        return "it is empty"
+    more = [f"and {len(folders) - 6} more folders"] if len(folders) > 6 else []
+    return f"it holds {', '.join([*folders[:6], *more, *files])}"

@@ -6,13 +6,35 @@ that is not its layout. Where it is, but more than one reading fits, it raises `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vpt.config import dump
 from vpt.data.descriptor import Descriptor
+from vpt.data.splits import SplitName
 from vpt.errors import DataError
+
+_SPLIT_WORDS: dict[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def split_of_name(name: str) -> SplitName | None:
+    """The split that a folder or file is named after: 'valid', 'Train', 'train2017', 'test_1'.
+
+    Darknet's 'obj_train_data' is one, too.
+    """
+    word = re.fullmatch(r"(?:obj_)?([A-Za-z]+)(?:_data)?[-_. ]?[0-9]*", name)
+    return _SPLIT_WORDS.get(word[1].lower()) if word else None
 
 
 def recognised(folder: Path, seen: str, **fields: Any) -> Descriptor:

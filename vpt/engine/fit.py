@@ -47,7 +47,7 @@ from vpt.engine.shares import Share, shares_of, weight_of, weighted, weights_of
 from vpt.engine.step import TrainingStep, blank_batch, over_all_processes, summing
 from vpt.engine.throughput import DataWatch, Meter
 from vpt.errors import DivergedError, RunError
-from vpt.evaluation import Evaluator
+from vpt.evaluation import Evaluator, is_better
 from vpt.evaluation.energy import Energy, energies, total
 from vpt.models import NO_CONSISTENCY, Classifier, Consistency, PromptedModel
 from vpt.seeding import derive_seed
@@ -78,10 +78,11 @@ class FitSettings:
         precision: 'fp32', 'bf16' or 'fp16'.
         consistency: weights of the losses that keep the model near the frozen one.
         mixing: of training images with each other.
-        select: validation metric that decides which epoch is best; 'last' takes the last.
+        select: validation metric that decides which epoch is best, ties by the validation loss;
+            'last' takes the last.
         evaluate_every: epochs from one validation, and its checkpoint, to the next; the last is
             always validated.
-        early_stopping: epochs without a better one after which to stop.
+        early_stopping: epochs without a better one, by the same rule, after which to stop.
         checkpoint_seconds: between checkpoints inside an epoch.
         log_every: optimiser steps between logged training values.
         compile_mode: of torch.compile; 'none' runs as it is written.
@@ -495,19 +496,14 @@ class _Loop:
         return metrics
 
     def _note(self, metrics: dict[str, float], epoch: int) -> bool:
-        """Whether this epoch is the best so far; on ties the earlier one stays."""
+        """Whether this epoch is the best so far, see `is_better`; it is all in the state."""
         state, select = self.state, self.settings.select
         if select != "last" and select not in metrics:
             raise RunError(
                 f"validation has no {select} to choose the best epoch by (it has "
                 f"{', '.join(metrics) or 'none'}); set train.select: last, or change the data"
             )
-        if select == "last":
-            better = True
-        elif select == "loss":
-            better = state.best is None or metrics[select] < state.best[select]
-        else:
-            better = state.best is None or metrics[select] > state.best[select]
+        better = is_better(metrics, state.best, select)
         if better:
             state.best, state.best_epoch, state.stale = metrics, epoch, 0
         else:

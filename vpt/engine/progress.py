@@ -194,7 +194,7 @@ def bytes_progress(
         yield _byte_lines(name, log, line_seconds)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a name of somebody else
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -17,6 +17,7 @@ from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
 from vpt.config.run import check_tuning
 from vpt.errors import ConfigError, PromptFileError
+from vpt.limits import MAX_CLASSES, MAX_NAME, MAX_SIDE
 from vpt.storage.sealed_file import (
     HEAD_LIMIT,
     SealedFileError,
@@ -44,8 +45,17 @@ MULTI_LABEL_FEATURE = "multi_label"
 SENTENCES_FEATURE = "sentences"
 """Required by files whose sentences of each class are in a tensor: they may be many."""
 
+VALUE_RANGE_FEATURE = "value_range"
+"""Required where `preprocess` says which values of images of more than 8 bits are 0 and 255."""
+
 KNOWN_FEATURES = frozenset(
-    {TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE, SENTENCES_FEATURE}
+    {
+        TEXT_FEATURE,
+        DETECTION_FEATURE,
+        MULTI_LABEL_FEATURE,
+        SENTENCES_FEATURE,
+        VALUE_RANGE_FEATURE,
+    }
 )
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
@@ -54,9 +64,6 @@ _UPGRADE = "it needs a newer vpt: pip install -U vpt"
 
 SENTENCES = "text.sentences"
 """The tensor with `head.class_prompts`: the bytes of its JSON, uint8."""
-
-MAX_SIDE = 8_192
-"""Most pixels of an image's side."""
 
 MAX_KEYS = 50_000
 """Most keys of an object in the header."""
@@ -70,7 +77,7 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Share = Annotated[float, Field(ge=-100, le=100)]
 Spread = Annotated[float, Field(ge=1e-4, le=100)]
 Colour = Annotated[int, Field(ge=0, le=255)]
-Word = Annotated[str, Field(max_length=1_000)]
+Word = Annotated[str, Field(max_length=MAX_NAME)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -153,8 +160,8 @@ def _check_head(options: dict[str, Any]) -> dict[str, Any]:
     """
     _check_method(options)
     classes = options.get("num_classes")
-    if type(classes) is not int or not 1 <= classes <= 1_000_000:
-        raise ValueError("num_classes is no number of classes from 1 to 1,000,000")
+    if type(classes) is not int or not 1 <= classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes is no number of classes from 1 to {MAX_CLASSES:,}")
     templates, context = options.get("templates"), options.get("context")
     if templates is not None and not _are_sentences(templates):
         raise ValueError("templates are not a list of sentences; a file holds them written out")

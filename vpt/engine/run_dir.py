@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from vpt.engine.projector import FILE_NAMES
 from vpt.errors import RunError, RunInUseError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
+from vpt.storage.lock_file import lock, open_lock_file
 
 __all__ = [
     "PROMPT_NAME",
@@ -144,16 +144,16 @@ def open_run_directory(path: Path, *, mode: OpenMode) -> RunDirectory:
         # A directory that was never a run's is refused without leaving a lock file in it.
         if not (path / _LOCK).exists():
             _refuse_unfit(path, mode)
-        lock = _take_lock(path)
+        held = _take_lock(path)
     except OSError as error:
         raise RunError(f"cannot use {path} as a run directory: {error.strerror}") from error
     try:
         _refuse_unfit(path, mode)
         _tidy(path, mode)
     except BaseException:
-        _unlock(lock)
+        _unlock(held)
         raise
-    return RunDirectory(path, lock)
+    return RunDirectory(path, held)
 
 
 def check_run_directory(path: Path, *, mode: OpenMode) -> None:
@@ -299,9 +299,9 @@ def _remove_run(path: Path) -> None:
 
 def _take_lock(path: Path) -> int:
     """A descriptor that holds the lock: the kernel frees it when the process ends in any way."""
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_lock_file(path / _LOCK)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)
         _held.add(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _self_description().encode(), 0)
@@ -352,4 +352,5 @@ def _drop_inherited() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_drop_inherited)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_drop_inherited)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         score_results,
     )
     from vpt.evaluation.multi_label import MultiLabelEvaluator
+    from vpt.evaluation.selection import is_better
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
@@ -51,6 +52,7 @@ __all__ = [
     "average_base_to_new",
     "check_coco_eval",
     "harmonic_mean",
+    "is_better",
     "score_results",
     "short_names",
     "to_clip_benchmark",

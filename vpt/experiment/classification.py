@@ -105,7 +105,7 @@ def build_classification(
         class_names=splits.class_names,
         text_names=splits.text_names,
         text=text,
-        preprocess=preprocess_of(body, config.data.preprocess),
+        preprocess=preprocess_of(body, config.data.preprocess, config.data.value_range),
         multi_label=splits.multi_label,
     )
     if not model.trainable_parameters():
@@ -167,12 +167,14 @@ def head_with_templates(head: dict[str, Any], descriptor: Descriptor) -> dict[st
     return head
 
 
-def preprocess_of(backbone: Backbone, choice: str) -> Preprocess:
-    """How images are prepared, by `data.preprocess`."""
-    own = backbone.preprocess
+def preprocess_of(
+    backbone: Backbone, choice: str, value_range: tuple[float, float] | None = None
+) -> Preprocess:
+    """How images are prepared, by `data.preprocess` and `data.value_range`."""
+    own = replace(backbone.preprocess, value_range=value_range)
     if choice == "backbone":
         return own
-    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear", value_range=value_range)
     if choice == "squash":
         return replace(paper, crop_mode="squash")
     return replace(paper, crop_pct=0.875)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
+from vpt.limits import MAX_CLASSES
 from vpt.registry import DETECTION_HEADS, HEADS
 
 Initializer = Literal["normal", "zeros", "paper"]
@@ -28,8 +29,12 @@ class LinearOptions(Schema):
 class MlpOptions(Schema):
     """Options of `mlp`."""
 
-    layers: int = Field(3, ge=2, description="k: linear layers, the last one to the classes")
-    width: int | None = Field(None, gt=0, description="of the hidden layers; null: the feature's")
+    layers: Annotated[int, AtMost(16, "MLP-k has a few layers")] = Field(
+        3, ge=2, description="k: linear layers, the last one to the classes"
+    )
+    width: Annotated[int, Field(gt=0), AtMost(16_384, "a layer would take gigabytes")] | None = (
+        Field(None, description="of the hidden layers; null: the feature's")
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="after each hidden layer")
 
 
@@ -54,21 +59,26 @@ class TextOptions(Schema):
         return self
 
 
+ContextLength = Annotated[int, Field(gt=0), AtMost(1_000, "no text tower takes as many")]
+ClassCount = Annotated[int, Field(gt=0), AtMost(MAX_CLASSES, "no model has as many classes")]
+
+
 class ContextOptions(Schema):
     """Learned words before a class name (CoOp, Zhou et al. 2022)."""
 
-    num_tokens: int | None = Field(
-        None, gt=0, description="learned tokens M; null: 16, or as many as `init` has"
+    num_tokens: ContextLength | None = Field(
+        None, description="learned tokens M; null: 16, or as many as `init` has"
     )
     class_specific: bool = Field(False, description="a context of its own for each class")
     position: Literal["end", "middle", "front"] = Field(
         "end", description="where the class name stands in the context"
     )
     init: str | None = Field(None, description="words to start from, e.g. a photo of a")
-    std: float = Field(0.02, gt=0.0, description="of the normal start values without `init`")
-    chunk: int | None = Field(
+    std: Annotated[float, AtMost(100.0, "start values are near 0")] = Field(
+        0.02, gt=0.0, description="of the normal start values without `init`"
+    )
+    chunk: ClassCount | None = Field(
         None,
-        gt=0,
         description="classes that go through the text tower at once, and again on the way back, "
         "which bounds the memory of training on many; null: all",
     )
@@ -90,21 +100,27 @@ class LinearFromTextOptions(TextOptions):
 class DetectionOptions(Schema):
     """Options that every detection head has."""
 
-    channels: int = Field(256, ge=1, description="width of the feature pyramid and of the head")
+    channels: Annotated[int, AtMost(4_096, "its 3x3 convolutions would take gigabytes")] = Field(
+        256, ge=1, description="width of the feature pyramid and of the head"
+    )
     score_threshold: float = Field(
         0.05, ge=0.0, lt=1.0, description="detections below are dropped before suppression"
     )
     nms_threshold: float = Field(
         0.6, gt=0.0, le=1.0, description="IoU above which the weaker box of a class is suppressed"
     )
-    detections_per_image: int = Field(100, ge=1, description="kept after suppression, the best")
+    detections_per_image: Annotated[int, AtMost(100_000, "COCO counts 100")] = Field(
+        100, ge=1, description="kept after suppression, the best"
+    )
 
 
 class FcosOptions(DetectionOptions):
     """Options of `fcos`."""
 
-    num_convs: int = Field(4, ge=1, description="3x3 convolutions of each tower")
-    center_radius: float = Field(
+    num_convs: Annotated[int, AtMost(32, "a tower has a few")] = Field(
+        4, ge=1, description="3x3 convolutions of each tower"
+    )
+    center_radius: Annotated[float, AtMost(1_000.0, "no map has as many cells")] = Field(
         1.5, gt=0.0, description="cells around a box's centre that learn it"
     )
 
@@ -119,7 +135,7 @@ class RetinaNetOptions(DetectionOptions):
         0.5, gt=0.0, le=1.0, description="IoU above which the weaker box of a class is suppressed"
     )
     num_convs: int = Field(4, ge=1, le=MAX_CONVS, description="3x3 convolutions of each tower")
-    anchor_scale: float = Field(
+    anchor_scale: Annotated[float, AtMost(1_000.0, "no map has as many cells")] = Field(
         4.0, gt=0.0, description="side of a map's smallest square anchor, in cells"
     )
 
@@ -139,7 +155,7 @@ class PyramidOptions(Schema):
         "0.25; at patch size 16, 2 is stride 8 and 0.5 stride 32",
     )
     norm: NormKind = Field("layer", description="layer: over the channels of a cell; group: of 32")
-    taps: int = Field(
+    taps: Annotated[int, AtMost(1_000, "no backbone has as many blocks")] = Field(
         4, ge=1, description="how many evenly spaced blocks are read; 1: the last alone"
     )
 

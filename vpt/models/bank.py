@@ -325,9 +325,10 @@ class TaskBank(nn.Module):
                 another number than B.
         """
         with self._turns.using:
-            return self._handles(task, batch_size)
+            handles: Tensor = self._handles(task, batch_size)
+            return handles
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _handles(self, task: str | Sequence[str] | Tensor, batch_size: int) -> Tensor:
         if not isinstance(task, Tensor):
             names = [task] * batch_size if isinstance(task, str) else task
@@ -358,7 +359,7 @@ class TaskBank(nn.Module):
 
     # Of a compiled bank `_run` is the graph. Handles are checked and changes kept away outside of
     # it, where Python can raise and wait.
-    @torch.compiler.disable(recursive=False)
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call]
     def forward(self, images: Tensor, task: str | Sequence[str] | Tensor) -> Tensor:
         """Logits (B, C) float32, -inf beyond an image's own classes.
 
@@ -373,7 +374,7 @@ class TaskBank(nn.Module):
         with self._turns.using:
             return self._run(images, self._places(self._handles(task, len(images))))
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _places(self, handles: Tensor) -> Tensor:
         return (handles % _PLACES).to(self.rows_of.device)
 

@@ -170,7 +170,7 @@ class PromptedBackbone(nn.Module):
             need: of the last block, as in `forward`.
             baked: the keys and values of its prompt, where they are kept.
         """
-        batch_size = len(tokens.values)
+        batch_size = tokens.values.shape[0]
         rows = self._rows(layer, batch_size, tokens.values.dtype) if baked is None else None
         inside = self._inside(layer, batch_size)
         if baked is not None:

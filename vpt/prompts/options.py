@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vpt.choices import Projection, PromptPlacement
-from vpt.config import Schema
+from vpt.config import AtMost, Schema
+from vpt.limits import MAX_SIDE
 from vpt.registry import PROMPTS
 
 Initializer = Literal["uniform", "normal", "patches", "zeros"]
@@ -24,8 +25,17 @@ def _check_layers(value: Any) -> Any:
     return value
 
 
+_NO_BACKBONE = "no backbone has as many blocks"
+LayerCount = Annotated[int, Field(gt=0), AtMost(1_000, _NO_BACKBONE)]
+LayerNumber = Annotated[int, Field(ge=0), AtMost(1_000, _NO_BACKBONE)]
+TokenCount = Annotated[int, AtMost(10_000, "every block attends to each of them")]
+Width = Annotated[int, Field(gt=0), AtMost(16_384, "no backbone's tokens are as wide")]
+StartSpread = Annotated[float, Field(gt=0.0), AtMost(100.0, "start values are near 0")]
+
 LayerChoice = Annotated[
-    str | dict[Literal["first", "last"], Annotated[int, Field(gt=0)]] | list[int],
+    str
+    | dict[Literal["first", "last"], LayerCount]
+    | Annotated[list[LayerNumber], Field(max_length=1_000)],
     AfterValidator(_check_layers),
 ]
 """'all', {'first': k}, {'last': k} or layer numbers."""
@@ -38,19 +48,19 @@ class NoPromptOptions(Schema):
 class DeepOptions(Schema):
     """Options of `vpt_deep`: new tokens at every layer, or at those of `layers`."""
 
-    num_tokens: int = Field(10, ge=0, description="prompt tokens T per prompted layer")
+    num_tokens: TokenCount = Field(10, ge=0, description="prompt tokens T per prompted layer")
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     shared: bool = Field(False, description="one set of tokens for all prompted layers")
     dropout: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
     )
-    projection: int | None = Field(
-        None, gt=0, description="learn tokens of this width and project them to D"
+    projection: Width | None = Field(
+        None, description="learn tokens of this width and project them to D"
     )
     init: Initializer | None = Field(
         None, description="start values; null: the family's, uniform (timm) or normal (open_clip)"
     )
-    std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
+    std: StartSpread = Field(0.02, description="standard deviation of init: normal")
 
     placement: PromptPlacement | None = Field(
         None,
@@ -74,8 +84,12 @@ class ShallowOptions(DeepOptions):
 class GatedOptions(Schema):
     """Options of `vpt_gated`."""
 
-    num_tokens: int = Field(10, gt=0, description="prompt tokens T, which flow through all blocks")
-    gate: float = Field(-5.0, description="start value of every gamma: sigmoid(-5) is 0.007")
+    num_tokens: TokenCount = Field(
+        10, gt=0, description="prompt tokens T, which flow through all blocks"
+    )
+    gate: float = Field(
+        -5.0, ge=-100.0, le=100.0, description="start value of every gamma: sigmoid(-5) is 0.007"
+    )
     temperature: bool = Field(
         False, description="learn a temperature of each block's attention as well"
     )
@@ -83,7 +97,7 @@ class GatedOptions(Schema):
         0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
     )
     init: Initializer | None = Field(None, description="start values; null: the family's")
-    std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
+    std: StartSpread = Field(0.02, description="standard deviation of init: normal")
     placement: PromptPlacement | None = Field(
         None, description="before or after the pre-norm; null: the family's"
     )
@@ -92,7 +106,9 @@ class GatedOptions(Schema):
 class KeyValueOptions(Schema):
     """Options of `kv`."""
 
-    num_tokens: int = Field(5, gt=0, description="learned keys and values T per prompted layer")
+    num_tokens: TokenCount = Field(
+        5, gt=0, description="learned keys and values T per prompted layer"
+    )
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     tied: bool = Field(True, description="the same numbers as keys and as values, as in the paper")
     dropout: float = Field(
@@ -122,8 +138,10 @@ class BiasOptions(Schema):
 class LoraOptions(Schema):
     """Options of `lora`."""
 
-    rank: int = Field(8, gt=0, description="r")
-    alpha: float = Field(8.0, gt=0.0, description="what is added is scaled by alpha / r")
+    rank: Width = Field(8, description="r")
+    alpha: Annotated[float, AtMost(1e6, "it would drown the projection")] = Field(
+        8.0, gt=0.0, description="what is added is scaled by alpha / r"
+    )
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     targets: tuple[Projection, ...] = Field(
         ("query", "value"), min_length=1, description="of query, key, value"
@@ -141,25 +159,25 @@ class LoraOptions(Schema):
 class AdapterOptions(Schema):
     """Options of `adapter`."""
 
-    width: int = Field(64, gt=0, description="of the bottleneck")
+    width: Width = Field(64, description="of the bottleneck")
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
     form: Literal["behind", "beside"] = Field(
         "behind", description="behind the MLP (Pfeiffer), or beside it (AdaptFormer)"
     )
-    scale: float = Field(
+    scale: Annotated[float, AtMost(1e6, "it would drown the MLP's output")] = Field(
         1.0, gt=0.0, description="s, of what is added; AdaptFormer's is 0.1, beside"
     )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="inside the bottleneck, in training")
 
 
-Place = Annotated[int, Field(ge=0)]
+Place = Annotated[int, Field(ge=0), AtMost(MAX_SIDE, "no image is as large")]
 
 
 class PixelOptions(Schema):
     """Options of `pixels`."""
 
     form: Literal["frame", "patch"] = Field("frame", description="where the learned pixels are")
-    width: int = Field(
+    width: Annotated[int, AtMost(MAX_SIDE, "no image is as large")] = Field(
         30, gt=0, description="of the frame, or of the patch's sides, in preprocessed pixels"
     )
     place: tuple[Place, Place] = Field((0, 0), description="patch: [top, left] of its first pixel")
@@ -170,7 +188,7 @@ class PixelOptions(Schema):
     init: Literal["zeros", "normal"] = Field(
         "zeros", description="normal: standard deviation `std`"
     )
-    std: float = Field(0.02, gt=0.0, description="in normalised pixel values")
+    std: StartSpread = Field(0.02, description="in normalised pixel values")
 
     @model_validator(mode="after")
     def _check_form(self) -> PixelOptions:

@@ -137,6 +137,8 @@ def resolve_layers(choice: LayerChoice, depth: int) -> tuple[int, ...]:
         return tuple(range(depth))
     if isinstance(choice, dict):
         (word, count) = next(iter(choice.items()))
+        if count > depth:
+            raise ConfigError(f"prompt.layers {choice}: the backbone has {depth} blocks")
         numbers = list(range(count) if word == "first" else range(depth - count, depth))
     else:
         numbers = [int(number) for number in choice]

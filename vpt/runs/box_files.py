@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from vpt.api import load_detector
+from vpt.console import SafeStream
 from vpt.data import read_image
 from vpt.engine.device import choose_device
 from vpt.engine.progress import images_progress
@@ -88,7 +89,7 @@ def names_of(model: Detector) -> list[str]:
 def write_rows(
     predictions: Iterable[BoxPrediction],
     names: Sequence[str],
-    stream: TextIO,
+    stream: TextIO | SafeStream,
     output_format: RowFormat,
 ) -> Iterator[BoxPrediction]:
     """Write each prediction as it comes, and hand it on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from vpt.engine.progress import Log
 from vpt.errors import ConfigError, DataError
 from vpt.experiment import Experiment, bytes_text, plan_cache
 from vpt.storage.atomic_file import free_bytes
+from vpt.storage.cache import cache_folder
 from vpt.storage.records import RecordsError
 
 _NAMES: dict[SplitName, str] = {"train": "training", "val": "validation"}
@@ -32,7 +32,7 @@ def decoded_folder(config: RunConfig) -> Path:
     """Where decoded images are: `data.decoded_dir`, or `decoded` in $VPT_CACHE or ~/.cache/vpt."""
     if config.data.decoded_dir is not None:
         return config.data.decoded_dir
-    return Path(os.environ.get("VPT_CACHE") or "~/.cache/vpt").expanduser() / "decoded"
+    return cache_folder("decoded")
 
 
 def decoded_images(experiment: Experiment, log: Log) -> dict[SplitName, DecodedImages]:

@@ -95,8 +95,6 @@ def evaluate_detector(
     where = choose_device(device)
     skip = on_bad_image == "skip"
     chosen = _split_of(dataset, root, split, skip=skip, log=log)
-    if skip:
-        chosen = readable(chosen, num_workers=num_workers, log=log)
     model = load_detector(path, weights=weights).to(where)
     known = model.class_names
     if known is None:
@@ -104,6 +102,13 @@ def evaluate_detector(
     if list(chosen.class_names) != known:
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, chosen.class_names)}"
+        )
+    if skip:
+        chosen = readable(
+            chosen,
+            num_workers=num_workers,
+            value_range=model.preprocess.value_range,
+            log=log,
         )
     with images_progress(len(chosen), console) as advance:
         _, evaluator = measure(
@@ -231,7 +236,8 @@ def predict_boxes(
             errors: dict[int, str] = {}
             for place, path in enumerate(group):
                 try:
-                    seen = transform(read_image(path), np.zeros((0, 4)), 0)
+                    image = read_image(path, value_range=model.preprocess.value_range)
+                    seen = transform(image, np.zeros((0, 4)), 0)
                 except DataError as error:
                     errors[place] = str(error)
                 else:

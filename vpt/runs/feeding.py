@@ -265,11 +265,12 @@ def dataset_of(
     split: AnySplit, transform: Any, seed: int, decoded: DecodedImages | None = None
 ) -> ImageDataset | DetectionDataset:
     """A split as tensors by (epoch, index); the first of an item are its image's pixels, uint8."""
+    scaled = transform.preprocess.value_range
     if isinstance(split, DetectionSplit):
-        return DetectionDataset(split, transform.pixels, seed)
+        return DetectionDataset(split, transform.pixels, seed, value_range=scaled)
     if decoded is not None:
         return DecodedDataset(split, transform, seed, decoded)
-    return ImageDataset(split, transform.pixels, seed)
+    return ImageDataset(split, transform.pixels, seed, value_range=scaled)
 
 
 def _loader(

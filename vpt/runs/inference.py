@@ -12,6 +12,7 @@ from rich.console import Console
 from vpt.api import load_prompt
 from vpt.data import (
     LEFT_OUT,
+    ScanMemory,
     Split,
     Transform,
     Workers,
@@ -22,7 +23,7 @@ from vpt.data import (
     read_splits,
     scan_images,
 )
-from vpt.data.loader import OneSplit
+from vpt.data.scans import AnySplit as OneSplit
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
@@ -64,14 +65,25 @@ def measure(
 
 
 def readable(
-    split: OneSplit, *, num_workers: Workers = 2, log: Log = lambda line: None
+    split: OneSplit,
+    *,
+    num_workers: Workers = 2,
+    value_range: tuple[float, float] | None = None,
+    log: Log = lambda line: None,
 ) -> OneSplit:
     """The split without the images that do not decode, each of which is named.
+
+    Args:
+        split: its files are read whole.
+        num_workers: processes; 0: this one.
+        value_range: of the model, see `Preprocess`.
+        log: takes a line for each image that is left out.
 
     Raises:
         DataError: what is left is not enough, see `drop_bad`.
     """
-    bad = scan_images(split, num_workers)
+    memory = ScanMemory.of_user()
+    bad = scan_images(split, num_workers, value_range=value_range, memory=memory)
     for image in bad:
         log(f"{LEFT_OUT}{image.path}: {image.reason}")
     return drop_bad(split, bad) if bad else split
@@ -161,8 +173,6 @@ def evaluate_prompt(
         log(line)
     splits = read_splits(descriptor, root)
     chosen = splits.require(split)  # type: ignore[arg-type]
-    if on_bad_image == "skip":
-        chosen = readable(chosen, num_workers=num_workers, log=log)
     other = names == "data"
     model = load_prompt(
         path,
@@ -181,6 +191,13 @@ def evaluate_prompt(
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")
+        )
+    if on_bad_image == "skip":
+        chosen = readable(
+            chosen,
+            num_workers=num_workers,
+            value_range=model.preprocess.value_range,
+            log=log,
         )
     transform = evaluation_transform(model.preprocess)
     with images_progress(len(chosen), console) as advance:

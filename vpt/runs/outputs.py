@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from vpt.console import SafeStream
 from vpt.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,17 +63,20 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def opened(output: Path | None) -> Iterator[TextIO]:
-    """The file, or stdout; names of images go through byte by byte, whatever they are."""
+def opened(output: Path | None) -> Iterator[TextIO | SafeStream]:
+    """The file, or stdout; names of images go through byte by byte, whatever they are.
+
+    On a terminal what it would obey is escaped.
+    """
     if output is None:
-        yield sys.stdout
+        yield SafeStream(sys.stdout) if sys.stdout.isatty() else sys.stdout
         return
     with output.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         yield stream
 
 
 def write_classes(
-    predictions: Iterable[Prediction], stream: TextIO, output_format: RowFormat
+    predictions: Iterable[Prediction], stream: TextIO | SafeStream, output_format: RowFormat
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, a row or an object per image, and hand it on.
 

@@ -55,13 +55,14 @@ def predict_images(
     """
     with model.as_baked():
         transform = evaluation_transform(model.preprocess)
+        scaled = model.preprocess.value_range
         assert model.head is not None
         names = model.class_names or [str(number) for number in range(model.head.num_classes)]
         for group in groups(paths, batch_size):
             read: list[tuple[Path, torch.Tensor | str]] = []
             for path in group:
                 try:
-                    read.append((path, transform(read_image(path), 0)))
+                    read.append((path, transform(read_image(path, value_range=scaled), 0)))
                 except DataError as error:
                     read.append((path, str(error)))
             tensors = [image for _, image in read if isinstance(image, torch.Tensor)]

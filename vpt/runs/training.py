@@ -58,6 +58,7 @@ from vpt.runs.start import (
     refuse_other_model,
     scanned,
     show_start,
+    warn_of_depth,
     write_start,
 )
 
@@ -166,6 +167,7 @@ def train(
             for line in told(experiment.splits.findings):
                 left_out(line)
         experiment = scanned(experiment, left_out)
+        warn_of_depth(experiment, log)
         begin = write_start if resume is None else refuse_other_data
         on_first(lambda: begin(run, experiment))
         with _open_events(run, resume, log) as events:

@@ -16,11 +16,14 @@ from vpt.data.recognising import recognised
 from vpt.data.splits import SPLIT_NAMES, Sample
 from vpt.errors import DataError
 
+_OF_BOXES = frozenset({"images", "labels", "annotations", "Annotations", "JPEGImages"})
+"""Folders that hold images and the boxes in them, not images of a class."""
+
 
 def recognise(folder: Path) -> Descriptor | None:
     """A descriptor of a folder that holds a folder for a split; None: it has none of them."""
     splits = [split for split in SPLIT_NAMES if (folder / split).is_dir()]
-    if not splits:
+    if not splits or all(_OF_BOXES.issuperset(class_folders(folder / each)) for each in splits):
         return None
     return recognised(folder, f"folders of images by class: {', '.join(splits)}", format="folder")
 
