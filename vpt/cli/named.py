@@ -1,4 +1,4 @@
-"""The files that a command line names: what is taken, and what was meant where it is another one."""
+"""The files that a command line names: what is taken, and what was meant by another one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from vpt.cli.terminal import tell
-from vpt.errors import ConfigError, DataError, PromptFileError
+from vpt.errors import BackboneError, ConfigError, DataError, PromptFileError
 
 _PROMPT = "prompt.safetensors"
 _CONFIGS = {".yaml", ".yml"}
@@ -103,10 +103,23 @@ def data_path(path: Path) -> Path:
     """
     if not path.exists():
         raise DataError(
-            f"--data {path}: no such file or folder{_near(path, None)}; name a descriptor (YAML) or "
-            "a folder with train/, val/ and test/"
+            f"--data {path}: no such file or folder{_near(path, None)}; name a descriptor "
+            "(YAML) or a folder with train/, val/ and test/"
         )
     return path
+
+
+def refuse_missing(weights: Path | None) -> None:
+    """Refuse a weight file that is not there.
+
+    Raises:
+        BackboneError: naming it.
+    """
+    if weights is not None and not weights.is_file():
+        raise BackboneError(
+            f"--weights {weights}: no such file{_near(weights, {'.safetensors'})}; name a "
+            ".safetensors file"
+        )
 
 
 def _is_checkpoint(path: Path) -> bool:
