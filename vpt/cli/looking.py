@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from vpt.cli.named import prompt_path
 from vpt.cli.terminal import Overrides, PromptPath, log, out
 
 commands = typer.Typer()
@@ -19,7 +20,7 @@ def show(prompt: PromptPath) -> None:
     """Print what a prompt file says about itself, as JSON."""
     from vpt.engine.prompt_file import read_prompt_header
 
-    out.print(read_prompt_header(prompt).model_dump_json(indent=2))
+    out.print(read_prompt_header(prompt_path(prompt)).model_dump_json(indent=2))
 
 
 @commands.command("list")
