@@ -12,11 +12,16 @@ from torch import nn
 
 from vpt.backbones import timm_models
 from vpt.backbones.base import Backbone
+from vpt.backbones.hints import similar_names
 from vpt.backbones.names import SUPPORTED_BY_OPEN_CLIP, SUPPORTED_BY_TIMM, is_clip_name
-from vpt.backbones.timm_models import create_timm_backbone, list_timm_backbones, timm_model_name
+from vpt.backbones.timm_models import (
+    create_timm_backbone,
+    list_timm_backbones,
+    refuse_other_network,
+    timm_model_name,
+)
 from vpt.backbones.wrappers import unwrapped
 from vpt.errors import BackboneError
-from vpt.registry import nearest
 
 SUPPORTED = f"{SUPPORTED_BY_TIMM}, {SUPPORTED_BY_OPEN_CLIP}"
 
@@ -49,7 +54,8 @@ def create_backbone(
     elif timm_model_name(name) is not None:
         backbone = create_timm_backbone(name, pretrained=pretrained, weights=file)
     else:
-        raise BackboneError(f"unknown backbone '{name}'{nearest(name, list_backbones())}")
+        refuse_other_network(f"timm/{name.rpartition('/')[2]}")
+        raise BackboneError(f"unknown backbone '{name}'{similar_names(name, list_backbones())}")
     backbone.pretrained = pretrained
     backbone.weights = None if weights is None else str(weights)
     if image_size is not None:

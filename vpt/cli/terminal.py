@@ -29,6 +29,11 @@ def log(line: str) -> None:
     out.print(line)
 
 
+def tell(line: str) -> None:
+    """Print one plain line on stderr, beside what a command writes to stdout."""
+    err.print(line)
+
+
 def complain(message: str) -> None:
     """Print why a command failed, on stderr."""
     sys.stderr.write(f"vpt: {escaped(message)}\n")

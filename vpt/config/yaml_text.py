@@ -206,6 +206,7 @@ def _has_tab_indent(text: str, line: int) -> bool:
 
 
 def _merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    _refuse_blanks(overrides)
     for override in overrides:
         key, value = _parse_override(override)
         try:
@@ -237,6 +238,17 @@ def _replaced(node: Any, steps: Sequence[str], value: Any) -> Any:
     if not isinstance(node, dict):
         node = {"name": node} if isinstance(node, str) else {}
     return {**node, step: _replaced(node.get(step), rest, value)}
+
+
+def _refuse_blanks(overrides: Sequence[str]) -> None:
+    """Refuse `key = value`, which a shell hands on as several words unless it is quoted."""
+    text = " ".join(overrides)
+    broken = re.search(r"([\w.-]+)( = ?|= )(\S+)|([\w.-]+) =(\S+)", text)
+    if broken is not None and (len(overrides) > 1 or broken[2] == " = "):
+        key, value = broken[1] or broken[4], broken[3] or broken[5]
+        raise ConfigError(
+            f"override {show_value(broken[0])}: no blanks may stand around '='; write {key}={value}"
+        )
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
