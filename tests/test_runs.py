@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -601,17 +602,22 @@ def test_a_disk_that_fills_up__is_one_line__and_the_run_goes_on_later(
     number, data, uninterrupted, tmp_path, monkeypatch
 ):
     config = make_config(tmp_path / "run", data, **RECIPES["adamw"])
-    write, count = vpt.storage.atomic_file._write_synced, [0]
+    output, files = vpt.storage.atomic_file._Output, []
 
-    def full(path, chunks):
-        count[0] += 1
-        if count[0] == number:
-            path.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, chunks)
+    class Full(output):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            files.append(self)
+
+        def write(self, data):
+            if len(files) == number:
+                io.FileIO.write(self, b"half")
+                error = OSError(errno.ENOSPC, "No space left on device")
+                raise vpt.storage.atomic_file.write_error(self._path, error, len(data))
+            return super().write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vpt.storage.atomic_file, "_write_synced", full)
+        patch.setattr(vpt.storage.atomic_file, "_Output", Full)
         with pytest.raises(RunError, match="no space left to write") as caught:
             train(config)
     assert "\n" not in str(caught.value)

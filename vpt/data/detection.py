@@ -102,6 +102,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "difficult_left_out": ("note", "objects are marked as difficult; left out"),
     "label_missing": ("note", "images have no label file; kept as negatives"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
+    "as_read": ("note", "how the images were found and parted"),
     "class_rare": ("note", "classes with few examples to learn from"),
     "crowded": ("note", "more than 100 boxes of a class in an image; COCO counts 100 detections"),
     "small_boxes": ("note", "boxes shorter than half a patch of 16 pixels in the model's square"),

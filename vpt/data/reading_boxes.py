@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from vpt.data.box_units import COCO_UNITS, BoxUnits, find_foreign_units, xywh_pixels
+from vpt.data.box_units import COCO_UNITS, BoxUnits, ForeignUnits, find_foreign_units, xywh_pixels
 from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
@@ -202,7 +202,7 @@ class _Builder:
             return split
         self._check_losses(name, file, split)
         self._check_crowds(name, file, split)
-        if name == "train":
+        if name == "train" and samples:
             self._check_classes(file, split)
         empty = int((samples.target_counts == 0).sum())
         if empty:
@@ -218,8 +218,8 @@ class _Builder:
         if lost <= max(1, _LOST * given) or self.descriptor.dropped_boxes == "allow":
             return
         message = (
-            f"{lost} of {given} boxes of '{name}' cannot be used; their objects would be learned "
-            "as background; correct them, or write 'dropped_boxes: allow' in the descriptor"
+            f"{lost} of {given} boxes of '{name}' cannot be used, so their objects would become "
+            "background; correct them, or write 'dropped_boxes: allow' in the descriptor"
         )
         self.findings.append(Finding("boxes_lost", file.path, message, count=lost))
 
@@ -229,8 +229,8 @@ class _Builder:
         crowds = int(split.table.box_counts.sum())
         if crowds:
             message = (
-                f"all {crowds} objects of '{name}' are marked as crowds, which are not learned; "
-                "set iscrowd to 0 where one object is outlined (some tools write 1 for each mask)"
+                f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; set "
+                "iscrowd to 0 where one object is outlined (some tools write 1 for every RLE mask)"
             )
             self.findings.append(Finding("all_crowds", file.path, message, count=crowds))
         elif name == "test" and split.samples:
@@ -504,10 +504,7 @@ class _Builder:
         found = find_foreign_units(table[:, :4], table[:, 4:6], table[:, 6])
         if found is None:
             return False
-        keys = " or ".join(f"'box_units: {units.written}'" for units in found.units)
-        convert = f"write {keys} in the descriptor to have them converted, or " if keys else ""
-        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
-        message = f"{found.evidence}; they look like {found.names}; {convert or 'write '}{right}"
+        message = f"they look like {found.names}: {found.evidence}{self._units_advice(found)}"
         if not found.certain:
             self.findings.append(Finding("box_units_doubtful", file.path, message))
             return False
@@ -518,6 +515,16 @@ class _Builder:
         ]
         self.findings.append(Finding("box_units", file.path, message))
         return True
+
+    def _units_advice(self, found: ForeignUnits) -> str:
+        """The key that converts the boxes, and the one that says that they are right."""
+        if self.descriptor.format not in ("coco", "hf_objects"):
+            return "; correct them"
+        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
+        if not found.units:
+            return f"; correct them, or write {right}"
+        likely = f"'box_units: {found.units[0].written}' in the descriptor to have them converted"
+        return f"; write {likely}, or {right}"
 
 
 _LOST = 0.05

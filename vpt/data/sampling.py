@@ -142,12 +142,13 @@ def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Spl
         samples = split.table.take(places).relabelled(labels[places] - np.int32(start))
         return replace(split, samples=samples, class_names=class_names)
 
-    return Splits(
-        kept(splits.train),
-        kept(splits.val),
-        kept(splits.test),
-        class_names,
-        splits.text_names[start:end],
+    return replace(
+        splits,
+        train=kept(splits.train),
+        val=kept(splits.val),
+        test=kept(splits.test),
+        class_names=class_names,
+        text_names=splits.text_names[start:end],
     )
 
 
@@ -268,21 +269,8 @@ def _grouped(labels: NDArray[np.integer[Any]]) -> dict[int, Places]:
 
 
 def _strata(split: Split) -> dict[int, Places]:
-    """Where the images of each class are; of multi-label data by the rarest of their classes.
-
-    -1 is the class of those without any.
-    """
-    if not split.multi_label:
-        return _grouped(split.label_array)
-    counts, labels = np.array(split.class_counts()), split.table.labels
-    by_rarity = np.empty(len(counts), dtype=np.int64)
-    by_rarity[np.lexsort((np.arange(len(counts)), counts))] = np.arange(len(counts))
-    each = split.table.label_counts
-    owners = np.repeat(np.arange(len(split)), each)
-    rarest = np.full(len(split), len(counts))
-    np.minimum.at(rarest, owners, by_rarity[labels])
-    to_class = np.append(np.argsort(by_rarity), -1)
-    return _grouped(to_class[rarest])
+    """Where the images of each class are; of multi-label data by the rarest, -1 for none."""
+    return _grouped(split.rarest_classes())
 
 
 def shuffled(keys: Texts, places: Places, purpose: str, seed: int) -> Places:

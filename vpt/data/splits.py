@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, Self, TypeVar, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,14 @@ __all__ = [
 
 SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+
+USUAL_NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""What a split's folder or file is called, in upper or lower case; as Hugging Face's loader has
+it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,19 @@ class Split:
         counts: list[int] = np.bincount(self.table.labels, minlength=len(self.class_names)).tolist()
         return counts
 
+    def rarest_classes(self) -> NDArray[np.integer[Any]]:
+        """(N,): the class of each image; of several the rarest in the split, of none -1."""
+        if not self.multi_label:
+            return self.table.labels
+        counts = np.array(self.class_counts())
+        by_rarity = np.empty(len(counts), dtype=np.int64)
+        by_rarity[np.lexsort((np.arange(len(counts)), counts))] = np.arange(len(counts))
+        owners = np.repeat(np.arange(len(self)), self.table.label_counts)
+        rarest = np.full(len(self), len(counts))
+        np.minimum.at(rarest, owners, by_rarity[self.table.labels])
+        classes: NDArray[np.integer[Any]] = np.append(np.argsort(by_rarity), -1)[rarest]
+        return classes
+
     def with_samples(self, samples: Iterable[Sample], name: str | None = None) -> Split:
         """The same split (or one of another name) with other samples."""
         return replace(self, samples=Samples.of(samples), name=name or self.name)
@@ -94,6 +115,25 @@ class Split:
     def take(self, places: Places) -> Split:
         """The same split with the samples at some places alone, in that order."""
         return replace(self, samples=self.table.take(places))
+
+    def with_classes(self, class_names: Sequence[str]) -> Split:
+        """The same images with labels into another list of names, in which all of its classes are.
+
+        Raises:
+            ValueError: one is not.
+        """
+        places = {name: place for place, name in enumerate(class_names)}
+        if missing := next((name for name in self.class_names if name not in places), None):
+            raise ValueError(f"class {missing!r} is not among the others")
+        moved = [places[name] for name in self.class_names]
+
+        def relabelled(sample: Sample) -> Sample:
+            if isinstance(sample.label, int):
+                return replace(sample, label=moved[sample.label])
+            return replace(sample, label=tuple(sorted(moved[label] for label in sample.label)))
+
+        samples = tuple(relabelled(sample) for sample in self.samples)
+        return replace(self, samples=samples, class_names=tuple(class_names))
 
 
 AnySplit = TypeVar("AnySplit")
@@ -125,8 +165,8 @@ class SplitsOf(Generic[AnySplit]):
         if split is None:
             known = ", ".join(other for other in get_args(SplitName) if self.get(other))
             raise DataError(
-                f"the data set has no '{name}' split (it has: {known}); name it under 'splits' in "
-                "a descriptor (val and test can be cut out of train: {fraction: 0.1, seed: 0})"
+                f"the data set has no '{name}' split (it has: {known}); data.{name}_fraction=0.2 "
+                "cuts one out of train, or name it under 'splits' in a descriptor"
             )
         return split
 
@@ -143,14 +183,37 @@ class SplitsOf(Generic[AnySplit]):
 
 
 @dataclass(frozen=True)
+class ContentCut:
+    """How val and test were cut out of the training images by what they hold, and what came of it.
+
+    Attributes:
+        val: fraction of the images; None: it was not cut out.
+        test: likewise.
+        seed: of the cut, which has nothing to do with a run's.
+        images: in each split.
+        sha256: of each split, over the sorted hashes of its images' bytes.
+    """
+
+    val: float | None
+    test: float | None
+    seed: int
+    images: dict[str, int]
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Splits(SplitsOf[Split]):
     """The splits of a data set of images with one label each, or with any number of them.
 
     Attributes:
         text_names: the classes as a sentence calls them, in label order; as class_names if empty.
+        notes: what to say of how the data were read, a sentence each.
+        cut: how val and test were made of the training images; None: they were not, or by name.
     """
 
     text_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    cut: ContentCut | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.text_names:

@@ -35,7 +35,7 @@ from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
 from vpt.runs.inference import difference, measure, precision_of, readable
-from vpt.runs.predicting import groups
+from vpt.runs.predicting import NOT_FINITE, groups
 from vpt.structures import Detections, Letterbox
 
 if TYPE_CHECKING:
@@ -185,7 +185,10 @@ def _split_of(
     )
     for line in [*layout_lines(descriptor), *told(splits.findings)]:
         log(line)
-    return splits.require(split)
+    chosen = splits.require(split)
+    if not any(chosen.class_counts()):
+        log(f"split '{split}' of {dataset} has no box: AP is undefined")
+    return chosen
 
 
 def _batch_size_of(path: Path) -> int:
@@ -251,6 +254,9 @@ def predict_boxes(
                     yield BoxPrediction(path, None, errors[place])
                 else:
                     detections = next(found).to("cpu")
+                    if not detections.boxes.isfinite().all():
+                        yield BoxPrediction(path, None, NOT_FINITE)
+                        continue
                     yield BoxPrediction(path, detections[detections.scores >= min_score])
 
 
