@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from vpt.api.arguments import check_num_classes, check_options
 from vpt.api.texts import check_head, text_parts
 from vpt.backbones import Backbone, create_backbone, wrap_backbone
 from vpt.class_names import checked_class_names
@@ -90,6 +91,8 @@ def create_model(
         ConfigError: an option is unknown or wrong.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    check_num_classes(num_classes)
+    check_options(create_model, prompt, prompt_options)
     names = None if class_names is None else checked_class_names(class_names)
     if names is not None and num_classes is None:
         num_classes = len(names)
@@ -175,6 +178,8 @@ def create_detector(
         ConfigError: an option is unknown or wrong, or the size does not fit the strides.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    check_num_classes(num_classes)
+    check_options(create_detector, prompt, prompt_options)
     names = None if class_names is None else checked_class_names(class_names)
     classes = num_classes if num_classes is not None else len(names or ())
     if not classes:

@@ -12,10 +12,16 @@ from torch import nn
 
 from vpt.backbones import timm_models
 from vpt.backbones.base import Backbone
+from vpt.backbones.hints import similar_names
 from vpt.backbones.names import SUPPORTED_BY_OPEN_CLIP, SUPPORTED_BY_TIMM, is_clip_name
-from vpt.backbones.timm_models import create_timm_backbone, list_timm_backbones, timm_model_name
+from vpt.backbones.timm_models import (
+    create_timm_backbone,
+    list_timm_backbones,
+    refuse_other_network,
+    timm_model_name,
+)
+from vpt.backbones.wrappers import unwrapped
 from vpt.errors import BackboneError
-from vpt.registry import nearest
 
 SUPPORTED = f"{SUPPORTED_BY_TIMM}, {SUPPORTED_BY_OPEN_CLIP}"
 
@@ -48,7 +54,8 @@ def create_backbone(
     elif timm_model_name(name) is not None:
         backbone = create_timm_backbone(name, pretrained=pretrained, weights=file)
     else:
-        raise BackboneError(f"unknown backbone '{name}'{nearest(name, list_backbones())}")
+        refuse_other_network(f"timm/{name.rpartition('/')[2]}")
+        raise BackboneError(f"unknown backbone '{name}'{similar_names(name, list_backbones())}")
     backbone.pretrained = pretrained
     backbone.weights = None if weights is None else str(weights)
     if image_size is not None:
@@ -74,19 +81,23 @@ def outline_backbone(name: str, image_size: tuple[int, int]) -> Backbone:
 def wrap_backbone(module: nn.Module) -> Backbone:
     """A backbone around a timm model, or an open_clip model or image tower, that a user built.
 
-    It is made from a copy of the image tower; a timm model's classifier is dropped from it.
+    What torch put around it (compile, DataParallel) is taken off. It is made from a copy of the
+    image tower; a timm model's classifier is dropped from it.
 
     Raises:
         BackboneError: its class is not supported.
     """
+    module = unwrapped(module)
     if isinstance(module, Backbone):
         return module
     if (wrapped := _wrap_open_clip(module)) is not None:
         return wrapped
     adapter = timm_models.ADAPTERS.get(type(module))
     if adapter is None:
+        inside = getattr(module, "backbone", None)
+        hint = "; pass its .backbone" if isinstance(inside, Backbone) else ""
         raise BackboneError(
-            f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are"
+            f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are{hint}"
         )
     return adapter(copy.deepcopy(module), timm_models.name_of(module))
 

@@ -296,6 +296,11 @@ def _edit_distance(first: str, second: str) -> int:
     return previous[-1]
 
 
+def key_names(schema: type[BaseModel]) -> list[str]:
+    """The dotted keys that a schema knows, without those that a registered method decides."""
+    return [".".join(path) for path in _keys(schema, {})]
+
+
 def _keys(schema: type[BaseModel], values: Any) -> Iterator[tuple[str, ...]]:
     """Every key that the schema knows, as a path; registered sections by the name in the values."""
     for name, field in schema.model_fields.items():

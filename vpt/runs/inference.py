@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,9 @@ from vpt.data import (
     read_splits,
     scan_images,
 )
+from vpt.data.cuts import cut_difference
 from vpt.data.scans import AnySplit as OneSplit
+from vpt.data.splits import ContentCut
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
@@ -36,8 +39,10 @@ from vpt.evaluation import (
     MultiLabelEvaluator,
 )
 from vpt.models import Classifier, PromptedModel
+from vpt.registry import nearest
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
+from vpt.runs.predicting import NOT_FINITE
 
 
 def measure(
@@ -113,16 +118,6 @@ def evaluate_split(
     return metrics, evaluator
 
 
-def per_class_of(evaluator: Evaluator) -> list[float | None]:
-    """The accuracy, or AP, of each class; None for one that does not occur."""
-    if isinstance(evaluator, BoxEvaluator):
-        return list(evaluator.coco.per_class_ap().values())
-    if isinstance(evaluator, MultiLabelEvaluator):
-        return evaluator.average_precisions()
-    assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.per_class_accuracy()
-
-
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
@@ -141,7 +136,12 @@ _MOST_ROWS = 1000
 """Of a matrix of confusions."""
 
 
-def evaluate_prompt(
+def evaluate_prompt(path: Path, dataset: Path, **options: Any) -> dict[str, float]:
+    """The metrics of `measure_prompt`, which has the same options."""
+    return measure_prompt(path, dataset, **options)[0]
+
+
+def measure_prompt(
     path: Path,
     dataset: Path,
     *,
@@ -155,8 +155,8 @@ def evaluate_prompt(
     on_bad_image: Literal["error", "skip"] = "error",
     log: Log = lambda line: None,
     console: Console | None = None,
-) -> dict[str, float]:
-    """Metrics of a prompt file on a split of a data set.
+) -> tuple[dict[str, float], Evaluator, AnySplit]:
+    """Metrics of a prompt file on a split of a data set, and the evaluator and split for more.
 
     Its classes are the file's; with `names='data'` a file whose classes are texts takes the data
     set's own, whatever it was trained with. Computed in the precision of the file's run, so that
@@ -169,10 +169,14 @@ def evaluate_prompt(
     """
     where = choose_device(device)
     descriptor = load_descriptor(dataset)
-    for line in layout_lines(descriptor):
-        log(line)
-    splits = read_splits(descriptor, root)
+    record = read_prompt_header(path).cut
+    cut = None if record is None else ContentCut(**record.model_dump())
+    splits = read_splits(descriptor, root, cut=cut)
     chosen = splits.require(split)  # type: ignore[arg-type]
+    for line in [*layout_lines(descriptor), *splits.notes]:
+        log(line)
+    if cut is not None and (differing := cut_difference(splits.cut, cut, chosen.name)):
+        log(f"warning: {differing}")
     other = names == "data"
     model = load_prompt(
         path,
@@ -187,11 +191,14 @@ def evaluate_prompt(
         kinds = ("multi-label", "of one class per image")
         file, data = kinds if model.multi_label else reversed(kinds)
         raise PromptFileError(f"{path} is {file}, {dataset} is {data}: they cannot be compared")
-    if list(splits.class_names) != known:
+    if not set(splits.class_names) <= set(known):
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")
         )
+    if list(splits.class_names) != known:
+        log(f"the classes are the prompt file's: {difference(known, splits.class_names)}")
+        chosen = chosen.with_classes(known)
     if on_bad_image == "skip":
         chosen = readable(
             chosen,
@@ -211,10 +218,12 @@ def evaluate_prompt(
             precision=precision_of(path),
             after_batch=advance,
         )
+    if not math.isfinite(metrics["loss"]):
+        raise PromptFileError(f"{path}: {NOT_FINITE} on {dataset}: there is nothing to measure")
     if isinstance(evaluator, MultiLabelEvaluator):
         pairs = zip(known, evaluator.average_precisions(), strict=True)
         metrics |= {f"AP/{name}": value for name, value in pairs if value is not None}
-    return metrics
+    return metrics, evaluator, chosen
 
 
 def precision_of(path: Path) -> str:
@@ -227,4 +236,6 @@ def difference(file: Iterable[str], data: Iterable[str]) -> str:
     only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
     if not only_file and not only_data:
         return "the same names in another order"
-    return f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    text = f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    near = next((f"{each!r}{hint}" for each in only_data if (hint := nearest(each, only_file))), "")
+    return f"{text} ({near})" if near else text

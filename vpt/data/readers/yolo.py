@@ -24,6 +24,7 @@ from vpt.data.readers.label_files import (
     find_pairs,
     leave_out_unlabelled,
     named_places,
+    names_in_file,
     without_image,
 )
 from vpt.data.readers.label_folders import (
@@ -32,7 +33,7 @@ from vpt.data.readers.label_folders import (
     recognise_labels,
     with_usual_places,
 )
-from vpt.data.readers.parts import UNPRINTABLE, hint, shown
+from vpt.data.readers.parts import hint, shown
 from vpt.data.readers.yolo_yaml import (
     DataYaml,
     find_data_yamls,
@@ -42,6 +43,7 @@ from vpt.data.readers.yolo_yaml import (
 from vpt.data.recognising import question, recognised
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
+from vpt.storage.whole_file import read_whole
 
 _LARGEST = 20_000_000  # bytes of a label file
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "train/classes.txt", "*.names")
@@ -203,17 +205,7 @@ def _categories(
         return content.names
     if descriptor.file is None:
         return None
-    path = root / descriptor.file
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    names = {k: " ".join(UNPRINTABLE.sub(" ", line).split()) for k, line in enumerate(lines)}
-    if not names:
-        raise DataError(f"{path}: names no class")
-    return {index: name or f"class_{index}" for index, name in names.items()}
+    return dict(enumerate(names_in_file(root / descriptor.file)))
 
 
 def _name_by_index(
@@ -263,10 +255,7 @@ def _read_split(
 def _lines(path: Path) -> list[tuple[int, str]]:
     """(number, text) of each line that is not blank."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise LabelFileError(path, f"larger than {_LARGEST // 1_000_000} MB")
+        data = read_whole(path, most=_LARGEST)
         lines = data.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise LabelFileError(path, f"cannot be read ({error.strerror})") from error
