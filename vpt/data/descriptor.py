@@ -247,7 +247,7 @@ class Descriptor(Schema):
         for field, formats in _FIELDS_OF.items():
             given = getattr(self, field) != type(self).model_fields[field].default
             if given and self.format not in formats:
-                belongs = " and ".join(formats)
+                belongs = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
         if isinstance(self.images, ImageFolders) and self.format != "coco":
             raise ValueError(f"'images' of {self.format} is one folder, not one for each split")

@@ -16,6 +16,7 @@ from vpt.data.splits import SPLIT_NAMES, SplitName
 _HEAD = 4_000_000  # bytes in which an annotation file shows what it is
 _SAMPLE = 5  # images whose files are looked for
 _OTHER_KINDS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info", "lvis_")
+_IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img")
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:')
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
@@ -122,15 +123,12 @@ def _images_of(folder: Path, split: SplitName, file: _Annotations) -> str:
     """
     beside = file.path.parent
     named = re.sub(r"^(instances|coco)_", "", file.path.stem)
-    words = [named, *(path.name for path in _subfolders(folder) if _is_split(path, split))]
+    places = [folder / "images", folder, beside / "images"]
     candidates = [
         *([beside] if split_of_name(beside.name) else []),
-        *(folder / "images" / word for word in words),
-        *(folder / word for word in words),
-        *(beside / "images" / word for word in words),
-        beside / "images",
-        folder / "images",
-        *(folder / name for name in ("data", "JPEGImages", "imgs", "img")),
+        *(place / named for place in places),
+        *(path for place in places for path in _subfolders(place) if _is_split(path, split)),
+        *(place / name for place in (beside, folder) for name in _IMAGE_FOLDERS),
         folder,
         beside,
     ]
@@ -154,7 +152,7 @@ def _is_split(path: Path, split: SplitName) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _why(folder: Path, found: list[_Annotations]) -> str:

@@ -16,14 +16,16 @@ from vpt.data.recognising import recognised
 from vpt.data.splits import SPLIT_NAMES, Sample
 from vpt.errors import DataError
 
-_OF_BOXES = frozenset({"images", "labels", "annotations", "Annotations", "JPEGImages"})
-"""Folders that hold images and the boxes in them, not images of a class."""
+_IMAGES = frozenset({"images", "imgs", "img", "jpegimages"})
+_NO_CLASSES = _IMAGES | {"annotations", "data", "labels"}
+"""Folders, in lower case, that hold all images of a split or what is annotated in them."""
 
 
 def recognise(folder: Path) -> Descriptor | None:
     """A descriptor of a folder that holds a folder for a split; None: it has none of them."""
     splits = [split for split in SPLIT_NAMES if (folder / split).is_dir()]
-    if not splits or all(_OF_BOXES.issuperset(class_folders(folder / each)) for each in splits):
+    names = {name.lower() for split in splits for name in class_folders(folder / split)}
+    if names <= _NO_CLASSES or names & _IMAGES:
         return None
     return recognised(folder, f"folders of images by class: {', '.join(splits)}", format="folder")
 
