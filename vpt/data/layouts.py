@@ -26,6 +26,9 @@ _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
 )
 
 
+_LOOKED_INTO = 20  # folders in a folder that is none itself
+
+
 def load_descriptor(path: Path) -> Descriptor:
     """The descriptor in a YAML file, or one that reads a folder as it lies.
 
@@ -68,22 +71,36 @@ def recognise_folder(path: Path) -> Descriptor:
     Raises:
         DataError: no reader knows its layout, or several do; then it holds a descriptor for each.
     """
-    found = [each for recognise in _RECOGNISERS if (each := recognise(path)) is not None]
+    found = _readings(path)
     if len(found) > 1:
         raise question(path, f"can be read in {len(found)} ways", found)
-    if not found:
-        raise DataError(
-            f"'{path}' is no data set that is recognised ({_holds(path)}); read as it lies is a "
-            "folder with train/ and val/ that hold a folder of images for each class, or with "
-            "boxes in the format of COCO, PASCAL VOC or YOLO; anything else needs a descriptor"
-        )
-    return found[0]
+    if found:
+        return found[0]
+    for folder_below in _folders(path)[:_LOOKED_INTO]:
+        if _readings(folder_below):
+            raise DataError(
+                f"'{path}' is no data set that is recognised ({_holds(path)}), but "
+                f"'{folder_below}' in it is one; name that"
+            )
+    raise DataError(
+        f"'{path}' is no data set that is recognised ({_holds(path)}); read as it lies is a "
+        "folder with train/ and val/ that hold a folder of images for each class, or with "
+        "boxes in the format of COCO, PASCAL VOC or YOLO; anything else needs a descriptor"
+    )
+
+
+def _readings(path: Path) -> list[Descriptor]:
+    return [each for recognise in _RECOGNISERS if (each := recognise(path)) is not None]
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
 def _holds(path: Path) -> str:
     """What lies in a folder, in a few words."""
-    entries = sorted(entry for entry in path.iterdir() if entry.name[0] != ".")
-    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    entries = [entry for entry in path.iterdir() if entry.name[0] != "."]
+    folders = [f"{entry.name}/" for entry in _folders(path)]
     kinds = Counter(entry.suffix.lower() or entry.name for entry in entries if entry.is_file())
     files = [f"{count} {kind}" for kind, count in kinds.most_common(4)]
     if not entries:

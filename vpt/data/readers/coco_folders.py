@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ _SAMPLE = 5  # images whose files are looked for
 _OTHER_KINDS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info", "lvis_")
 _IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img")
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:')
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,24 @@ def _listed(path: Path) -> tuple[str, ...] | None:
             tail = file.read(_HEAD)
     except OSError:
         return None
-    names = [each[1] for each in _FILE_NAME.finditer(head)][:_SAMPLE]
-    names = names or [each[1] for each in _FILE_NAME.finditer(tail)][:_SAMPLE]
+    names = _names_in(head) or _names_in(tail)
     keys = {each[1] for part in (head, tail) for each in _KEYS.finditer(part)}
     if b"images" not in keys and path.name != "_annotations.coco.json":
         return None
     if b"annotations" not in keys and _split_of_file(path) == "test":
         return None
-    return tuple(name.decode("utf-8", "replace").replace("\\/", "/") for name in names)
+    return names
+
+
+def _names_in(part: bytes) -> tuple[str, ...]:
+    """Some file names in a part of a JSON file, with slashes."""
+    found = []
+    for each in islice(_FILE_NAME.finditer(part), _SAMPLE):
+        try:
+            found.append(str(json.loads(each[1])).replace("\\", "/"))
+        except ValueError:  # no UTF-8: its reader says so
+            continue
+    return tuple(found)
 
 
 def _images_of(folder: Path, split: SplitName, file: _Annotations) -> str:

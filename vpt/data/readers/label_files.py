@@ -257,7 +257,7 @@ def without_image(splits: Iterable[Pairs], suffix: str) -> list[Path]:
         folder / entry
         for folder in folders
         for entry in _names_in(folder)
-        if entry.lower().endswith(suffix) and entry.lower() not in NO_LABELS
+        if entry.lower().endswith(suffix) and entry[0] != "." and entry.lower() not in NO_LABELS
     )
     return sorted(path for path in found if path not in used)
 

@@ -44,7 +44,14 @@ from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
 _LARGEST = 20_000_000  # bytes of a label file
-_NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "train/classes.txt", "*.names")
+_NAME_FILES = (
+    "classes.txt",
+    "obj.names",
+    "labels/classes.txt",
+    "train/classes.txt",
+    "train/_darknet.labels",
+    "*.names",
+)
 _ROUNDING = 0.01  # of a side: how far a share may be outside of 0..1
 
 Box = tuple[float, float, float, float]
