@@ -165,6 +165,21 @@ def test_a_test_file_without_annotations__is_not_taken_up(tmp_path):
     assert load_descriptor(tmp_path).splits.test is None
 
 
+def test_one_split_of_cocos_own_download__is_no_class(tmp_path):
+    names = [f"{k}.jpg" for k in range(5)]
+    write_images(tmp_path / "train2017", *names)
+    coco_file(tmp_path / "annotations" / "instances_train2017.json", *names)
+    assert len(read(tmp_path, "raise").require("train")) == 4
+
+
+def test_images_that_are_not_there__are_looked_for_in_the_root(tmp_path):
+    coco_file(tmp_path / "annotations" / "train.json", "a.jpg")
+    coco_file(tmp_path / "annotations" / "val.json", "b.jpg")
+    assert load_descriptor(tmp_path).images is None
+    with pytest.raises(DataError, match=r"image 'a\.jpg': .*/a\.jpg: no such file"):
+        read(tmp_path, "raise")
+
+
 def test_an_empty_file_in_roboflows_place__is_named(tmp_path):
     for folder in ("train", "valid"):
         write_images(tmp_path / folder, "a.jpg")

@@ -219,7 +219,7 @@ def test_value_range__makes_a_12_bit_image_bright__in_every_transform():
         ),
     ):
         assert make(UNIT)(image, 0).max() < 0.07
-        assert make(scaled)(image, 0).max() > 0.9
+        assert make(scaled)(image, 0).max() > 0.8
         assert make(scaled).settling() != make(UNIT).settling()
 
 

@@ -18,7 +18,7 @@ from tests.data.label_data import (
 )
 from vpt.data.descriptor import Descriptor
 from vpt.data.layouts import load_descriptor
-from vpt.data.readers.yolo import LineError, read_line
+from vpt.data.readers.yolo import LineError, numbers_of, read_numbers
 from vpt.data.reading_boxes import read_detection
 from vpt.errors import DataError, VptError
 
@@ -181,6 +181,10 @@ def test_darknets_folders__are_read(tmp_path):
 # Lines
 
 
+def read_line(line: str):
+    return read_numbers(numbers_of(line)[0])
+
+
 @pytest.mark.parametrize(
     ("text", "box"),
     [
@@ -278,6 +282,60 @@ def test_read_line__any_outline__is_its_extent(points):
     _, (left, top, width, height) = read_line(line)
     assert (left, top) == (min(xs), min(ys))
     assert (left + width, top + height) == pytest.approx((max(xs), max(ys)), abs=1e-12)
+
+
+def in_corners(root: Path, units: str = "") -> Path:
+    """Boxes as shares of the sides, but of both corners; and a descriptor of them."""
+    rows = "0 0.1 0.1 0.9 0.95\n0 0.4 0.5 0.8 0.9\n"
+    names = [f"i{k}" for k in range(4)]
+    write_images(root / "images", *(f"{name}.jpg" for name in names))
+    write_files(root / "labels", {f"{name}.txt": rows for name in names})
+    text = f"name: x\nformat: yolo\nroot: {root}\nsplits: {{train: images}}\nclasses: [cat]\n"
+    return write_files(root, {"d.yaml": text + units}) / "d.yaml"
+
+
+def test_corners__are_an_error_that_a_key_settles(tmp_path):
+    assert error_of(in_corners(tmp_path)) == (
+        f"{tmp_path}/images: they look like corners [x1, y1, x2, y2] in shares (0..1) of the "
+        "image's width and height: 4 of 8 boxes reach out of their images as [centre x, centre y, "
+        "width, height] in shares (0..1) of the image's width and height; write 'box_units: "
+        "{layout: xyxy, scale: share}' in the descriptor to have them converted, or 'box_units: "
+        "{layout: cxcywh, scale: share}' if they are right as they are; 'vpt data check' lists "
+        "everything"
+    )
+    path = in_corners(tmp_path, "box_units: {layout: xyxy, scale: share}\n")
+    assert boxes(read(path, "raise"))[0] == [[8, 6, 72, 57], [32, 30, 64, 54]]
+
+
+def test_pixels__are_read_where_the_descriptor_says_so(tmp_path):
+    path = in_corners(tmp_path, "box_units: {layout: cxcywh}\n")
+    write_files(tmp_path / "labels", {f"i{k}.txt": "0 40 30 20 30\n" for k in range(4)})
+    assert boxes(read(path, "raise"))[0] == [[30, 15, 50, 45]]
+    plain = in_corners(tmp_path / "b")
+    write_files(tmp_path / "b" / "labels", {f"i{k}.txt": "0 40 30 20 30\n" for k in range(4)})
+    assert "write 'box_units: {layout: cxcywh}' in the descriptor" in error_of(plain)
+
+
+def test_a_folder_without_names__says_what_is_wrong_with_its_lines(tmp_path):
+    root = split_first(tmp_path)
+    write_files(root, {"train/labels/a.txt": "0 40 30 20 30\n", "valid/labels/b.txt": ""})
+    assert "no object in any label file" in error_of(root)
+    assert "train/labels/a.txt:1: image 'train/images/a.jpg': 40 is no share" in error_of(root)
+
+
+def test_indices_without_names__are_the_names(tmp_path):
+    root = split_first(tmp_path)
+    write_files(root, {"train/labels/a.txt": f"{LINE}45 0.5 0.5 0.1 0.1\n"})
+    splits = read(root)
+    assert (splits.class_names, splits.category_ids) == (("0", "45"), (0, 45))
+    assert kinds(splits) == ["category_unnamed"]
+
+
+def test_a_split_without_label_files__is_named_with_its_folder(tmp_path):
+    root = kind_first(tmp_path)
+    (root / "labels" / "val" / "b.txt").unlink()
+    (root / "labels" / "val").rmdir()
+    assert error_of(root) == f"labels of '{root.name}': no folder '{root}/labels/val'"
 
 
 # data.yaml

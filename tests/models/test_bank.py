@@ -236,7 +236,7 @@ def test_a_handle__of_a_replaced_task__is_good_while_the_classes_are_the_same():
 
 
 def test_handles__survive_growth_and_copies():
-    bank, _ = bank_of(FULL)
+    bank, models = bank_of(FULL)
     bank.remove("birds")
     bank.add("new", models["birds"])
     handles = bank.slots(["new", "dogs"], 2)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attention_shape
+from vpt.choices import PromptInit, PromptPlacement
 from vpt.errors import BackboneError
+from vpt.limits import MAX_PATCHES
 from vpt.structures import (
     AttentionShape,
     Context,
     Dimensions,
     Inside,
     Preprocess,
-    PromptInit,
-    PromptPlacement,
     Tokens,
 )
 
@@ -42,6 +42,7 @@ class Backbone(nn.Module, ABC):
         weights: the local file they came from instead, if any.
         stored_dtype: what its frozen weights were cast to (`stored_in`); None: as loaded.
         activation: class name of the MLP's activation, e.g. 'GELU'.
+        in_channels: of an image, 3 for RGB.
         embed_dim, feature_dim, depth, patch_size, num_prefix: see `Dimensions`.
         prompt_placement, prompt_init: see `Dimensions`; the paper's for vision transformers.
     """
@@ -53,6 +54,7 @@ class Backbone(nn.Module, ABC):
     weights: str | None = None
     stored_dtype: torch.dtype | None = None
     activation: str
+    in_channels: int
     embed_dim: int
     feature_dim: int
     depth: int
@@ -209,6 +211,12 @@ class Backbone(nn.Module, ABC):
             raise BackboneError(
                 f"image_size {image_size[0]}x{image_size[1]} is no multiple of the patch size "
                 f"{height}x{width} of '{self.name}'"
+            )
+        patches = (image_size[0] // height) * (image_size[1] // width)
+        if patches > MAX_PATCHES:
+            raise BackboneError(
+                f"image_size {image_size[0]}x{image_size[1]} makes {patches:,} patch tokens in "
+                f"'{self.name}', at most {MAX_PATCHES:,} are supported; lower it"
             )
 
     def train(self, mode: bool = True) -> Backbone:

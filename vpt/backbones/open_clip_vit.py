@@ -7,15 +7,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
+from open_clip.transformer import (
+    CustomResidualAttentionBlock,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 
+import vpt.backbones.open_clip_attention  # noqa: F401 - registers its attention
 from vpt.backbones.attention import attend, is_known_attention, project_context
 from vpt.backbones.base import Backbone, activation_of, run_mlp, weights_hash
+from vpt.backbones.storage import register_operands
 from vpt.errors import BackboneError
 from vpt.structures import Context, Inside, Preprocess, Tokens
 
 _BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock)
+register_operands(VisionTransformer, ("proj",))
 
 
 class OpenClipViT(Backbone):
@@ -39,6 +46,7 @@ class OpenClipViT(Backbone):
         _check(body, name)
         self.body = body
         self.name = name
+        self.in_channels = body.conv1.in_channels
         self.embed_dim = body.conv1.out_channels
         self.feature_dim = self.embed_dim if body.proj is None else body.proj.shape[1]
         self.depth = len(body.transformer.resblocks)
@@ -63,7 +71,7 @@ class OpenClipViT(Backbone):
         """See `Backbone.embed_before_norm`."""
         self._check_size(images)
         patches = self.body.conv1(images).flatten(2).transpose(1, 2)
-        first = self.body.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = self.body.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         values = torch.cat([first, patches], dim=1)
         values = values + self.body.positional_embedding.to(values.dtype)
         return Tokens(values, self.grid, self.num_prefix)

@@ -54,6 +54,10 @@ def check_data(
         int, typer.Option(min=16, help="side of the square that a detector will see, in pixels")
     ] = 640,
     num_workers: Annotated[int, typer.Option(min=0, help="processes that decode images")] = 2,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="what data.value_range of the training will be"),
+    ] = None,
 ) -> None:
     """List what is wrong with a data set, and show what is in it.
 
@@ -65,7 +69,9 @@ def check_data(
 
     if output is not None:
         make_folder(output)
-    check = data_check.check_data(dataset, root=root, size=image_size, num_workers=num_workers)
+    check = data_check.check_data(
+        dataset, root=root, size=image_size, num_workers=num_workers, value_range=value_range
+    )
     for line in [*layout_lines(check.descriptor), *data_check.finding_lines(check)]:
         log(line)
     out.print(data_check.summary_table(check))

@@ -10,13 +10,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vpt.config.registered import Registered
 from vpt.config.run import (
+    VALUE_RANGE,
     BackboneConfig,
+    BatchSize,
     BoxTransformConfig,
     OptimConfig,
-    PositiveInt,
+    Processes,
     PromptConfig,
     RunConfig,
     TrainConfig,
+    ValueRange,
     check_scan,
     check_tuning,
 )
@@ -30,14 +33,15 @@ class DetectionDataConfig(Schema):
 
     dataset: Path = Field(description="a descriptor YAML of format coco")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
+    value_range: ValueRange | None = VALUE_RANGE
     transform: BoxTransformConfig = Field(
         default_factory=BoxTransformConfig, description="augmentation of training images"
     )
-    batch_size: PositiveInt = Field(description="images per forward pass in training")
-    eval_batch_size: PositiveInt | None = Field(
+    batch_size: BatchSize = Field(description="images per forward pass in training")
+    eval_batch_size: BatchSize | None = Field(
         None, description="images per forward pass in evaluation; null: batch_size"
     )
-    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    num_workers: Processes | Literal["auto"] = Field(
         2,
         description="loader processes; 0: load in the main process; auto: the cores there are less "
         "one, at most 8, shared by the training processes of a machine",

@@ -9,11 +9,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from vpt.config import Schema
+from vpt.data.box_units import BoxUnits
+from vpt.data.near_paths import Variant
 from vpt.data.published import PublishedFile
 
 Format = Literal[
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "parquet",
     "path_list",
@@ -40,16 +43,29 @@ BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
 
 
 class Cut(Schema):
-    """A part cut out of another: stratified by class, the same images for the same seed."""
+    """A part cut out of another: stratified by class, the same images for the same seed.
+
+    By name: test is cut out of train first, val out of the rest. By content, which keeps copies
+    together and does not change when files are renamed or others are added: both are fractions of
+    all, see `vpt.data.content_split`.
+    """
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
-    seed: int = Field(default=0, ge=0, description="which images are cut out")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
+    by: Literal["name", "content"] = Field(
+        default="name", description="what decides, with the seed, which images are cut out"
+    )
+
+
+AUTOMATIC_CUT = Cut(fraction=0.2, by="content")
+"""What is cut out of a folder without a validation split; of one without splits also for tests."""
 
 
 class SplitSources(Schema):
     """Where each split is found.
 
-    folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
+    folder: a sub-folder of class folders, "." for the root itself. hf_images: a sub-folder with
+    metadata.csv or metadata.jsonl. csv, image_list, path_list: a file, or with
     `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
     text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
     a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
@@ -61,6 +77,24 @@ class SplitSources(Schema):
     train: str | None = None
     val: str | Cut | None = None
     test: str | Cut | None = None
+
+    @property
+    def by_content(self) -> dict[Literal["val", "test"], Cut]:
+        """The cuts that are made by what images hold."""
+        cuts: dict[Literal["val", "test"], str | Cut | None] = {"val": self.val, "test": self.test}
+        return {
+            name: cut for name, cut in cuts.items() if isinstance(cut, Cut) and cut.by == "content"
+        }
+
+    @model_validator(mode="after")
+    def _check_cuts(self) -> SplitSources:
+        val, test = self.val, self.test
+        if isinstance(val, Cut) and isinstance(test, Cut) and "content" in (val.by, test.by):
+            if (val.by, val.seed) != (test.by, test.seed):
+                raise ValueError("val and test have to be cut by the same, and with the same seed")
+            if val.fraction + test.fraction >= 1:
+                raise ValueError("the fractions of val and test leave no image for training")
+        return self
 
 
 class ImageFolders(Schema):
@@ -116,10 +150,12 @@ class Columns(Schema):
 class Counts(Schema):
     """How many images a split must hold; what is None is not checked."""
 
-    train: int | None = Field(default=None, ge=1)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    train_and_val: int | None = Field(default=None, ge=1, description="before val is cut out")
+    train: int | None = Field(default=None, ge=1, le=10**9)
+    val: int | None = Field(default=None, ge=1, le=10**9)
+    test: int | None = Field(default=None, ge=1, le=10**9)
+    train_and_val: int | None = Field(
+        default=None, ge=1, le=10**9, description="before val is cut out"
+    )
 
 
 class TextNames(Schema):
@@ -169,6 +205,13 @@ class Descriptor(Schema):
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
+        name_variants: in what listed names may differ from the files' (see `Variant`); each is
+            given to the one file that it can mean. Empty: in nothing (coco, and lists of images).
+        box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
+            files that look otherwise are refused (coco, hf_objects).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable.
+        match_categories: whether the categories of val and test are those of train by their ids, or
+            by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
         licence: under which terms the images may be used.
         source: where it was published.
@@ -191,6 +234,10 @@ class Descriptor(Schema):
     text: TextNames = TextNames()
     counts: Counts = Counts()
     missing_classes: Literal["error", "allow"] = "error"
+    name_variants: list[Variant] = Field(default_factory=list)
+    box_units: BoxUnits | None = None
+    dropped_boxes: Literal["error", "allow"] = "error"
+    match_categories: Literal["id", "name"] = "id"
     metric: Literal["top1", "mean_class_accuracy", "mAP", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
@@ -245,7 +292,9 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_format_fields(self) -> Descriptor:
         for field, formats in _FIELDS_OF.items():
-            given = getattr(self, field) != type(self).model_fields[field].default
+            given = getattr(self, field) != type(self).model_fields[field].get_default(
+                call_default_factory=True
+            )
             if given and self.format not in formats:
                 belongs = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
@@ -269,7 +318,11 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_columns(self) -> Descriptor:
         columns = self.columns
-        foreign = {"csv": ("image",), "parquet": ("path", "separator", "classes", "split")}
+        foreign = {
+            "csv": ("image",),
+            "hf_images": ("image", "separator", "classes"),
+            "parquet": ("path", "separator", "classes", "split"),
+        }
         names = foreign.get(self.format, ())
         if given := [name for name in names if name in columns.model_fields_set]:
             raise ValueError(f"columns.{given[0]} has no meaning for format {self.format}")
@@ -304,16 +357,21 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou", "voc", "yolo"),
-    "columns": ("csv", "parquet"),
+    "file": ("csv", "hf_images", "split_zhou", "voc", "yolo"),
+    "columns": ("csv", "hf_images", "parquet"),
     "images": ("split_zhou", "imagenet", "path_list", "coco", "voc", "yolo"),
     "labels": ("voc", "yolo"),
     "difficult": ("voc",),
     "suffix": ("path_list",),
+    "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
+    "box_units": ("coco", "hf_objects", "yolo"),
+    "dropped_boxes": BOX_FORMATS,
+    "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "path_list",
     "parquet",

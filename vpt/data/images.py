@@ -70,6 +70,11 @@ _DECODE_ERRORS = (
 )
 
 
+_LIBRARIES = (
+    *("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff"),
+    *("jpg_2000", "avif"),
+)
+
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 lie on their side
 
 
@@ -90,6 +95,11 @@ class ImageHeader:
         """(H, W) in pixels of the upright image, as `read_image` gives it."""
         height, width = self.stored_size
         return (width, height) if self.orientation >= 5 else (height, width)
+
+
+def decoder_versions() -> dict[str, str | None]:
+    """The versions of the libraries that decode; what was kept of other ones is not theirs."""
+    return {name: features.version(name) for name in _LIBRARIES}
 
 
 def read_image(path: Path | str, *, value_range: ValueRange | None = None) -> Image.Image:
@@ -167,10 +177,17 @@ def _opened(path: Path | io.BytesIO, where: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             _register_heif()
+            _refuse_pipes_and_devices(path)
             with Image.open(path, formats=FORMATS) as image:
                 yield image
     except _DECODE_ERRORS as error:
         raise DataError(f"{where}: {_reason(path, error)}") from error
+
+
+def _refuse_pipes_and_devices(path: Path | io.BytesIO) -> None:
+    """Before one is opened, which could wait for ever."""
+    if isinstance(path, Path) and not path.is_file() and path.exists() and not path.is_dir():
+        raise OSError("a pipe, socket or device, not a file")
 
 
 @cache
@@ -221,6 +238,8 @@ def _reason_of_path(path: Path, error: BaseException) -> str | None:
         return "no such file (the name is too long for any)"
     if path.is_dir():
         return "a folder, not an image"
+    if path.exists() and not path.is_file():
+        return "a pipe, socket or device, not an image"
     if path.is_file() and path.stat().st_size == 0:
         return "empty file (0 bytes)"
     return None

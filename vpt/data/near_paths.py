@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -44,6 +45,10 @@ MOST_ENTRIES = 2_000_000
 
 _BROAD: tuple[Variant, ...] = ("other_suffix", "letter_case")
 """They cover other differences too, so they are named only where nothing narrower will do."""
+
+
+_EXPLAINED = 1000
+"""Missing names that are looked at for an explanation: what they have in common shows in these."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def find_near_paths(
     missing: Iterable[str],
     folder: Path,
     *,
+    among: Sequence[Variant] = VARIANTS,
     suffixes: Collection[str] = SUFFIXES,
     most: int = MOST_ENTRIES,
 ) -> dict[str, NearPath]:
@@ -107,6 +113,7 @@ def find_near_paths(
     Args:
         missing: names relative to the folder (or absolute ones of another machine).
         folder: where they were expected; hidden folders below it are not entered.
+        among: what may differ.
         suffixes: in lower case; other files are never meant (a.xml is not the image a.jpg).
         most: files and folders that are looked at. In a folder with more, a second file that would
             do as well could be among the rest; so there nothing is found.
@@ -124,10 +131,56 @@ def find_near_paths(
         if names and PurePosixPath(path.strip()).suffix.lower() not in suffixes:
             continue
         for name in names:
-            if (variants := differences(name, path)) is not None:
+            if (variants := differences(name, path, among)) is not None:
                 found.setdefault(name, []).append(NearPath(name, path, variants))
     best = {name: _only_best(candidates) for name, candidates in found.items()}
     return {name: near for name, near in best.items() if near is not None}
+
+
+def find_accepted(
+    listed: Iterable[str], folder: Path, variants: Sequence[Variant]
+) -> dict[str, str]:
+    """The existing file of each listed name that has none of its own, where only these differ.
+
+    A file that is listed itself, or meant by two names, is given to none of them.
+
+    Args:
+        listed: all names of a list, relative to the folder.
+        folder: of the files.
+        variants: what the user said may differ.
+    """
+    names = list(listed)
+    missing = [name for name in names if is_foreign_path(name) or not _exists(folder / name)]
+    near = find_near_paths(missing, folder, among=variants)
+    meant = Counter(each.existing for each in near.values())
+    own = set(names)
+    return {
+        name: each.existing
+        for name, each in near.items()
+        if meant[each.existing] == 1 and each.existing not in own
+    }
+
+
+def explain_missing(missing: Sequence[str], folder: Path) -> dict[str, str]:
+    """For missing files of a list, by name: which existing file each probably means, and why.
+
+    Where one explanation holds for all of them, that of the first names the descriptor's key that
+    applies it. Of very many names only the first are looked at.
+    """
+    first = missing[:_EXPLAINED]
+    near = find_near_paths(first, folder)
+    reasons = {name: str(each) for name, each in near.items()}
+    shared = common_variants(near, first)
+    if shared is not None:
+        key = f"name_variants: [{', '.join(shared)}]"
+        which = "it" if len(first) == 1 else f"all {len(missing)}"
+        reasons[first[0]] += f"; write '{key}' in the descriptor to accept {which}"
+    return reasons
+
+
+def is_foreign_path(name: str) -> bool:
+    """Whether a listed name is an absolute path, of this machine or another."""
+    return name.startswith("/") or re.match(r"[A-Za-z]:[/\\]", name) is not None
 
 
 def find_near_name(name: str, existing: Iterable[str]) -> NearPath | None:
@@ -240,6 +293,13 @@ def _parts(name: str) -> list[str]:
 
 def _folders(name: str) -> list[str]:
     return _parts(unquote(name).replace("\\", "/"))[:-1]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no name that a file could have
+        return False
 
 
 def _files_below(folder: Path) -> Iterator[str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from vpt.data.box_units import COCO_UNITS, BoxUnits, ForeignUnits, find_foreign_units, xywh_pixels
 from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
+    DetectionSamples,
     DetectionSplit,
     DetectionSplits,
     Finding,
@@ -21,7 +24,9 @@ from vpt.data.detection import (
     detection_holdout,
     to_coco_dict,
 )
-from vpt.data.images import ImageHeader, read_header
+from vpt.data.headers import read_headers
+from vpt.data.images import ImageHeader
+from vpt.data.near_paths import explain_missing, find_accepted, is_foreign_path
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage, read_coco_files
 from vpt.data.readers.hf_objects import read_hf_objects
 from vpt.data.readers.parts import check_counts, find_root, hint
@@ -29,6 +34,7 @@ from vpt.data.readers.voc import read_voc
 from vpt.data.readers.yolo import read_yolo
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
+from vpt.registry import nearest
 
 __all__ = ["Problems", "read_detection", "to_coco_dict"]
 
@@ -144,7 +150,7 @@ class _Builder:
     reference: CocoFile
     needed: frozenset[SplitName]
     findings: list[Finding] = field(default_factory=list)
-    split_of: dict[Path, str] = field(default_factory=dict)
+    split_of: dict[str, str] = field(default_factory=dict)  # by the path of the image
 
     def __post_init__(self) -> None:
         self.category_ids = tuple(self.reference.categories)
@@ -154,7 +160,6 @@ class _Builder:
                 f"{self.reference.path} has {len(self.category_ids)} categories, the descriptor "
                 f"{len(self.class_names)} classes"
             )
-        self.labels = {number: label for label, number in enumerate(self.category_ids)}
         self._compare_names()
 
     def _compare_names(self) -> None:
@@ -189,22 +194,92 @@ class _Builder:
 
     def split(self, name: SplitName, file: CocoFile) -> DetectionSplit:
         self.findings += file.findings
-        self._compare_categories(file)
-        samples = tuple(self._samples(name, file))
-        split = DetectionSplit(name, samples, self.class_names, self.category_ids)
-        self._look_at_units(file, {sample.image_id: sample.size for sample in samples})
-        if name == "train":
+        labels = self._labels(file)
+        samples = DetectionSamples.of(self._samples(name, file, labels))
+        split = DetectionSplit(name, samples, self.class_names, self.category_ids, file.image_names)
+        sizes = zip(samples.image_ids.tolist(), samples.sizes.tolist(), strict=True)
+        if self._accuse_units(file, dict(sizes)):
+            return split
+        self._check_losses(name, file, split)
+        self._check_crowds(name, file, split)
+        if name == "train" and samples:
             self._check_classes(file, split)
-        empty = sum(len(sample.target_boxes) == 0 for sample in samples)
+        empty = int((samples.target_counts == 0).sum())
         if empty:
             message = f"{empty} of {len(samples)} images have no target; kept as negatives"
             self.findings.append(Finding("images_without_boxes", file.path, message, count=empty))
         return split
 
-    def _compare_categories(self, file: CocoFile) -> None:
-        used = {box.category_id for boxes in file.boxes.values() for box in boxes}
+    def _check_losses(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
+        """More than an odd box that is lost: what it outlined would be learned as background."""
+        used = split.table.image_ids.tolist()
+        given = sum(len(file.boxes[image_id]) for image_id in used) + file.unusable
+        lost = given - int(split.table.box_counts.sum())
+        if lost <= max(1, _LOST * given) or self.descriptor.dropped_boxes == "allow":
+            return
+        message = (
+            f"{lost} of {given} boxes of '{name}' cannot be used, so their objects would become "
+            "background; correct them, or write 'dropped_boxes: allow' in the descriptor"
+        )
+        self.findings.append(Finding("boxes_lost", file.path, message, count=lost))
+
+    def _check_crowds(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
+        if any(split.class_counts()):
+            return
+        crowds = int(split.table.box_counts.sum())
+        if crowds:
+            message = (
+                f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; set "
+                "iscrowd to 0 where one object is outlined (some tools write 1 for every RLE mask)"
+            )
+            self.findings.append(Finding("all_crowds", file.path, message, count=crowds))
+        elif name == "test" and split.samples:
+            message = "it has no box, so AP is undefined"
+            self.findings.append(Finding("test_without_boxes", file.path, message))
+
+    def _labels(self, file: CocoFile) -> dict[int, int]:
+        """The label of each category of a file."""
+        if self.descriptor.match_categories == "id" or file is self.reference:
+            self._compare_categories(file)
+            return {number: label for label, number in enumerate(self.category_ids)}
+        return self._labels_by_name(file)
+
+    def _labels_by_name(self, file: CocoFile) -> dict[int, int]:
+        known = list(self.reference.categories.values())
+        for source in (self.reference, file):
+            for name, count in Counter(source.categories.values()).items():
+                if count > 1:
+                    raise DataError(
+                        f"{source.path} has {count} categories called '{name}', which cannot be "
+                        "matched by name; remove match_categories from the descriptor"
+                    )
+        used = _used_categories(file)
+        labels = {}
         for number, name in file.categories.items():
-            known = self.reference.categories.get(number)
+            if name in known:
+                labels[number] = known.index(name)
+                continue
+            kind = "category_not_in_train" if number in used else "category_unused"
+            state = "has boxes, but" if number in used else "has no boxes, and"
+            near = nearest(name, known)
+            message = f"category '{name}' {state} is not in {self.reference.path}{near}"
+            self.findings.append(Finding(kind, file.path, message))
+        return labels
+
+    def _compare_categories(self, file: CocoFile) -> None:
+        used = _used_categories(file)
+        reference = self.reference.categories
+        shared = set(file.categories.values()) & set(reference.values())
+        moved = {
+            name
+            for number, name in file.categories.items()
+            if name in shared and reference.get(number) != name
+        }
+        by_name = (
+            "; write 'match_categories: name' in the descriptor to go by the names" if moved else ""
+        )
+        for number, name in file.categories.items():
+            known = reference.get(number)
             if known is None and number in used:
                 kind, text = "category_not_in_train", f"category {number} '{name}' has boxes, but"
             elif known is None:
@@ -214,7 +289,8 @@ class _Builder:
             else:
                 continue
             there = "" if known is not None else "is not in "
-            self.findings.append(Finding(kind, file.path, f"{text} {there}{self.reference.path}"))
+            message = f"{text} {there}{self.reference.path}{by_name}"
+            self.findings.append(Finding(kind, file.path, message))
 
     def _check_classes(self, file: CocoFile, split: DetectionSplit) -> None:
         counts = zip(split.category_ids, split.class_names, split.class_counts(), strict=True)
@@ -225,37 +301,77 @@ class _Builder:
 
     # Images
 
-    def _samples(self, name: SplitName, file: CocoFile) -> Iterator[DetectionSample]:
+    def _samples(
+        self, name: SplitName, file: CocoFile, labels: dict[int, int]
+    ) -> Iterator[DetectionSample]:
         below = file.folder
         folder = self.root / below
         if name in self.needed and not folder.is_dir():
             raise DataError(f"no folder of images '{folder}'{hint(self.descriptor)}")
         # A folder elsewhere is another one on each machine: it is no part of an image's name.
         prefix = Path() if below.is_absolute() else below
-        for image in file.images:
+        accepted: dict[str, str] = {}
+        if self.descriptor.name_variants and name in self.needed:
+            listed = [image.file_name for image in file.images]
+            accepted = find_accepted(listed, folder, self.descriptor.name_variants)
+        images = [
+            replace(image, file_name=accepted[image.file_name])
+            if image.file_name in accepted
+            else image
+            for image in file.images
+        ]
+        missing = [image for image in images if is_foreign_path(image.file_name)]
+        images = [image for image in images if not is_foreign_path(image.file_name)]
+        headers = read_headers(folder, [image.file_name for image in images])
+        for image, header in zip(images, headers, strict=True):
             source = folder / image.file_name
-            size = self._size(file, image, source, needed=name in self.needed)
+            size = self._size(file, image, source, header, missing, needed=name in self.needed)
             if size is None:
                 continue
-            place = Path(os.path.normpath(source))
+            place = os.path.normpath(source)
             if self.split_of.setdefault(place, name) != name:
                 message = f"also an image of '{self.split_of[place]}'"
                 self._add("image_in_two_splits", file, message, image)
             key = (prefix / image.file_name).as_posix()
-            yield self._sample(file, image, source=source, key=key, size=size)
+            yield self._sample(file, image, labels, source=source, key=key, size=size)
+        self._explain_missing(file, folder, missing)
+
+    def _explain_missing(self, file: CocoFile, folder: Path, missing: list[CocoImage]) -> None:
+        """One finding for each missing file, with the one that it probably means."""
+        reasons = explain_missing([image.file_name for image in missing], folder)
+        for image in missing:
+            kind, why = "image_missing", f"{folder / image.file_name}: no such file"
+            if is_foreign_path(image.file_name):
+                kind, why = "file_name_invalid", "not relative to the folder of the images"
+            self._add(kind, file, reasons.get(image.file_name, why), image)
 
     def _size(
-        self, file: CocoFile, image: CocoImage, source: Path, *, needed: bool
+        self,
+        file: CocoFile,
+        image: CocoImage,
+        source: Path,
+        header: ImageHeader | str,
+        missing: list[CocoImage],
+        *,
+        needed: bool,
     ) -> tuple[int, int] | None:
-        """(H, W) of the upright image; None where it is of no use."""
-        try:
-            header = read_header(source)
-        except DataError as error:
-            reason = str(error).removeprefix(f"{source}: ")
-            kind = "image_missing" if reason == "no such file" else "image_unreadable"
-            if kind == "image_missing" and not needed and image.size is not None:
+        """(H, W) of the upright image; None where it is of no use, or added to the missing ones.
+
+        Args:
+            file: of the image.
+            image: one that it lists.
+            source: the image file.
+            header: of it, or why that cannot be read.
+            missing: the images that are not there, to be explained together.
+            needed: whether it must be there.
+        """
+        if isinstance(header, str):
+            if header != "no such file":
+                self._add("image_unreadable", file, f"{source}: {header}", image)
+            elif not needed and image.size is not None:
                 return image.size
-            self._add(kind, file, f"{source}: {reason}", image)
+            else:
+                missing.append(image)
             return None
         written, turned = image.size, header.size != header.stored_size
         if written in (None, header.size):
@@ -306,6 +422,7 @@ class _Builder:
         self,
         file: CocoFile,
         image: CocoImage,
+        labels: dict[int, int],
         *,
         source: Path,
         key: str,
@@ -313,10 +430,9 @@ class _Builder:
     ) -> DetectionSample:
         kept: list[tuple[CocoBox, tuple[float, float, float, float]]] = []
         seen: set[tuple[int, tuple[float, float, float, float]]] = set()
-        for box in file.boxes[image.id]:
-            box = box.scaled(size) if file.relative else box
+        for box in _in_pixels(file, image, size):
             corners = self._corners(file, image, box, size)
-            if corners is None or box.category_id not in self.labels:
+            if corners is None or box.category_id not in labels:
                 continue
             if (box.category_id, corners) in seen:
                 message = f"the same box and category again: {_xywh(box)}"
@@ -335,7 +451,7 @@ class _Builder:
             image.id,
             size,
             boxes,
-            np.array([self.labels[box.category_id] for box, _ in kept], dtype=np.int64),
+            np.array([labels[box.category_id] for box, _ in kept], dtype=np.int64),
             np.array([box.crowd for box, _ in kept], dtype=np.bool_),
             np.array(areas, dtype=np.float64),
             np.array([box.id for box, _ in kept], dtype=np.int64),
@@ -371,45 +487,70 @@ class _Builder:
             self._add(kind, file, text, image, box.written_id)
         return None if gone else inside
 
-    def _look_at_units(self, file: CocoFile, sizes: dict[int, tuple[int, int]]) -> None:
-        """Whether a file's boxes are corners, centres or shares of the side, which pass unseen."""
-        if file.relative:
-            return
-        rows = [
-            (*box.box, *sizes[image_id])
+    # Units
+
+    def _accuse_units(self, file: CocoFile, sizes: dict[int, list[int]]) -> bool:
+        """Whether a file's boxes are not what COCO's are; then that alone is said of them."""
+        if self.descriptor.box_units is not None or file.units != COCO_UNITS:
+            return False
+        rows = (
+            (*box.box, *sizes[image_id], np.nan if box.area is None else box.area)
             for image_id, boxes in file.boxes.items()
             if image_id in sizes
             for box in boxes
-            if min(box.box[2:]) > 0
-        ]
-        if len(rows) < _ENOUGH_BOXES:
-            return
-        x, y, w, h, heights, widths = np.array(rows, dtype=np.float64).T
-        if max((x + w).max(), (y + h).max()) <= 1.001 and min(heights.min(), widths.min()) > 2:
-            message = f"all {len(rows)} boxes lie in 0..1; COCO's are in pixels"
-            self.findings.append(Finding("boxes_normalised", file.path, message))
-        over = (x + w > widths + _OVER_EDGE) | (y + h > heights + _OVER_EDGE)
-        corners = (w > x) & (h > y) & (w <= widths + _OVER_EDGE) & (h <= heights + _OVER_EDGE)
-        if corners.all() and over.mean() >= _MANY_OVER:
-            message = (
-                f"{int(over.sum())} of {len(rows)} boxes reach over the edge, and none would if "
-                "they were [x1, y1, x2, y2]; COCO's are [x, y, width, height]"
-            )
-            self.findings.append(Finding("boxes_xyxy", file.path, message))
-            return
-        centred = (np.abs(2 * x - widths) + w <= widths + 2 * _OVER_EDGE) & (
-            np.abs(2 * y - heights) + h <= heights + 2 * _OVER_EDGE
+            if not box.outlined
         )
-        if centred.all() and over.mean() >= _MANY_OVER:
-            message = (
-                f"{int(over.sum())} of {len(rows)} boxes reach over the edge, and none would if x "
-                "and y were their centres; COCO's are the left and upper edge"
-            )
-            self.findings.append(Finding("boxes_centred", file.path, message))
+        table = np.fromiter(chain.from_iterable(rows), dtype=np.float64).reshape(-1, 7)
+        found = find_foreign_units(table[:, :4], table[:, 4:6], table[:, 6])
+        if found is None:
+            return False
+        message = f"they look like {found.names}: {found.evidence}{self._units_advice(found)}"
+        if not found.certain:
+            self.findings.append(Finding("box_units_doubtful", file.path, message))
+            return False
+        self.findings = [
+            finding
+            for finding in self.findings
+            if finding.file != file.path or finding.kind not in _OF_WRONG_UNITS
+        ]
+        self.findings.append(Finding("box_units", file.path, message))
+        return True
+
+    def _units_advice(self, found: ForeignUnits) -> str:
+        """The key that converts the boxes, and the one that says that they are right."""
+        if self.descriptor.format not in ("coco", "hf_objects"):
+            return "; correct them"
+        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
+        if not found.units:
+            return f"; correct them, or write {right}"
+        likely = f"'box_units: {found.units[0].written}' in the descriptor to have them converted"
+        return f"; write {likely}, or {right}"
 
 
-_ENOUGH_BOXES = 5
-_MANY_OVER = 0.2
+_LOST = 0.05
+"""More of a split's boxes must not be lost."""
+
+_OF_WRONG_UNITS = frozenset(
+    {"area_invalid", "area_missing", "box_clipped", "box_empty", "box_outside", "box_twice"}
+)
+"""What boxes in other units look like one by one."""
+
+
+def _in_pixels(file: CocoFile, image: CocoImage, size: tuple[int, int]) -> list[CocoBox]:
+    """An image's boxes in pixels; areas of other units are left to the boxes."""
+    boxes, scale = file.boxes[image.id], file.units.scale
+    if scale == "pixels" or not boxes:
+        return boxes
+    written = np.array([box.box for box in boxes])
+    scaled = xywh_pixels(written, np.tile(size, (len(boxes), 1)), BoxUnits(scale=scale)).tolist()
+    return [
+        box if box.outlined else replace(box, box=tuple(values), area=None)
+        for box, values in zip(boxes, scaled, strict=True)
+    ]
+
+
+def _used_categories(file: CocoFile) -> set[int]:
+    return {box.category_id for boxes in file.boxes.values() for box in boxes}
 
 
 def _xywh(box: CocoBox) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,12 +22,14 @@ from vpt.data import (
     coop_few_shot,
     evaluation_transform,
     few_shot,
+    layout_lines,
     load_descriptor,
     read_splits,
     restrict_classes,
     training_transform,
     with_val_in_train,
 )
+from vpt.data.cuts import with_cuts
 from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import (
     PromptHeader,
@@ -40,7 +42,9 @@ from vpt.experiment.settings import backbone_of, fit_settings
 from vpt.models import Classifier, Consistency
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -72,6 +76,11 @@ class Experiment:
         """Training batches per epoch; the last may be smaller."""
         return -(-len(self.splits.require("train")) // self.config.data.batch_size)
 
+    @property
+    def data_lines(self) -> list[str]:
+        """What to say of how the data were read."""
+        return [*layout_lines(self.descriptor), *self.splits.notes]
+
     def with_splits(self, splits: Splits) -> Experiment:
         """The same with other images, and what follows from their numbers."""
         return replace(self, splits=splits, settings=_fit_settings(self.config, splits))
@@ -91,6 +100,11 @@ def build_classification(
         VptError: anything in the config that does not fit together.
     """
     descriptor, splits = load_splits(config)
+    if len(splits.class_names) < 2 and not splits.multi_label:
+        raise DataError(
+            f"data.classes {config.data.classes} of '{descriptor.name}' are one, "
+            f"'{splits.class_names[0]}': there is nothing to tell apart; use all classes"
+        )
     check_head(config.head, config.backbone.name)
     body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))
@@ -103,7 +117,7 @@ def build_classification(
         class_names=splits.class_names,
         text_names=splits.text_names,
         text=text,
-        preprocess=preprocess_of(body, config.data.preprocess),
+        preprocess=preprocess_of(body, config.data.preprocess, config.data.value_range),
         multi_label=splits.multi_label,
     )
     if not model.trainable_parameters():
@@ -126,9 +140,20 @@ def build_classification(
     )
 
 
+def described(config: RunConfig) -> Descriptor:
+    """The descriptor of a config's data set, with the cuts that its `data` section asks for."""
+    data = config.data
+    return with_cuts(
+        load_descriptor(data.dataset),
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+    )
+
+
 def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
     """The data set of a config, with the images and classes that its `data` section chooses."""
-    descriptor = load_descriptor(config.data.dataset)
+    descriptor = described(config)
     splits = _chosen(config, read_splits(descriptor, config.data.root))
     splits.require("train")
     if config.data.train_on == "train":
@@ -165,12 +190,14 @@ def head_with_templates(head: dict[str, Any], descriptor: Descriptor) -> dict[st
     return head
 
 
-def preprocess_of(backbone: Backbone, choice: str) -> Preprocess:
-    """How images are prepared, by `data.preprocess`."""
-    own = backbone.preprocess
+def preprocess_of(
+    backbone: Backbone, choice: str, value_range: tuple[float, float] | None = None
+) -> Preprocess:
+    """How images are prepared, by `data.preprocess` and `data.value_range`."""
+    own = replace(backbone.preprocess, value_range=value_range)
     if choice == "backbone":
         return own
-    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear", value_range=value_range)
     if choice == "squash":
         return replace(paper, crop_mode="squash")
     return replace(paper, crop_pct=0.875)

@@ -90,6 +90,7 @@ def build_detection(
         tuning=config.tuning,
         class_names=splits.class_names,
         category_ids=splits.category_ids,
+        preprocess=replace(body.preprocess, value_range=config.data.value_range),
     )
     _check_square(model)
     check_saveable(model, config)

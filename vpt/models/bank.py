@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from vpt.backbones import Backbone
 from vpt.errors import ConfigError
 from vpt.heads import ClassRows
-from vpt.models.base import PromptedModel
+from vpt.models.base import PromptedModel, model_in
 from vpt.models.classifier import Classifier
+from vpt.models.inputs import check_images
 from vpt.models.prompted import PromptedBackbone
 from vpt.models.turns import Turns
 from vpt.prompts import NoPrompt, Prompt, PromptList
@@ -325,9 +326,10 @@ class TaskBank(nn.Module):
                 another number than B.
         """
         with self._turns.using:
-            return self._handles(task, batch_size)
+            handles: Tensor = self._handles(task, batch_size)
+            return handles
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _handles(self, task: str | Sequence[str] | Tensor, batch_size: int) -> Tensor:
         if not isinstance(task, Tensor):
             names = [task] * batch_size if isinstance(task, str) else task
@@ -358,7 +360,7 @@ class TaskBank(nn.Module):
 
     # Of a compiled bank `_run` is the graph. Handles are checked and changes kept away outside of
     # it, where Python can raise and wait.
-    @torch.compiler.disable(recursive=False)
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call]
     def forward(self, images: Tensor, task: str | Sequence[str] | Tensor) -> Tensor:
         """Logits (B, C) float32, -inf beyond an image's own classes.
 
@@ -370,10 +372,11 @@ class TaskBank(nn.Module):
         Raises:
             ConfigError: see `slots`.
         """
+        check_images(images, self.backbone)
         with self._turns.using:
             return self._run(images, self._places(self._handles(task, len(images))))
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _places(self, handles: Tensor) -> Tensor:
         return (handles % _PLACES).to(self.rows_of.device)
 
@@ -396,6 +399,7 @@ class TaskBank(nn.Module):
             images: (B, 3, H, W), each prepared as its task wants it.
             task: see `forward`.
         """
+        check_images(images, self.backbone)
         with self._turns.using:
             handles = self._handles(task, len(images))
             logits: Tensor = self(images, handles)
@@ -609,6 +613,7 @@ def _examine(backbone: Backbone, name: str, model: PromptedModel) -> _Entry:
     Raises:
         ConfigError: a bank on this backbone cannot hold it.
     """
+    model = model_in(model)
     if not isinstance(model, Classifier):
         raise ConfigError(f"task '{name}' is a {type(model).__name__}; a bank holds classifiers")
     if backbone.stored_dtype is not None:

@@ -79,10 +79,10 @@ class _Use:
     def __init__(self, turns: Turns):
         self._turns = turns
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __enter__(self) -> None:
         self._turns.begin_use()
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __exit__(self, *error: object) -> None:
         self._turns.end_use()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,16 +15,18 @@ from vpt.data import (
     BadImage,
     DetectionSplits,
     EpochBatches,
+    ScanMemory,
     Splits,
     Workers,
     boxes_hash,
+    depth_warning,
     drop_bad,
     scan_images,
     share_of,
 )
 from vpt.data.splits import SplitName
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
-from vpt.engine.distributed import gathered, rank, world_size
+from vpt.engine.distributed import gathered, is_first, rank, world_size
 from vpt.engine.events import Events
 from vpt.engine.progress import Log
 from vpt.engine.run_dir import (
@@ -38,6 +40,9 @@ from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import AnyExperiment
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -78,7 +83,8 @@ def check_space(run: RunDirectory, experiment: AnyExperiment) -> None:
 def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     """The experiment without unreadable images, or one error that lists them all.
 
-    Several processes share the images out, and all of them get the same.
+    Several processes share the images out, and all of them get the same. Images that a run has
+    scanned before are decoded again only where their files have changed.
     """
     config, splits = experiment.config, experiment.splits
     if not config.data.scan:
@@ -86,7 +92,9 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     bad: dict[str, list[BadImage]] = {}
     for name in SPLIT_NAMES:
         split = splits.get(name)
-        bad[name] = _unreadable(split, config.data.num_workers) if split else []
+        bad[name] = (
+            _unreadable(split, config.data.num_workers, config.data.value_range) if split else []
+        )
     problems = [f"{image.path}: {image.reason}" for images in bad.values() for image in images]
     if not problems:
         return experiment
@@ -102,10 +110,25 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     return experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
 
 
-def _unreadable(split: Any, num_workers: Workers) -> list[BadImage]:
+def _unreadable(
+    split: Any, num_workers: Workers, value_range: tuple[float, float] | None
+) -> list[BadImage]:
     own = split.with_samples(share_of(split.samples, rank(), world_size()))
-    found = scan_images(own, num_workers) if own.samples else []
+    memory = ScanMemory.of_user()
+    found = (
+        scan_images(own, num_workers, value_range=value_range, memory=memory) if own.samples else []
+    )
     return [image for part in gathered(found) for image in part]
+
+
+def warn_of_depth(experiment: AnyExperiment, log: Log) -> None:
+    """A line where images of more than 8 bits do not fit the range that they are scaled by."""
+    for name in SPLIT_NAMES[:2] if is_first() else ():
+        split = experiment.splits.get(name)
+        found = depth_warning(split, experiment.config.data.value_range) if split else None
+        if found is not None:
+            log(f"warning: {found}")
+            return
 
 
 def newest_checkpoint(run: RunDirectory, log: Log) -> Checkpoint | None:
@@ -238,8 +261,8 @@ def _read_keys(path: Path) -> dict[str, Any]:
     """What `_split_keys` gave when the run began."""
     keys = _read_record(path)
     for name, value in keys.items():
-        kind: type = dict if name == _BOXES else list
-        if not isinstance(value, kind) or not all(isinstance(key, str) for key in value):
+        is_whole = isinstance(value, dict if name == _BOXES else list)
+        if not is_whole or not all(isinstance(key, str) for key in value):
             raise _unusable(path, "is damaged")
     return keys
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vpt.data.descriptor import Descriptor, ImageFolders, SplitSources
+from vpt.data.image_files import has_images
 from vpt.data.images import SUFFIXES
 from vpt.data.readers.label_folders import HELD_OUT
 from vpt.data.recognising import question, recognised, split_of_name
@@ -130,8 +131,7 @@ def _names_in(part: bytes) -> tuple[str, ...]:
 def _images_of(folder: Path, split: SplitName, file: _Annotations) -> str:
     """The folder, relative to the root, in which the images of a file are; '' is the root.
 
-    Raises:
-        DataError: they are in several; with a descriptor for each.
+    Where none of the images that were looked for is found, the first usual place with images.
     """
     beside = file.path.parent
     named = re.sub(r"^(instances|coco)_", "", file.path.stem)
@@ -147,8 +147,8 @@ def _images_of(folder: Path, split: SplitName, file: _Annotations) -> str:
     for candidate in dict.fromkeys(candidates):
         if candidate.is_dir() and _holds(candidate, file.images):
             return _below(folder, candidate)
-    usual = [each for each in candidates if each.is_dir() and each != folder]
-    return _below(folder, usual[0]) if usual else ""
+    usual = (each for each in candidates if each.is_dir() and has_images(each))
+    return _below(folder, next(usual, folder))
 
 
 def _holds(folder: Path, images: tuple[str, ...]) -> bool:

@@ -30,16 +30,18 @@ def class_columns(columns: Columns, header: Sequence[str], where: str) -> list[s
         where: the file, for messages.
 
     Raises:
-        DataError: `remaining` leaves no column, or one twice.
+        DataError: `remaining` leaves no column, or one without a name.
     """
     if columns.classes != "remaining":
         return list(columns.classes or ())
     names = [name for name in header if name not in (columns.path, columns.split)]
     if not names:
         raise DataError(f"{where}: no column but '{columns.path}' is left to be a class")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where}: the header has column '{twice}' twice")
+    if "" in names:
+        raise DataError(
+            f"{where}: a column has no name and would be a class; name it, or list the classes "
+            "under columns.classes"
+        )
     return names
 
 

@@ -15,7 +15,7 @@ def read_image_list(descriptor: Descriptor, root: Path) -> Parts:
     """'path label' in each line; the path may hold blanks."""
     rows = {
         split: [
-            Row(key_of(path), (label,), where)
+            Row(key_of(path, root), (label,), where)
             for where, (path, label) in text_rows(file, fields=2, what="path label", last=True)
         ]
         for split, file in split_paths(descriptor, root, suffix=".txt").items()

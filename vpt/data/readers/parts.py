@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.data.descriptor import Cut, Descriptor
-from vpt.data.images import SUFFIXES
-from vpt.data.splits import SPLIT_NAMES, Sample, SplitName, Splits
+from vpt.data.image_files import find_files, is_skipped, is_utf8, left_out_line, printable
+from vpt.data.near_paths import explain_missing
+from vpt.data.readers.text_files import read_text
+from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
+from vpt.storage.whole_file import MAX_JSON, read_whole_text
 
 # What would break a message of one line, or cannot be in the name of a file.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -32,12 +35,14 @@ class Parts:
         samples: of each split.
         array: see `Split`.
         words: the names as the data write them, where class_names had to tell equal ones apart.
+        notes: what to say of how the data were read, a sentence each.
     """
 
     class_names: tuple[str, ...]
-    samples: dict[SplitName, list[Sample]]
+    samples: Mapping[SplitName, Sequence[Sample]]
     array: NDArray[np.uint8] | None = None
     words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def hint(descriptor: Descriptor) -> str:
@@ -118,27 +123,77 @@ def shown(value: Any) -> str:
 
 
 def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitName, Path]:
-    """Folder or file of each split: as named, or the usual one where that exists."""
+    """Folder or file of each split: as named, or the usual one where that exists.
+
+    Args:
+        descriptor: of the data set.
+        root: its folder.
+        suffix: of the files, e.g. '.csv'; '' for folders.
+
+    Raises:
+        DataError: a named path does not exist, two usual ones do, or one where a cut is asked for.
+    """
+    usual = usual_paths(root, suffix)
     paths: dict[SplitName, Path] = {}
     for split in SPLIT_NAMES:
         source = getattr(descriptor.splits, split)
         if isinstance(source, Cut):
+            if source.by == "content" and usual[split]:
+                raise DataError(
+                    f"'{descriptor.name}' has a {split} split of its own, '{usual[split][0]}'; "
+                    f"leave out data.{split}_fraction, or the cut in the descriptor"
+                )
             continue
-        path = root / (source or f"{split}{suffix}")
-        exists = path.is_file() if suffix else path.is_dir()
-        if exists:
-            paths[split] = path
-        elif source is not None:
+        if source is None:
+            if len(found := usual[split]) > 1:
+                named = " and ".join(f"'{path.name}'" for path in found)
+                raise DataError(
+                    f"'{root}' has {named}, and either may be meant by {split}; name one under "
+                    f"'splits' of a descriptor, e.g. splits: {{{split}: {found[0].name}}}"
+                )
+            if found:
+                paths[split] = found[0]
+            continue
+        path = root / source
+        if not (path.is_file() if suffix else path.is_dir()):
             raise DataError(
                 f"splits.{split} of '{descriptor.name}': no such path '{path}'{hint(descriptor)}"
             )
+        paths[split] = path
     return paths
 
 
+def usual_paths(root: Path, suffix: str = "") -> dict[SplitName, list[Path]]:
+    """The folders, or files with a suffix, in a folder that have a usual name of each split."""
+    found: dict[SplitName, list[Path]] = {split: [] for split in SPLIT_NAMES}
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        stem = path.name.casefold().removesuffix(suffix)
+        if stem == path.name.casefold() and suffix:
+            continue
+        for split, names in USUAL_NAMES.items():
+            if stem in names and (path.is_file() if suffix else path.is_dir()):
+                found[split].append(path)
+    return found
+
+
 def class_folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted; hidden ones are left out."""
-    names = (path.name for path in folder.iterdir() if path.is_dir())
-    return sorted(name for name in names if not name.startswith("."))
+    """The names of the folders in a folder, sorted; hidden and system ones are left out.
+
+    Raises:
+        DataError: it cannot be read, or a name is not UTF-8.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise DataError(f"'{folder}' cannot be read: {error.strerror or error}") from error
+    names = [name for name in names if not is_skipped(name)]
+    wrong = next((name for name in names if not is_utf8(name)), None)
+    if wrong is not None:
+        raise DataError(
+            f"the class folder '{printable(str(folder / wrong))}' has a name that is not UTF-8; "
+            "rename it (e.g. with convmv), or unpack the archive again in its own encoding"
+        )
+    return names
 
 
 def check_class_folders(folder: Path, names: Iterable[str]) -> None:
@@ -153,28 +208,27 @@ def check_class_folders(folder: Path, names: Iterable[str]) -> None:
         )
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All images of a class, sorted; hidden files (such as '._a.jpg') are left out."""
-    paths = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
-    if not paths:
-        raise DataError(f"class folder '{folder}' has no images; add some or remove the folder")
-    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+def images_below(folder: Path) -> tuple[Path, ...]:
+    """All images of a class, sorted; see `find_files`.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = find_files(folder)
+    if not found.images:
+        others = left_out_line(found.left_out)
+        raise DataError(
+            f"class folder '{folder}' has no images" + (f" ({others})" if others else "")
+        )
+    return found.images
 
 
 def text_rows(
     path: Path, *, fields: int, what: str, last: bool = False
 ) -> list[tuple[str, list[str]]]:
     """('file:line', fields) of each line that is not blank; the first or last field is a word."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(path)), start=1):
         if not line.strip():
             continue
         split = line.strip().rsplit if last else line.strip().split
@@ -192,20 +246,30 @@ def read_json(path: Path) -> Any:
         DataError: it cannot be read, or is no JSON in UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_whole_text(path, most=MAX_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON in UTF-8 ({error})") from error
 
 
-def check_files(samples: Iterable[Sample]) -> None:
-    """Refuse a list with images that do not exist."""
-    listed = [sample.source for sample in samples]
-    missing = [path for path in listed if isinstance(path, Path) and not _is_file(path)]
-    if missing:
-        raise DataError(
-            f"'{missing[0]}' is listed but does not exist "
-            f"({len(missing)} of {len(listed)} listed images are missing)"
-        )
+def check_files(samples: Iterable[Sample], root: Path | None = None) -> None:
+    """Refuse a list with images that do not exist.
+
+    Args:
+        samples: of the list.
+        root: the folder that their keys are relative to, where the files are looked for that were
+            probably meant.
+    """
+    listed = [sample for sample in samples if isinstance(sample.source, Path)]
+    missing = [sample for sample in listed if not is_file(Path(str(sample.source)))]
+    if not missing:
+        return
+    first = missing[0]
+    meant = explain_missing([sample.key for sample in missing], root) if root else {}
+    reason = meant.get(first.key, "").removeprefix(f"'{first.key}' does not exist")
+    raise DataError(
+        f"'{first.source}' is listed but does not exist ({len(missing)} of {len(listed)} listed "
+        f"images are missing){reason}"
+    )
 
 
 def check_classes(descriptor: Descriptor, splits: Splits) -> None:
@@ -214,11 +278,16 @@ def check_classes(descriptor: Descriptor, splits: Splits) -> None:
         return
     for name, count in zip(splits.class_names, splits.train.class_counts(), strict=True):
         if count == 0:
-            raise DataError(f"class '{name}' has no image in 'train'; add some or remove the class")
+            others = [other for other in splits.class_names if other != name]
+            raise DataError(
+                f"class '{name}' has no image in 'train'{nearest(name, others)}; add some or "
+                "remove the class"
+            )
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is a file; no error where no file can have such a name."""
     try:
         return path.is_file()
-    except OSError:  # a name too long for any file
+    except (OSError, ValueError):  # a name too long for any file, or with a NUL
         return False
