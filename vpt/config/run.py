@@ -89,6 +89,13 @@ class BackboneConfig(NamedSchema):
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="input side, or [height, width], in pixels; null: the backbone's own"
     )
+    pool: str | None = Field(
+        None,
+        max_length=100,
+        description="what the feature is made of: token (the class token), avg, avgmax or max of "
+        "the patch tokens, or map where the model has an attention pooling; null: as timm or "
+        "open_clip do it for this model",
+    )
 
 
 class RandAugmentConfig(Schema):

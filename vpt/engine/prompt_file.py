@@ -43,6 +43,9 @@ MULTI_LABEL_FEATURE = "multi_label"
 VALUE_RANGE_FEATURE = "value_range"
 """Required where `preprocess` says which values of images of more than 8 bits are 0 and 255."""
 
+POOL_FEATURE = "pool"
+"""Required where the feature is made in another way than the backbone's own."""
+
 SENTENCES_FEATURE = "sentences"
 """Required by files whose sentences of each class are in a tensor: they may be many."""
 
@@ -51,6 +54,7 @@ KNOWN_FEATURES = frozenset(
         TEXT_FEATURE,
         DETECTION_FEATURE,
         MULTI_LABEL_FEATURE,
+        POOL_FEATURE,
         SENTENCES_FEATURE,
         VALUE_RANGE_FEATURE,
     }
@@ -93,6 +97,7 @@ class BackboneRecord(Schema):
             people, and never opened.
         image_size: (H, W) in pixels.
         grid: (h, w) of the patch tokens.
+        pool: what the feature is made of, see `Backbone.pooling`; None in files of older versions.
         activation: class name of the blocks' activation, which the weights do not tell.
     """
 
@@ -103,6 +108,7 @@ class BackboneRecord(Schema):
     image_size: tuple[Side, Side]
     grid: tuple[Side, Side]
     activation: Word | None = None
+    pool: Annotated[str, Field(max_length=100)] | None = None
 
 
 class PreprocessRecord(Schema):

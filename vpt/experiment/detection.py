@@ -80,6 +80,11 @@ def build_detection(
     for name in ("train", "val"):
         splits.require(name)
     _check_measurable(config, splits)
+    if config.backbone.pool is not None:
+        raise ConfigError(
+            f"backbone.pool {config.backbone.pool}: a detector reads patch tokens and pools nothing; "
+            "leave it out"
+        )
     body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))
     model = create_detector(

@@ -57,6 +57,7 @@ from vpt.runs.start import (
     refuse_other_model,
     scanned,
     show_start,
+    tell_pooling,
     warn_of_depth,
     write_start,
 )
@@ -157,6 +158,7 @@ def train(
         for line in layout_lines(experiment.descriptor):
             log(line)
         log(_trained_line(experiment.model))
+        tell_pooling(experiment.model, log)
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
