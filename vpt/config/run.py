@@ -384,7 +384,11 @@ class TrainConfig(Schema):
         3, description="newest checkpoints kept; at least one to fall back to"
     )
     log_every: PositiveInt = Field(20, description="optimiser steps between logged training values")
-    init_from: Path | None = Field(None, description="a prompt file to start from")
+    init_from: Path | None = Field(
+        None,
+        description="a prompt file to start from; classes that it shares with the data keep their "
+        "rows of the head, by name",
+    )
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
         "none",
         description="torch.compile of the backbone with its prompts: default; reduce-overhead and "

@@ -159,6 +159,8 @@ def train(
             log(line)
         log(_trained_line(experiment.model))
         tell_pooling(experiment.model, log)
+        for note in experiment.notes if resume is None else ():
+            log(note)
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
