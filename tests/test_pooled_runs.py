@@ -50,5 +50,5 @@ def test_a_pooling_that_is_none__is_refused_by_name(data, tmp_path):
 def test_a_detector__pools_nothing(tmp_path):
     backbone = {"name": "bundled/glyph_vit", "image_size": 64, "pool": "avg"}
     config = make_detection_config(tmp_path / "run", tmp_path / "d.yaml", backbone=backbone)
-    with pytest.raises(ConfigError, match="backbone.pool avg: a detector reads patch tokens"):
+    with pytest.raises(ConfigError, match=r"backbone\.pool avg: a detector reads patch tokens"):
         build(config)

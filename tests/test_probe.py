@@ -19,7 +19,7 @@ from vpt.config import dump
 from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import build
 from vpt.runs import evaluate_prompt, probe
-from vpt.runs.probe import STRENGTHS, Features, Rows, _fit_head, _logistic, _measured
+from vpt.runs.probing import STRENGTHS, Features, Rows, _fit_head, _logistic, _measured
 
 
 @pytest.fixture(scope="module")

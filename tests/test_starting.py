@@ -236,5 +236,5 @@ def test_a_detector_of_another_width__is_refused(tmp_path):
     save_prompt(before, tmp_path / "a.safetensors")
     start = {"epochs": 1, "device": "cpu", "init_from": str(tmp_path / "a.safetensors")}
     config = make_detection_config(tmp_path / "run", boxes(tmp_path / "data", ["a"]), train=start)
-    with pytest.raises(PromptFileError, match="train.init_from"):
+    with pytest.raises(PromptFileError, match=r"train\.init_from"):
         build(config)

@@ -135,7 +135,7 @@ def test_a_bank__holds_tasks_of_one_pooling():
 
 
 def test_heads_of_texts__want_the_towers_own_pooling():
-    with pytest.raises(ConfigError, match="'token' pooling; leave out backbone.pool"):
+    with pytest.raises(ConfigError, match=r"'token' pooling; leave out backbone\.pool"):
         create_model("bundled/glyph_clip", pool="avg", class_names=["a", "b"], head="zero_shot")
     assert create_model("bundled/glyph_clip", pool="avg", num_classes=2).pooling == "avg"
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
+from vpt.api.arguments import check_num_classes, check_options
 from vpt.api.texts import check_head, text_parts
 from vpt.backbones import Backbone, create_backbone, wrap_backbone
 from vpt.class_names import checked_class_names
 from vpt.config import HeadConfig, PromptConfig, Registered, Schema, validate
 from vpt.errors import ConfigError
 from vpt.heads import PyramidOptions, TextOptions, build_detection_head, build_head, build_pyramid
+from vpt.limits import MAX_VALUES
 from vpt.models import Classifier, Detector, PromptedBackbone
 from vpt.prompts import Prompt, PromptList, build_prompt
 from vpt.registry import DETECTION_HEADS, HEADS, PROMPTS
 from vpt.structures import Preprocess
-from vpt.text import TextTower
 
+if TYPE_CHECKING:
+    from vpt.text import TextTower
+
+M = TypeVar("M", bound=nn.Module)
 PromptSpec = str | Mapping[str, Any] | Prompt | Sequence["str | Mapping[str, Any] | Prompt"]
 
 
@@ -88,6 +94,8 @@ def create_model(
         ConfigError: an option is unknown or wrong.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    check_num_classes(num_classes)
+    check_options(create_model, prompt, prompt_options)
     names = None if class_names is None else checked_class_names(class_names)
     if names is not None and num_classes is None:
         num_classes = len(names)
@@ -117,7 +125,11 @@ def create_model(
             if written is not None and len(written) != num_classes:
                 raise ConfigError(f"{len(written)} text_names for num_classes {num_classes}")
             options, parts, identity = text_parts(options, body, written, text)
-        built_head = build_head(options, body.dimensions, num_classes, parts)
+        count, dimensions = num_classes, body.dimensions
+        built_head = _built(
+            f"head {options['name']} of {count:,} classes",
+            lambda: build_head(options, dimensions, count, parts),
+        )
     prompted = PromptedBackbone(body, learned)
     return Classifier(
         prompted,
@@ -170,6 +182,8 @@ def create_detector(
         ConfigError: an option is unknown or wrong, or the size does not fit the strides.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    check_num_classes(num_classes)
+    check_options(create_detector, prompt, prompt_options)
     names = None if class_names is None else checked_class_names(class_names)
     classes = num_classes if num_classes is not None else len(names or ())
     if not classes:
@@ -183,11 +197,16 @@ def create_detector(
         body = wrap_backbone(backbone)
     body = _tuned(body, tuning)
     learned = make_prompt(prompt, prompt_options, body)
-    pyramid = build_pyramid(neck_options, body.dimensions, head_options["channels"])
+    pyramid = _built(
+        "the neck", lambda: build_pyramid(neck_options, body.dimensions, head_options["channels"])
+    )
     return Detector(
         PromptedBackbone(body, learned),
         pyramid,
-        build_detection_head(head_options, classes, pyramid.strides),
+        _built(
+            f"head {head_options['name']}",
+            lambda: build_detection_head(head_options, classes, pyramid.strides),
+        ),
         names,
         category_ids=category_ids,
         preprocess=preprocess,
@@ -283,7 +302,25 @@ def make_prompt(spec: PromptSpec, options: Mapping[str, Any], backbone: Backbone
     checked = validate(
         _ModelOptions, {"prompt": given | dict(options), "head": "linear"}, source="create_model"
     )
-    return build_prompt(checked.prompt, backbone.dimensions)
+    return _built(
+        f"prompt {given.get('name')}", lambda: build_prompt(checked.prompt, backbone.dimensions)
+    )
+
+
+def _built(what: str, build: Callable[[], M]) -> M:
+    """What `build` gives, after its size was counted without taking any memory.
+
+    Raises:
+        ConfigError: it has more trained values than fit anywhere.
+    """
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in build().parameters())
+    if count > MAX_VALUES:
+        raise ConfigError(
+            f"{what} would have {count:,} trained values, {4 * count / 1e9:,.0f} GB; at most "
+            f"{MAX_VALUES:,} are supported: lower its options"
+        )
+    return build()
 
 
 def list_prompts() -> list[str]:

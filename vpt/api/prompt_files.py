@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from vpt.api.texts import check_text
 from vpt.backbones import Backbone, create_backbone, outline_backbone, wrap_backbone
 from vpt.class_names import checked_class_names
 from vpt.config import AnyRunConfig, validate
+from vpt.data.splits import ContentCut
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
@@ -31,7 +32,9 @@ from vpt.engine.prompt_file import (
 from vpt.errors import BackboneError, ConfigError, PromptFileError
 from vpt.models import Classifier, Detector, model_in
 from vpt.storage.sealed_file import Table
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 def save_prompt(
@@ -42,6 +45,7 @@ def save_prompt(
     metrics: Mapping[str, float] | None = None,
     seed: int | None = None,
     config: AnyRunConfig | None = None,
+    cut: ContentCut | None = None,
 ) -> None:
     """Write what training changed, and all that its use needs, to one safetensors file.
 
@@ -53,6 +57,7 @@ def save_prompt(
         metrics: as measured now.
         seed: of the run.
         config: of the run.
+        cut: how the run's data were cut into splits, so that evaluation cuts them alike.
 
     Raises:
         PromptFileError: a tensor is not finite.
@@ -63,7 +68,12 @@ def save_prompt(
     own = model_in(model)
     assert isinstance(own, Classifier | Detector)
     header = _header(
-        own, class_names=class_names, metrics=dict(metrics or {}), seed=seed, config=config
+        own,
+        class_names=class_names,
+        metrics=dict(metrics or {}),
+        seed=seed,
+        config=config,
+        cut=cut,
     )
     write_prompt_file(Path(path), dict(own.trained_tensors()), header)
 
@@ -88,6 +98,7 @@ def _header(
     metrics: dict[str, float] | None = None,
     seed: int | None = None,
     config: AnyRunConfig | None = None,
+    cut: ContentCut | None = None,
 ) -> PromptHeader:
     if model.prompt.options is None:
         raise ConfigError(
@@ -120,6 +131,7 @@ def _header(
         "class_names": names,
         "metrics": metrics or {},
         "seed": seed,
+        "cut": None if cut is None else asdict(cut),
         "config": None if config is None else portable_config(config.model_dump()),
         "requires": requires,
         **own,
@@ -174,6 +186,20 @@ def check_prompt_file(
         _check_tensors(Path(path), header, table, body)
 
 
+def check_weights(path: Path | str, weights: Path | str) -> None:
+    """Refuse a local file that does not hold the weights of a prompt file's backbone.
+
+    Raises:
+        PromptFileError: they are others.
+        BackboneError: it cannot be read, or does not fit the backbone.
+    """
+    check_prompt_file(path, weights=weights)
+    header = read_prompt_outline(path)[0]
+    record = header.backbone
+    body = create_backbone(record.name, weights=weights, image_size=record.image_size)
+    _check_belongs(header, Path(path), body)
+
+
 def load_prompt(
     path: Path | str,
     backbone: str | nn.Module | None = None,
@@ -226,8 +252,8 @@ def load_prompt(
         )
         check_text(header, model)
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -269,8 +295,8 @@ def load_detector(
             preprocess=header.preprocess.preprocess(),
         )
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -361,7 +387,12 @@ def _check_tensors(path: Path, header: PromptHeader, table: Table, body: Backbon
     try:
         check_tensors(header, table, body)
     except (ConfigError, BackboneError, PromptFileError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+        raise _of_file(path, error) from error
+
+
+def _of_file(path: Path | str, error: Exception) -> PromptFileError:
+    """One line that names the file, and of several problems the first."""
+    return PromptFileError(f"{path}: {str(error).partition(chr(10))[0]:.500}")
 
 
 def _check_belongs(header: PromptHeader, path: Path, body: Backbone) -> None:

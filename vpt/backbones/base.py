@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attention_shape
+from vpt.choices import PromptInit, PromptPlacement
 from vpt.errors import BackboneError
+from vpt.limits import MAX_PATCHES
 from vpt.structures import (
     AttentionShape,
     Context,
     Dimensions,
     Inside,
     Preprocess,
-    PromptInit,
-    PromptPlacement,
     Tokens,
 )
 
@@ -241,6 +241,12 @@ class Backbone(nn.Module, ABC):
             raise BackboneError(
                 f"image_size {image_size[0]}x{image_size[1]} is no multiple of the patch size "
                 f"{height}x{width} of '{self.name}'"
+            )
+        patches = (image_size[0] // height) * (image_size[1] // width)
+        if patches > MAX_PATCHES:
+            raise BackboneError(
+                f"image_size {image_size[0]}x{image_size[1]} makes {patches:,} patch tokens in "
+                f"'{self.name}', at most {MAX_PATCHES:,} are supported; lower it"
             )
 
     def train(self, mode: bool = True) -> Backbone:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import copy
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from vpt.backbones import open_clip_towers, timm_models
+from vpt.backbones import timm_models
 from vpt.backbones.base import Backbone
-from vpt.backbones.open_clip_models import is_clip_name
-from vpt.backbones.open_clip_towers import (
-    create_image_tower,
-    image_tower_of,
-    list_image_towers,
-    wrap_image_tower,
+from vpt.backbones.hints import similar_names
+from vpt.backbones.names import SUPPORTED_BY_OPEN_CLIP, SUPPORTED_BY_TIMM, is_clip_name
+from vpt.backbones.timm_models import (
+    create_timm_backbone,
+    list_timm_backbones,
+    refuse_other_network,
+    timm_model_name,
 )
-from vpt.backbones.timm_models import create_timm_backbone, list_timm_backbones, timm_model_name
 from vpt.backbones.wrappers import unwrapped
 from vpt.errors import BackboneError
-from vpt.registry import nearest
 
-SUPPORTED = f"{timm_models.SUPPORTED}, {open_clip_towers.SUPPORTED}"
+SUPPORTED = f"{SUPPORTED_BY_TIMM}, {SUPPORTED_BY_OPEN_CLIP}"
 
 
 def create_backbone(
@@ -55,11 +55,14 @@ def create_backbone(
             create_backbone(name, pretrained=False, pool=pool)
     backbone: Backbone
     if is_clip_name(name):
+        from vpt.backbones.open_clip_towers import create_image_tower
+
         backbone = create_image_tower(name, pretrained=pretrained, weights=file)
     elif timm_model_name(name) is not None:
         backbone = create_timm_backbone(name, pretrained=pretrained, weights=file)
     else:
-        raise BackboneError(f"unknown backbone '{name}'{nearest(name, list_backbones())}")
+        refuse_other_network(f"timm/{name.rpartition('/')[2]}")
+        raise BackboneError(f"unknown backbone '{name}'{similar_names(name, list_backbones())}")
     backbone.pretrained = pretrained
     backbone.weights = None if weights is None else str(weights)
     if image_size is not None:
@@ -96,8 +99,8 @@ def wrap_backbone(module: nn.Module) -> Backbone:
     module = unwrapped(module)
     if isinstance(module, Backbone):
         return module
-    if (tower := image_tower_of(module)) is not None:
-        return wrap_image_tower(copy.deepcopy(tower))
+    if (wrapped := _wrap_open_clip(module)) is not None:
+        return wrapped
     adapter = timm_models.ADAPTERS.get(type(module))
     if adapter is None:
         inside = getattr(module, "backbone", None)
@@ -108,12 +111,27 @@ def wrap_backbone(module: nn.Module) -> Backbone:
     return adapter(copy.deepcopy(module), timm_models.name_of(module))
 
 
+def _wrap_open_clip(module: nn.Module) -> Backbone | None:
+    """A backbone of a copy of a module's image tower; None: it is nothing of open_clip's.
+
+    Where open_clip was never imported, no module can be of its classes.
+    """
+    if "open_clip" not in sys.modules:
+        return None
+    from vpt.backbones.open_clip_towers import image_tower_of, wrap_image_tower
+
+    tower = image_tower_of(module)
+    return None if tower is None else wrap_image_tower(copy.deepcopy(tower))
+
+
 def list_backbones(pattern: str = "*") -> list[str]:
     """Names that `create_backbone` takes, the bundled ones first.
 
     Args:
         pattern: shell-style filter of the name or of its part after '/', e.g. '*dinov3*'.
     """
+    from vpt.backbones.open_clip_towers import list_image_towers
+
     names = [
         name
         for name in (*list_timm_backbones(), *list_image_towers())

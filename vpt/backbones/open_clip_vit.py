@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
+from open_clip.transformer import (
+    CustomResidualAttentionBlock,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 
+import vpt.backbones.open_clip_attention  # noqa: F401 - registers its attention
 from vpt.backbones.attention import attend, is_known_attention, project_context
 from vpt.backbones.base import Backbone, activation_of, run_mlp, weights_hash
+from vpt.backbones.storage import register_operands
 from vpt.errors import BackboneError
 from vpt.structures import Context, Inside, Preprocess, Tokens
 
@@ -19,6 +25,7 @@ _POOLINGS = {"tok": "token", "avg": "avg"}
 """open_clip's `pool_type` in timm's words."""
 
 _BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock)
+register_operands(VisionTransformer, ("proj",))
 
 
 class OpenClipViT(Backbone):

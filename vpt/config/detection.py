@@ -12,9 +12,10 @@ from vpt.config.registered import Registered
 from vpt.config.run import (
     VALUE_RANGE,
     BackboneConfig,
+    BatchSize,
     BoxTransformConfig,
     OptimConfig,
-    PositiveInt,
+    Processes,
     PromptConfig,
     RunConfig,
     TrainConfig,
@@ -36,11 +37,11 @@ class DetectionDataConfig(Schema):
     transform: BoxTransformConfig = Field(
         default_factory=BoxTransformConfig, description="augmentation of training images"
     )
-    batch_size: PositiveInt = Field(description="images per forward pass in training")
-    eval_batch_size: PositiveInt | None = Field(
+    batch_size: BatchSize = Field(description="images per forward pass in training")
+    eval_batch_size: BatchSize | None = Field(
         None, description="images per forward pass in evaluation; null: batch_size"
     )
-    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    num_workers: Processes | Literal["auto"] = Field(
         2,
         description="loader processes; 0: load in the main process; auto: the cores there are less "
         "one, at most 8, shared by the training processes of a machine",

@@ -7,7 +7,6 @@ is a hash of all that this depends on, so it is never of other images than those
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -30,6 +29,7 @@ from vpt.data.transforms import Pixels, Transform
 from vpt.data.workers import Workers, usable_cores
 from vpt.errors import DataError
 from vpt.storage.atomic_file import is_leftover
+from vpt.storage.lock_file import lock, open_lock_file
 from vpt.storage.records import Records, RecordsError, RecordsWriter
 
 SUFFIX = ".decoded"
@@ -210,17 +210,17 @@ def _only_builder(path: Path) -> Iterator[None]:
 
     What a killed builder left is removed: its lock went with it.
     """
-    lock = path.with_name(f".{path.name}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock_path = path.with_name(f".{path.name}.lock")
+    descriptor = open_lock_file(lock_path)
     try:
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, wait=True)
             for leftover in path.parent.glob(f".{path.name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):
-            lock.unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

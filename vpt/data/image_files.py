@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vpt.data.images import SUFFIXES
 from vpt.errors import DataError
+from vpt.registry import nearest
 
 _SYSTEM_FOLDERS = frozenset(
     {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found"}
@@ -62,6 +63,15 @@ def find_files(folder: Path) -> FoundFiles:
     return FoundFiles(tuple(folder / path for path in sorted(images)), left_out)
 
 
+def has_images(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, holds an image.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return any(os.path.splitext(path)[1].lower() in SUFFIXES for path in _files_below(folder))  # noqa: PTH122
+
+
 def left_out_line(left_out: Mapping[str, int]) -> str | None:
     """'5 files of other formats left out: .heic (4), .txt (1)'; None: there are none."""
     count = sum(left_out.values())
@@ -100,7 +110,7 @@ def is_utf8(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name from the file system with '\\xe9' for each byte that is no UTF-8."""
+    r"""A name from the file system with '\xe9' for each byte that is no UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -117,8 +127,10 @@ def images_named(argument: str) -> FoundFiles:
     path = Path(argument)
     if path.is_dir():
         return find_files(path)
-    if os.path.lexists(path) or not any(sign in argument for sign in "*?["):
+    if os.path.lexists(path):
         return FoundFiles((path,), {})
+    if not any(sign in argument for sign in "*?["):
+        raise DataError(f"'{argument}': no such file or folder{_near(path)}")
     images: dict[Path, None] = {}
     left_out: Counter[str] = Counter()
     for found in sorted(_matches(argument)):
@@ -133,6 +145,13 @@ def images_named(argument: str) -> FoundFiles:
             left_out[found.suffix.lower()] += 1
     check_names(map(str, images), Path())
     return FoundFiles(tuple(images), left_out)
+
+
+def _near(path: Path) -> str:
+    """', did you mean ...?' for what lies beside a path that is not there."""
+    if not path.parent.is_dir():
+        return f" (nor the folder '{path.parent}')"
+    return nearest(path.name, (each.name for each in path.parent.iterdir()))
 
 
 def _matches(pattern: str) -> Iterator[Path]:

@@ -87,7 +87,13 @@ def target_of(split: Split, sample: Sample) -> int | Tensor:
 
 def targets_of(split: Split) -> Tensor:
     """The labels of all samples, (N,) int64; of multi-label data (N, C) float32."""
-    return _stacked([target_of(split, sample) for sample in split.samples])
+    labels = torch.from_numpy(split.table.labels).long()
+    if not split.multi_label:
+        return labels
+    targets = torch.zeros(len(split), len(split.class_names))
+    counts = torch.from_numpy(split.table.label_counts)
+    targets[torch.arange(len(split)).repeat_interleave(counts), labels] = 1.0
+    return targets
 
 
 def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
@@ -102,14 +108,20 @@ def load_sample(split: Split, sample: Sample, value_range: ValueRange | None = N
         DataError: the file cannot be read; the message names it.
     """
     if not isinstance(sample.source, int):
-        return read_source(sample.source, value_range)
+        return read_source(sample.source, value_range=value_range)
     if split.array is None:
         raise DataError(f"split '{split.name}' has no array to take image {sample.key} from")
     return Image.fromarray(split.array[sample.source]).convert("RGB")
 
 
-def read_source(source: Path | PackedImage, value_range: ValueRange | None = None) -> Image.Image:
-    """The image of a file, or of a row of one, upright, in RGB; see `read_image`.
+def read_source(
+    source: Path | PackedImage, *, value_range: ValueRange | None = None
+) -> Image.Image:
+    """The image of a file, or of a row of one, upright, in RGB.
+
+    Args:
+        source: the file or row.
+        value_range: as of `read_image`.
 
     Raises:
         DataError: it cannot be read; the message names it.

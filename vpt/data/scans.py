@@ -65,19 +65,19 @@ def scan_images(
     split: Split | DetectionSplit,
     num_workers: Workers = 0,
     *,
+    value_range: ValueRange | None = None,
     memory: ScanMemory | None = None,
     again: bool = False,
-    value_range: ValueRange | None = None,
 ) -> list[BadImage]:
     """Decode every image of a split, and list those that fail, in the split's order.
 
     Args:
         split: its files are read whole; nothing is written to them.
         num_workers: processes; 0 scans in this one.
+        value_range: as of `read_image`; floating-point images cannot be used without.
         memory: images that a scan has decoded before are not decoded again, unless their file has
             changed since; what is found is added. None: every image is decoded.
         again: decode every image nevertheless.
-        value_range: as of `read_image`; floating-point images cannot be used without.
     """
     if memory is None:
         return list(_scanned(split, np.arange(len(split)), num_workers, value_range).values())
@@ -164,7 +164,7 @@ class _Scan(Dataset["BadImage | None"]):
         if isinstance(path, int):
             return None
         try:
-            image = read_source(path, self.value_range)
+            image = read_source(path, value_range=self.value_range)
             if isinstance(sample, DetectionSample):  # boxes are of a size
                 check_size(sample.source, image, sample.size)
         except DataError as error:
@@ -310,28 +310,29 @@ def _read(path: Path) -> _Part | None:
 
 
 def _keys_of(split: Split | DetectionSplit, value_range: ValueRange | None) -> NDArray[Any]:
-    """(N,) of 16 bytes: a hash of each image's path and its file's state; zeros where it has none.
+    """(N,) of 16 bytes: a hash of each image's path, its file's state and how it is read, or zeros.
 
     A range makes images readable that are not without it.
 
     The time of the last change of the inode is part of it: a file that was restored from a backup
     may have the size and the time of the damaged one.
     """
-    here, scaled = Path.cwd(), "" if value_range is None else "\0scaled"
+    here = Path.cwd()
+    how = "" if value_range is None else f"\0{value_range}"
     starts = range(0, len(split), _CHUNK)
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = pool.map(lambda start: _some_keys(split, start, here, scaled), starts)
+        parts = pool.map(lambda start: _some_keys(split, start, here, how), starts)
         return np.concatenate([np.zeros(0, dtype=f"S{_KEY_BYTES}"), *parts])
 
 
-def _some_keys(split: Split | DetectionSplit, start: int, here: Path, scaled: str) -> NDArray[Any]:
+def _some_keys(split: Split | DetectionSplit, start: int, here: Path, how: str) -> NDArray[Any]:
     end = min(start + _CHUNK, len(split))
     keys = np.zeros(end - start, dtype=f"S{_KEY_BYTES}")
     states: dict[Path, str] = {}
     for place in range(start, end):
         sample = split.samples[place]
         if (text := _state_text(sample, states, here)) is not None:
-            encoded = (text + scaled).encode("utf-8", "surrogateescape")
+            encoded = (text + how).encode("utf-8", "surrogateescape")
             keys[place - start] = hashlib.blake2b(encoded, digest_size=_KEY_BYTES).digest()
     return keys
 

@@ -196,9 +196,10 @@ class Events:
         self.close()
 
     def _open_metrics(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        if self._metrics_path.is_symlink():  # to a file of another place
+            raise RunError(f"{self._metrics_path} is a link and is not written to; move it away")
         try:
-            return os.open(self._metrics_path, flags, 0o666)
+            return os.open(self._metrics_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise write_error(self._metrics_path, error, 0) from error
 

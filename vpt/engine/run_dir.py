@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -18,18 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import torch
-
-from vpt.engine.distributed import world_size
 from vpt.engine.projector import FILE_NAMES
 from vpt.errors import RunError, RunInUseError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
+from vpt.storage.lock_file import lock, open_lock_file
 
 __all__ = [
     "PROMPT_NAME",
     "RESULT_NAME",
     "OpenMode",
     "RunDirectory",
+    "check_run_directory",
     "discard_weights",
     "environment",
     "free_bytes",
@@ -146,16 +144,28 @@ def open_run_directory(path: Path, *, mode: OpenMode) -> RunDirectory:
         # A directory that was never a run's is refused without leaving a lock file in it.
         if not (path / _LOCK).exists():
             _refuse_unfit(path, mode)
-        lock = _take_lock(path)
+        held = _take_lock(path)
     except OSError as error:
         raise RunError(f"cannot use {path} as a run directory: {error.strerror}") from error
     try:
         _refuse_unfit(path, mode)
         _tidy(path, mode)
     except BaseException:
-        _unlock(lock)
+        _unlock(held)
         raise
-    return RunDirectory(path, lock)
+    return RunDirectory(path, held)
+
+
+def check_run_directory(path: Path, *, mode: OpenMode) -> None:
+    """Refuse a directory that `open_run_directory` would refuse; nothing is made or changed.
+
+    Raises:
+        RunError: its content does not fit the mode, or it is no directory.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"cannot use {path} as a run directory: it is a file; choose another")
+    if path.is_dir():
+        _refuse_unfit(path, mode)
 
 
 def discard_weights(path: Path) -> None:
@@ -197,6 +207,10 @@ def write_json_atomic(path: Path, obj: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and devices, as JSON values; a package that is missing is None."""
+    import torch
+
+    from vpt.engine.distributed import world_size
+
     packages = ("vpt", "torch", "torchvision", "timm", "open_clip_torch")
     cuda = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return {
@@ -285,9 +299,9 @@ def _remove_run(path: Path) -> None:
 
 def _take_lock(path: Path) -> int:
     """A descriptor that holds the lock: the kernel frees it when the process ends in any way."""
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_lock_file(path / _LOCK)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)
         _held.add(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _self_description().encode(), 0)
@@ -338,4 +352,5 @@ def _drop_inherited() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_drop_inherited)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_drop_inherited)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
 _TOP = 5
 
@@ -116,6 +115,8 @@ class ClassificationEvaluator:
         'top1', 'top5' (where C > 5), 'mean_class_accuracy' (over the classes that occur), 'loss',
         'calibration_error' (ECE, 15 bins).
         """
+        from torchmetrics.functional.classification import binary_calibration_error
+
         right = self._right()
         per_class = [share for share in self.per_class_accuracy() if share is not None]
         metrics = {

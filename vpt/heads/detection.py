@@ -8,28 +8,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 
-from vpt.config import Schema
 from vpt.errors import DataError
 from vpt.heads.anchors import CellAnchors
 from vpt.registry import DETECTION_HEADS
 from vpt.structures import Detections, DetectionTargets
-
-
-class DetectionOptions(Schema):
-    """Options that every detection head has."""
-
-    channels: int = Field(256, ge=1, description="width of the feature pyramid and of the head")
-    score_threshold: float = Field(
-        0.05, ge=0.0, lt=1.0, description="detections below are dropped before suppression"
-    )
-    nms_threshold: float = Field(
-        0.6, gt=0.0, le=1.0, description="IoU above which the weaker box of a class is suppressed"
-    )
-    detections_per_image: int = Field(100, ge=1, description="kept after suppression, the best")
 
 
 class DetectionHead(nn.Module, ABC):

@@ -74,7 +74,10 @@ class PromptedModel(nn.Module):
 
     @property
     def pooling(self) -> str | None:
-        """What the feature that its head reads is made of, see `Backbone.pooling`; None: of none."""
+        """What the feature that its head reads is made of, see `Backbone.pooling`.
+
+        None where it reads none.
+        """
         return None
 
     def bake(self) -> Self:

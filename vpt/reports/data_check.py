@@ -161,6 +161,7 @@ def check_data(
     findings = [*_unreadable(found.values(), num_workers, value_range), *_missing(path, found)]
     findings += _narrow_values(found.values(), path, value_range)
     findings += _copies(found.values(), path)
+    findings += [Finding("as_read", path, note) for note in splits.notes]
     if splits.train is not None:
         findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
     findings += _unlabelled(found.values(), path)
@@ -195,7 +196,7 @@ def _check_detection(
     findings += [
         Finding("no_boxes", path, f"split '{name}' has no box")
         for name, split in found.items()
-        if name != "test" and not any(split.class_counts())
+        if name != "test" and not any(len(sample.boxes) for sample in split.samples)
     ]
     scores: dict[str, float | None] = {}
     for name, split in found.items():
@@ -250,6 +251,7 @@ def to_json(check: DataCheck) -> dict[str, Any]:
                 "severity": finding.severity,
                 "kind": finding.kind,
                 "file": str(finding.file),
+                "line": finding.line,
                 "image": finding.image,
                 "annotation": finding.annotation,
                 "count": finding.count,
@@ -347,9 +349,8 @@ def _unreadable(
     findings, memory = [], ScanMemory.of_user()  # a run after it need not decode them again
     for split in splits:
         keys = {sample.source: sample.key for sample in split.samples}
-        for image in scan_images(
-            split, num_workers, memory=memory, again=True, value_range=value_range
-        ):
+        bad = scan_images(split, num_workers, value_range=value_range, memory=memory, again=True)
+        for image in bad:
             file = image.path.file if isinstance(image.path, PackedImage) else image.path
             findings.append(Finding("image_unreadable", file, image.reason, keys[image.path]))
     return findings

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,6 +13,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from vpt.api import load_detector
+from vpt.console import SafeStream
 from vpt.data import read_image
 from vpt.engine.device import choose_device
 from vpt.engine.progress import images_progress
@@ -21,6 +24,7 @@ from vpt.models import Detector
 from vpt.runs.detection import MIN_SCORE, BoxPrediction, caption, predict_boxes
 from vpt.runs.drawing import draw_boxes
 from vpt.runs.outputs import RowFormat, opened, prepare_outputs
+from vpt.storage.atomic_file import write_new
 
 CSV_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "error")
 
@@ -88,7 +92,7 @@ def names_of(model: Detector) -> list[str]:
 def write_rows(
     predictions: Iterable[BoxPrediction],
     names: Sequence[str],
-    stream: TextIO,
+    stream: TextIO | SafeStream,
     output_format: RowFormat,
 ) -> Iterator[BoxPrediction]:
     """Write each prediction as it comes, and hand it on.
@@ -106,7 +110,7 @@ def write_rows(
             values: dict[str, Any] = {"image": image, "boxes": found}
             if prediction.error is not None:
                 values = {"image": image, "error": prediction.error}
-            stream.write(json.dumps(values) + "\n")
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
         elif not found:
             table.writerow([image, *[""] * 6, prediction.error or ""])
         else:
@@ -156,8 +160,8 @@ class Pictures:
         self._names = names
         self._targets = _targets(folder, images)
         for target in self._targets:
-            if target.exists():
-                raise DataError(f"{target} exists and is not replaced; name another folder")
+            if os.path.lexists(target):
+                raise _not_replaced(target)
         folder.mkdir(parents=True, exist_ok=True)
         self._next = iter(self._targets)
 
@@ -172,8 +176,16 @@ class Pictures:
         captions = [caption(self._names[label], score) for label, score in pairs]
         image = read_image(prediction.image)
         picture = draw_boxes(image, found.boxes.tolist(), labels, captions)
-        with target.open("xb") as stream:
-            picture.save(stream, "JPEG", quality=92, subsampling=0)
+        encoded = io.BytesIO()
+        picture.save(encoded, "JPEG", quality=92, subsampling=0)
+        try:
+            write_new(target, encoded.getvalue())
+        except FileExistsError as error:
+            raise _not_replaced(target) from error
+
+
+def _not_replaced(target: Path) -> DataError:
+    return DataError(f"{target} exists and is not replaced; name another folder")
 
 
 def _targets(folder: Path, images: Sequence[Path]) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from vpt.data import (
 )
 from vpt.data.splits import SplitName
 from vpt.engine.device import choose_device
-from vpt.engine.events import Events
 from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
@@ -35,8 +34,12 @@ from vpt.evaluation import CocoEval, DetectionEvaluator, score_results
 from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
-from vpt.runs.inference import difference, groups, measure, precision_of, readable
+from vpt.runs.inference import difference, measure, precision_of, readable
+from vpt.runs.predicting import NOT_FINITE, groups
 from vpt.structures import Detections, Letterbox
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 MIN_SCORE = 0.3
 """Detections below are not shown, unless asked for."""
@@ -182,7 +185,10 @@ def _split_of(
     )
     for line in [*layout_lines(descriptor), *told(splits.findings)]:
         log(line)
-    return splits.require(split)
+    chosen = splits.require(split)
+    if not any(chosen.class_counts()):
+        log(f"split '{split}' of {dataset} has no box: AP is undefined")
+    return chosen
 
 
 def _batch_size_of(path: Path) -> int:
@@ -248,6 +254,9 @@ def predict_boxes(
                     yield BoxPrediction(path, None, errors[place])
                 else:
                     detections = next(found).to("cpu")
+                    if not detections.boxes.isfinite().all():
+                        yield BoxPrediction(path, None, NOT_FINITE)
+                        continue
                     yield BoxPrediction(path, detections[detections.scores >= min_score])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,6 +41,9 @@ from vpt.experiment import AnyExperiment
 from vpt.models import PromptedModel
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -114,7 +117,7 @@ def _unreadable(
     own = split.with_samples(share_of(split.samples, rank(), world_size()))
     memory = ScanMemory.of_user()
     found = (
-        scan_images(own, num_workers, memory=memory, value_range=value_range) if own.samples else []
+        scan_images(own, num_workers, value_range=value_range, memory=memory) if own.samples else []
     )
     return [image for part in gathered(found) for image in part]
 
@@ -271,8 +274,8 @@ def _read_keys(path: Path) -> dict[str, Any]:
     """What `_split_keys` gave when the run began."""
     keys = _read_record(path)
     for name, value in keys.items():
-        kind: type = dict if name == _BOXES else list
-        if not isinstance(value, kind) or not all(isinstance(key, str) for key in value):
+        is_whole = isinstance(value, dict if name == _BOXES else list)
+        if not is_whole or not all(isinstance(key, str) for key in value):
             raise _unusable(path, "is damaged")
     return keys
 

@@ -25,12 +25,13 @@ from vpt.data import Split
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.energy import open_meter
 from vpt.engine.fit import format_metrics
-from vpt.engine.progress import Log, images_progress
+from vpt.engine.progress import Log, images_progress, loading_line, said_if_slow
 from vpt.engine.run_dir import open_run_directory, write_json_atomic
 from vpt.errors import ConfigError, DataError, RunError
 from vpt.evaluation import ClassificationEvaluator, is_better
 from vpt.experiment import Experiment, build
 from vpt.heads import LinearHead
+from vpt.runs.breakdown import breakdown_of
 from vpt.runs.cache import Start
 from vpt.runs.cost import flops_of
 from vpt.runs.feeding import in_order
@@ -94,9 +95,14 @@ def probe(
     if mode == "new" and config.run_dir.is_dir() and any(config.run_dir.iterdir()):
         raise RunError(f"{config.run_dir} is not empty; use --overwrite, or another run_dir")
     device = choose_device(config.train.device)
-    experiment = build(config, backbone=backbone)
+    record = config.backbone
+    line = loading_line(record.name, record.weights, pretrained=record.pretrained)
+    with said_if_slow(line, log):
+        experiment = build(config, backbone=backbone)
     experiment.splits.require_single_label("a probe")
     with open_run_directory(config.run_dir, mode=mode) as run, open_meter(device) as meter:
+        for line in experiment.data_lines:
+            log(line)
         kept = scanned(experiment, log)
         warn_of_depth(kept, log)
         tell_pooling(kept.model, log)
@@ -130,12 +136,18 @@ def probe(
         }
         metrics = {name: values for name, (values, _) in found.items()}
         saved = {f"val/{name}": value for name, value in metrics["val"].items()}
-        save_prompt(kept.model, run.best_prompt, metrics=saved, seed=config.seed, config=config)
+        save_prompt(
+            kept.model,
+            run.best_prompt,
+            metrics=saved,
+            seed=config.seed,
+            config=config,
+            cut=kept.splits.cut,
+        )
         trained = kept.model.trained_counts()
-        per_class = None
-        if "test" in found:
-            shares = found["test"][1].per_class_accuracy()
-            per_class = dict(zip(kept.splits.class_names, shares, strict=True))
+        breakdown = None
+        if kept.splits.test is not None:
+            breakdown = breakdown_of(found["test"][1], kept.splits.test)
         result = RunResult(
             test=metrics.get("test"),
             val=metrics["val"],
@@ -149,7 +161,9 @@ def probe(
             peak_memory_bytes=peak_memory_bytes(device),
             seed=config.seed,
             trained_parameters=trained,
-            test_per_class=per_class,
+            test_per_class=None if breakdown is None else breakdown.values,
+            test_counts=None if breakdown is None else breakdown.counts,
+            test_confused=() if breakdown is None else breakdown.confused,
             energy=energy,
         )
         if flops := flops_of(kept, log):
