@@ -17,7 +17,7 @@ from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
 from vpt.config.run import ValueRange, check_tuning
 from vpt.errors import ConfigError, PromptFileError
-from vpt.limits import MAX_CLASSES, MAX_NAME, MAX_SIDE
+from vpt.limits import MAX_CLASSES, MAX_METHODS, MAX_NAME, MAX_SIDE
 from vpt.storage.sealed_file import (
     HEAD_LIMIT,
     SealedFileError,
@@ -278,7 +278,7 @@ class PromptHeader(Schema):
     task: Literal["classification", "detection"] = "classification"
     backbone: BackboneRecord
     preprocess: PreprocessRecord
-    prompt: Method | Annotated[list[Method], Field(min_length=1, max_length=32)]
+    prompt: Method | Annotated[list[Method], Field(min_length=1, max_length=MAX_METHODS)]
     neck: dict[str, Any] | None = None
     head: HeadOptions | None = None
     tuning: Annotated[str, AfterValidator(check_tuning)] = "frozen"
