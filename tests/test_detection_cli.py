@@ -172,9 +172,7 @@ def test_predict__writes_rows_records_and_pictures(place, prompt, tmp_path, caps
     options = ("--coco", coco, "--pictures", pictures, "--min-score", 0.02, "--batch-size", 3)
     assert run("predict", prompt, images, *options) == (0, "")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    fails_in_one_line(
-        *("evaluate", coco, "--data", place / "data/boxes.yaml"), saying="evaluate --results"
-    )
+    assert run("evaluate", coco, "--data", place / "data/boxes.yaml") == (0, "")  # by file names
     assert list(rows[0]) == ["image", "class", "score", "x1", "y1", "x2", "y2", "error"]
     assert {row["image"] for row in rows} == {str(path) for path in originals}
     boxes = [row for row in rows if row["class"]]

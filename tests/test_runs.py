@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -601,17 +602,22 @@ def test_a_disk_that_fills_up__is_one_line__and_the_run_goes_on_later(
     number, data, uninterrupted, tmp_path, monkeypatch
 ):
     config = make_config(tmp_path / "run", data, **RECIPES["adamw"])
-    write, count = vpt.storage.atomic_file._write_synced, [0]
+    output, files = vpt.storage.atomic_file._Output, []
 
-    def full(path, chunks):
-        count[0] += 1
-        if count[0] == number:
-            path.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, chunks)
+    class Full(output):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            files.append(self)
+
+        def write(self, data):
+            if len(files) == number:
+                io.FileIO.write(self, b"half")
+                error = OSError(errno.ENOSPC, "No space left on device")
+                raise vpt.storage.atomic_file.write_error(self._path, error, len(data))
+            return super().write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vpt.storage.atomic_file, "_write_synced", full)
+        patch.setattr(vpt.storage.atomic_file, "_Output", Full)
         with pytest.raises(RunError, match="no space left to write") as caught:
             train(config)
     assert "\n" not in str(caught.value)
@@ -780,9 +786,9 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
 def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypatch):
     images, scanned = make_folder(tmp_path / "data"), []
 
-    def counted(path: Path):
+    def counted(path: Path, **options):
         scanned.append(path)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(vpt.data.scans, "read_source", counted)
     first = make_config(tmp_path / "first", images, train__epochs=1)

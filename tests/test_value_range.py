@@ -54,7 +54,7 @@ def test_a_run_with_a_value_range__equals_the_run_of_the_same_images_in_8_bits(t
     assert not any(line.startswith("warning") for line in lines)
     path = tmp_path / "deep_run/prompt.safetensors"
     header = read_prompt_header(path)
-    assert header.preprocess["value_range"] == [0.0, 4095.0]
+    assert header.preprocess.value_range == (0.0, 4095.0)
     assert header.requires == ["value_range"]
     assert evaluate_prompt(path, deep, device="cpu", batch_size=4, num_workers=0) == ours.test
     model = load_prompt(path)

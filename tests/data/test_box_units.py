@@ -137,6 +137,12 @@ def test_boxes_of_coco__are_not_accused_for_an_odd_one(odd):
     assert find_foreign_units(boxes, sizes) is None
 
 
+def test_boxes_that_hastily_reach_over_the_edge__are_not_accused():
+    boxes, sizes = spread(40)
+    boxes[::4, 0] = 640 - boxes[::4, 2] / 2
+    assert find_foreign_units(boxes, sizes) is None
+
+
 def test_corners_in_the_upper_left__are_named_by_their_areas_alone():
     boxes, sizes = spread(3, size=(480, 640), side=(10, 11))
     boxes[:, :2] %= 100

@@ -15,6 +15,7 @@ from vpt.api.texts import check_text
 from vpt.backbones import Backbone, create_backbone, outline_backbone, wrap_backbone
 from vpt.class_names import checked_class_names
 from vpt.config import AnyRunConfig, validate
+from vpt.data.splits import ContentCut
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
@@ -28,7 +29,7 @@ from vpt.engine.prompt_file import (
     write_prompt_file,
 )
 from vpt.errors import BackboneError, ConfigError, PromptFileError
-from vpt.models import Classifier, Detector
+from vpt.models import Classifier, Detector, model_in
 from vpt.storage.sealed_file import Table
 
 if TYPE_CHECKING:
@@ -36,23 +37,26 @@ if TYPE_CHECKING:
 
 
 def save_prompt(
-    model: Classifier | Detector,
+    model: Classifier | Detector | nn.Module,
     path: Path | str,
     *,
     class_names: Sequence[str] | None = None,
     metrics: Mapping[str, float] | None = None,
     seed: int | None = None,
     config: AnyRunConfig | None = None,
+    cut: ContentCut | None = None,
 ) -> None:
     """Write what training changed, and all that its use needs, to one safetensors file.
 
     Args:
-        model: of `create_model` or `create_detector`.
+        model: of `create_model` or `create_detector`, also inside of torch.compile, DataParallel
+            or DistributedDataParallel.
         path: the file, replaced as a whole or not at all.
         class_names: of the logits; None takes the model's.
         metrics: as measured now.
         seed: of the run.
         config: of the run.
+        cut: how the run's data were cut into splits, so that evaluation cuts them alike.
 
     Raises:
         PromptFileError: a tensor is not finite.
@@ -60,10 +64,17 @@ def save_prompt(
             head.
         RunError: the file cannot be written.
     """
+    own = model_in(model)
+    assert isinstance(own, Classifier | Detector)
     header = _header(
-        model, class_names=class_names, metrics=dict(metrics or {}), seed=seed, config=config
+        own,
+        class_names=class_names,
+        metrics=dict(metrics or {}),
+        seed=seed,
+        config=config,
+        cut=cut,
     )
-    write_prompt_file(Path(path), dict(model.trained_tensors()), header)
+    write_prompt_file(Path(path), dict(own.trained_tensors()), header)
 
 
 def check_saveable(model: Classifier | Detector, config: AnyRunConfig) -> None:
@@ -86,6 +97,7 @@ def _header(
     metrics: dict[str, float] | None = None,
     seed: int | None = None,
     config: AnyRunConfig | None = None,
+    cut: ContentCut | None = None,
 ) -> PromptHeader:
     if model.prompt.options is None:
         raise ConfigError(
@@ -115,6 +127,7 @@ def _header(
         "class_names": names,
         "metrics": metrics or {},
         "seed": seed,
+        "cut": None if cut is None else asdict(cut),
         "config": None if config is None else portable_config(config.model_dump()),
         **own,
     }

@@ -42,6 +42,7 @@ class Backbone(nn.Module, ABC):
         weights: the local file they came from instead, if any.
         stored_dtype: what its frozen weights were cast to (`stored_in`); None: as loaded.
         activation: class name of the MLP's activation, e.g. 'GELU'.
+        in_channels: of an image, 3 for RGB.
         embed_dim, feature_dim, depth, patch_size, num_prefix: see `Dimensions`.
         prompt_placement, prompt_init: see `Dimensions`; the paper's for vision transformers.
     """
@@ -53,6 +54,7 @@ class Backbone(nn.Module, ABC):
     weights: str | None = None
     stored_dtype: torch.dtype | None = None
     activation: str
+    in_channels: int
     embed_dim: int
     feature_dim: int
     depth: int

@@ -20,6 +20,7 @@ from vpt.backbones.timm_models import (
     refuse_other_network,
     timm_model_name,
 )
+from vpt.backbones.wrappers import unwrapped
 from vpt.errors import BackboneError
 
 SUPPORTED = f"{SUPPORTED_BY_TIMM}, {SUPPORTED_BY_OPEN_CLIP}"
@@ -80,19 +81,23 @@ def outline_backbone(name: str, image_size: tuple[int, int]) -> Backbone:
 def wrap_backbone(module: nn.Module) -> Backbone:
     """A backbone around a timm model, or an open_clip model or image tower, that a user built.
 
-    It is made from a copy of the image tower; a timm model's classifier is dropped from it.
+    What torch put around it (compile, DataParallel) is taken off. It is made from a copy of the
+    image tower; a timm model's classifier is dropped from it.
 
     Raises:
         BackboneError: its class is not supported.
     """
+    module = unwrapped(module)
     if isinstance(module, Backbone):
         return module
     if (wrapped := _wrap_open_clip(module)) is not None:
         return wrapped
     adapter = timm_models.ADAPTERS.get(type(module))
     if adapter is None:
+        inside = getattr(module, "backbone", None)
+        hint = "; pass its .backbone" if isinstance(inside, Backbone) else ""
         raise BackboneError(
-            f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are"
+            f"a {type(module).__name__} is not supported as backbone: {SUPPORTED} are{hint}"
         )
     return adapter(copy.deepcopy(module), timm_models.name_of(module))
 

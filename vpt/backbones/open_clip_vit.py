@@ -46,6 +46,7 @@ class OpenClipViT(Backbone):
         _check(body, name)
         self.body = body
         self.name = name
+        self.in_channels = body.conv1.in_channels
         self.embed_dim = body.conv1.out_channels
         self.feature_dim = self.embed_dim if body.proj is None else body.proj.shape[1]
         self.depth = len(body.transformer.resblocks)

@@ -43,6 +43,7 @@ class TimmViT(Backbone):
         self.body = body
         self.projection = projection or nn.Identity()
         self.name = name
+        self.in_channels = body.patch_embed.proj.in_channels
         self.embed_dim = body.embed_dim
         self.feature_dim = _width_after(self.projection, body.num_features)
         self.depth = len(body.blocks)

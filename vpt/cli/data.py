@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -81,3 +81,43 @@ def check_data(
         log(f"written to {output / 'index.html'} and {output / 'check.json'}")
     if not check.healthy:
         raise typer.Exit(1)
+
+
+@commands.command("convert")
+def convert_data(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="a descriptor, or a folder of any format"),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="a new or empty folder")],
+    to: Annotated[
+        Literal["coco", "yolo", "voc", "folder", "csv"],
+        typer.Option(help="boxes: coco, yolo or voc; classes of images: folder or csv"),
+    ],
+    link: Annotated[
+        bool, typer.Option("--link/--copy", help="link to the image files, or copy them")
+    ] = False,
+    annotations_only: Annotated[
+        bool, typer.Option("--annotations-only", help="leave the images where they are")
+    ] = False,
+    root: Annotated[Path | None, typer.Option(help="where the images are")] = None,
+    on_bad_image: Annotated[
+        Literal["error", "skip"], typer.Option(help="stop at errors in the data, or leave them out")
+    ] = "error",
+) -> None:
+    """Write a data set in another format; its splits, classes and boxes stay what they are."""
+    from vpt.data.converting import convert
+    from vpt.engine.progress import images_progress
+
+    done = convert(
+        source,
+        folder,
+        to,
+        root=root,
+        images="none" if annotations_only else "link" if link else "copy",
+        skip_bad=on_bad_image == "skip",
+        log=log,
+        progress=lambda total: images_progress(total, err),
+    )
+    counts = ", ".join(f"{name} {count:,}" for name, count in done.images.items())
+    log(f"written to {done.folder} ({counts} images); look at it: vpt data check {done.read_as}")

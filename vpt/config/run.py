@@ -190,6 +190,21 @@ class DataConfig(Schema):
 
     dataset: Path = Field(description="a descriptor YAML, or a folder of images by class")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
+    val_fraction: Decay | None = Field(
+        None,
+        description="share of the training images that is cut out for validation, by what the "
+        "images hold; null: the data set's own, or 0.2 of a folder without; 0: none",
+    )
+    test_fraction: Decay | None = Field(
+        None,
+        description="likewise for testing; null: the data set's own, or 0.2 of a folder of class "
+        "folders without splits",
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0,
+        description="another one cuts out other images; the run's seed does not, so no image that "
+        "was tested on is ever learned from",
+    )
     preprocess: Literal["backbone", "imagenet", "squash"] = Field(
         "backbone",
         description="of all images: the backbone's own; or the paper's (ImageNet's mean and std, "
@@ -266,6 +281,12 @@ class DataConfig(Schema):
     decoded_gb: Gigabytes = Field(
         10.0, description="most gigabytes in that folder; those used longest ago go first"
     )
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> DataConfig:
+        if (self.val_fraction or 0) + (self.test_fraction or 0) >= 1:
+            raise ValueError("val_fraction and test_fraction leave no image for training")
+        return self
 
     @model_validator(mode="after")
     def _check_choice(self) -> DataConfig:

@@ -40,7 +40,8 @@ class BoxUnits(Schema):
     @property
     def written(self) -> str:
         """As a descriptor has it."""
-        return f"{{layout: {self.layout}, scale: {self.scale}}}"
+        scale = "" if self.scale == "pixels" else f", scale: {self.scale}"
+        return f"{{layout: {self.layout}{scale}}}"
 
     def __hash__(self) -> int:
         return hash((self.layout, self.scale))
@@ -86,8 +87,11 @@ class ForeignUnits:
 
     @property
     def names(self) -> str:
-        """The units in words."""
-        return ", or ".join(map(str, self.units)) or "of no unit known here"
+        """The units in words, of one scale as all of them are."""
+        if not self.units:
+            return "of no unit known here"
+        layouts = " or ".join(_LAYOUTS[each.layout] for each in self.units)
+        return f"{layouts} in {_SCALES[self.units[0].scale][1]}"
 
 
 def xywh_pixels(boxes: Floats, sizes: Floats, units: BoxUnits) -> Floats:
@@ -196,7 +200,7 @@ class _Seen:
             return None
         tolerance = _SAME_AREA if count >= 3 else _SAME_FEW_AREAS
         hits: dict[BoxUnits, int] = {}
-        for units in _FOREIGN:
+        for units in FOREIGN_UNITS:
             same = int((other & self._has_area_of(units, tolerance)).sum())
             fitting = int(self.fits(units).sum())
             if same and _most(same, count) and _most(fitting, len(self)):
@@ -216,14 +220,19 @@ class _Seen:
 
     def by_edges(self) -> ForeignUnits | None:
         """Boxes that reach out of their images, and do not in other units."""
-        wrong = ~self.fits(COCO_UNITS)
-        if not _many(int(wrong.sum()), len(self)):
-            return None
-        fits = {units: int(self.fits(units).sum()) for units in _FOREIGN}
-        fits = {units: count for units, count in fits.items() if _most(count, len(self)) and count}
+        wrong = int((~self.fits(COCO_UNITS)).sum())
+        # A hasty box reaches over the edge, but none begins beyond it; and thousandths are a scale
+        # in which nearly any box has room.
+        beyond = int((self.boxes[:, :2] >= self.sizes[:, ::-1]).any(axis=1).sum())
+        fits: dict[BoxUnits, int] = {}
+        for units in FOREIGN_UNITS:
+            count = int(self.fits(units).sum())
+            contradicting = wrong if units.scale == "pixels" else beyond
+            if count and _most(count, len(self)) and _many(contradicting, len(self)):
+                fits[units] = count
         if not fits:
             return None
-        evidence = f"{int(wrong.sum()):,} of {len(self):,} boxes reach out of their images"
+        evidence = f"{wrong:,} of {len(self):,} boxes reach out of their images"
         return ForeignUnits(_best(fits), f"{evidence} as [x, y, width, height] in pixels")
 
     def doubt(self) -> ForeignUnits | None:
@@ -277,7 +286,7 @@ def _of_scale(scale: BoxScale) -> tuple[BoxUnits, ...]:
     return tuple(BoxUnits(layout=layout, scale=scale) for layout in layouts)
 
 
-_FOREIGN = tuple(
+FOREIGN_UNITS = tuple(
     units
     for scale in _SCALES
     if scale != "share"

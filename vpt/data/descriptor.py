@@ -16,6 +16,7 @@ from vpt.data.published import PublishedFile
 Format = Literal[
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "parquet",
     "path_list",
@@ -42,16 +43,29 @@ BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
 
 
 class Cut(Schema):
-    """A part cut out of another: stratified by class, the same images for the same seed."""
+    """A part cut out of another: stratified by class, the same images for the same seed.
+
+    By name: test is cut out of train first, val out of the rest. By content, which keeps copies
+    together and does not change when files are renamed or others are added: both are fractions of
+    all, see `vpt.data.content_split`.
+    """
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
     seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
+    by: Literal["name", "content"] = Field(
+        default="name", description="what decides, with the seed, which images are cut out"
+    )
+
+
+AUTOMATIC_CUT = Cut(fraction=0.2, by="content")
+"""What is cut out of a folder without a validation split; of one without splits also for tests."""
 
 
 class SplitSources(Schema):
     """Where each split is found.
 
-    folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
+    folder: a sub-folder of class folders, "." for the root itself. hf_images: a sub-folder with
+    metadata.csv or metadata.jsonl. csv, image_list, path_list: a file, or with
     `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
     text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
     a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
@@ -63,6 +77,24 @@ class SplitSources(Schema):
     train: str | None = None
     val: str | Cut | None = None
     test: str | Cut | None = None
+
+    @property
+    def by_content(self) -> dict[Literal["val", "test"], Cut]:
+        """The cuts that are made by what images hold."""
+        cuts: dict[Literal["val", "test"], str | Cut | None] = {"val": self.val, "test": self.test}
+        return {
+            name: cut for name, cut in cuts.items() if isinstance(cut, Cut) and cut.by == "content"
+        }
+
+    @model_validator(mode="after")
+    def _check_cuts(self) -> SplitSources:
+        val, test = self.val, self.test
+        if isinstance(val, Cut) and isinstance(test, Cut) and "content" in (val.by, test.by):
+            if (val.by, val.seed) != (test.by, test.seed):
+                raise ValueError("val and test have to be cut by the same, and with the same seed")
+            if val.fraction + test.fraction >= 1:
+                raise ValueError("the fractions of val and test leave no image for training")
+        return self
 
 
 class ImageFolders(Schema):
@@ -159,10 +191,10 @@ class Descriptor(Schema):
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
         file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
-            data.yaml, or a text file with a class name in each line (yolo).
+            data.yaml (yolo), or a text file with a class name in each line (yolo, voc).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split; for voc of the images whose names
-            a list holds.
+            path_list, coco); for coco also one for each split; for voc and yolo of the images
+            whose names a list holds.
         labels: folder of the label files, relative to root, or one for each split (voc, yolo);
             None: 'labels' in the place of 'images', or beside the images.
         difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
@@ -174,10 +206,10 @@ class Descriptor(Schema):
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
         name_variants: in what listed names may differ from the files' (see `Variant`); each is
-            given to the one file that it can mean. Empty: in nothing (coco).
+            given to the one file that it can mean. Empty: in nothing (coco, and lists of images).
         box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
-            files that look otherwise are refused (coco).
-        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
+            files that look otherwise are refused (coco, hf_objects).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable.
         match_categories: whether the categories of val and test are those of train by their ids, or
             by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
@@ -286,7 +318,11 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_columns(self) -> Descriptor:
         columns = self.columns
-        foreign = {"csv": ("image",), "parquet": ("path", "separator", "classes", "split")}
+        foreign = {
+            "csv": ("image",),
+            "hf_images": ("image", "separator", "classes"),
+            "parquet": ("path", "separator", "classes", "split"),
+        }
         names = foreign.get(self.format, ())
         if given := [name for name in names if name in columns.model_fields_set]:
             raise ValueError(f"columns.{given[0]} has no meaning for format {self.format}")
@@ -321,20 +357,21 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou", "yolo"),
-    "columns": ("csv", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc"),
+    "file": ("csv", "hf_images", "split_zhou", "voc", "yolo"),
+    "columns": ("csv", "hf_images", "parquet"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc", "yolo"),
     "labels": ("voc", "yolo"),
     "difficult": ("voc",),
     "suffix": ("path_list",),
-    "name_variants": ("coco",),
-    "box_units": ("coco",),
-    "dropped_boxes": ("coco",),
+    "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
+    "box_units": ("coco", "hf_objects"),
+    "dropped_boxes": BOX_FORMATS,
     "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "path_list",
     "parquet",

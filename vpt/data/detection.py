@@ -6,15 +6,18 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vpt.data.detection_samples import DetectionSample as DetectionSample
+from vpt.data.detection_samples import DetectionSamples as DetectionSamples
+from vpt.data.sampling import shuffled
 from vpt.data.splits import SplitsOf
+from vpt.data.texts import Places
 from vpt.errors import DataError
 
 Severity = Literal["error", "warning", "note"]
@@ -99,6 +102,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "difficult_left_out": ("note", "objects are marked as difficult; left out"),
     "label_missing": ("note", "images have no label file; kept as negatives"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
+    "as_read": ("note", "how the images were found and parted"),
     "class_rare": ("note", "classes with few examples to learn from"),
     "crowded": ("note", "more than 100 boxes of a class in an image; COCO counts 100 detections"),
     "small_boxes": ("note", "boxes shorter than half a patch of 16 pixels in the model's square"),
@@ -163,76 +167,52 @@ class Finding:
         return ": ".join([file, *([", ".join(places)] if places else []), self.message])
 
 
-@dataclass(frozen=True, eq=False)
-class DetectionSample:
-    """One image and the boxes in it.
-
-    Attributes:
-        source: the image file.
-        key: the name of the image in its data set, the same on every machine.
-        image_id: of the annotation file.
-        size: (H, W) in pixels, upright (EXIF orientation applied).
-        boxes: (K, 4) float64 xyxy, pixels of the upright image, inside of it.
-        labels: (K,) int64, 0..C-1.
-        crowds: (K,) bool; a crowd is no target, and what is found there is no mistake.
-        areas: (K,) float64 in pixels, of the object's outline where the file knows it.
-        annotation_ids: (K,) int64, positive, unique in the split.
-    """
-
-    source: Path
-    key: str
-    image_id: int
-    size: tuple[int, int]
-    boxes: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    crowds: NDArray[np.bool_]
-    areas: NDArray[np.float64]
-    annotation_ids: NDArray[np.int64]
-
-    @property
-    def target_boxes(self) -> NDArray[np.float64]:
-        """(K', 4): the boxes that are no crowds."""
-        return self.boxes[~self.crowds]
-
-    @property
-    def target_labels(self) -> NDArray[np.int64]:
-        """(K',): the labels of `target_boxes`."""
-        return self.labels[~self.crowds]
-
-
 @dataclass(frozen=True)
 class DetectionSplit:
     """Images with boxes, in a fixed order.
 
     Attributes:
         name: 'train', 'val' or 'test'.
-        samples: the images.
+        samples: the images, each made when it is looked at; any sequence is taken for them.
         class_names: in label order.
         category_ids: the annotation files' id of each class, in label order.
         image_names: what the annotation file has as id, where that is no number.
     """
 
     name: str
-    samples: tuple[DetectionSample, ...] = field(repr=False)
+    samples: Sequence[DetectionSample] = field(repr=False)
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     image_names: Mapping[int, str] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", DetectionSamples.of(self.samples))
+
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def table(self) -> DetectionSamples:
+        """The samples in arrays, for what looks at all of them."""
+        assert isinstance(self.samples, DetectionSamples)
+        return self.samples
+
     def class_counts(self) -> list[int]:
         """Boxes per class without crowds, in label order."""
-        counts: Counter[int] = Counter()
-        for sample in self.samples:
-            counts.update(sample.target_labels.tolist())
-        return [counts[label] for label in range(len(self.class_names))]
+        counts: list[int] = np.bincount(
+            self.table.target_labels, minlength=len(self.class_names)
+        ).tolist()
+        return counts
 
     def with_samples(
         self, samples: Iterable[DetectionSample], name: str | None = None
     ) -> DetectionSplit:
         """The same split (or one of another name) with other samples."""
-        return replace(self, samples=tuple(samples), name=name or self.name)
+        return replace(self, samples=DetectionSamples.of(samples), name=name or self.name)
+
+    def take(self, places: Places) -> DetectionSplit:
+        """The same split with the samples at some places alone, in that order."""
+        return replace(self, samples=self.table.take(places))
 
 
 @dataclass(frozen=True)
@@ -258,19 +238,15 @@ def detection_holdout(
     Raises:
         DataError: there are too few images for one to be held.
     """
-
-    def rank(sample: DetectionSample) -> bytes:
-        return hashlib.blake2b(f"holdout:{seed}:{sample.key}".encode()).digest()
-
     count = min(math.floor(fraction * len(split) + 0.5), len(split) - 1)
     if count < 1:
         raise DataError(
             f"a fraction of {fraction} cut out of '{split.name}' ({len(split)} images) holds no "
             "image; raise it or add images"
         )
-    held = {sample.key for sample in sorted(split.samples, key=rank)[:count]}
-    rest = split.with_samples(sample for sample in split.samples if sample.key not in held)
-    return rest, split.with_samples(sample for sample in split.samples if sample.key in held)
+    held = np.zeros(len(split), dtype=np.bool_)
+    held[shuffled(split.table.keys, np.arange(len(split)), "holdout", seed)[:count]] = True
+    return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
 
 
 def check_findings(findings: Sequence[Finding], *, skip: bool = False) -> None:
@@ -314,38 +290,62 @@ def told(findings: Sequence[Finding]) -> list[str]:
 
 
 def boxes_hash(split: DetectionSplit) -> str:
-    """SHA-256 of the ground truth, by which a run knows its data again."""
-    text = json.dumps(to_coco_dict(split), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of the ground truth, by which a run knows its data again.
+
+    It is that of `to_coco_dict` as JSON with sorted keys, a text that is never held as a whole.
+    """
+    lists: dict[str, Iterable[dict[str, Any]]] = {
+        "annotations": (each for sample in split.samples for each in _annotations(split, sample)),
+        "categories": _categories(split),
+        "images": (_image(split, sample) for sample in split.samples),
+    }
+    digest = hashlib.sha256(b"{")
+    for name, entries in lists.items():
+        digest.update(f'"{name}": ['.encode())
+        for number, entry in enumerate(entries):
+            text = json.dumps(entry, sort_keys=True)
+            digest.update((f", {text}" if number else text).encode())
+        digest.update(b"], ")
+    digest.update(f'"info": {json.dumps(_info(split))}}}'.encode())
+    return digest.hexdigest()
 
 
 def to_coco_dict(split: DetectionSplit) -> dict[str, Any]:
     """The ground truth of a split as the COCO evaluation reads it, from the cleaned samples."""
-    images: list[dict[str, Any]] = []
-    annotations = []
-    for sample in split.samples:
-        height, width = sample.size
-        image = {"id": sample.image_id, "file_name": sample.key, "width": width, "height": height}
-        if sample.image_id in split.image_names:
-            image["name"] = split.image_names[sample.image_id]
-        images.append(image)
-        columns = (sample.boxes, sample.labels, sample.crowds, sample.areas, sample.annotation_ids)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        for (left, top, right, bottom), label, crowd, area, number in rows:
-            annotations.append(
-                {
-                    "id": number,
-                    "image_id": sample.image_id,
-                    "category_id": split.category_ids[label],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": area,
-                    "iscrowd": int(crowd),
-                }
-            )
-    names = zip(split.category_ids, split.class_names, strict=True)
     return {
-        "info": {"description": split.name},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for number, name in names],
+        "info": _info(split),
+        "images": [_image(split, sample) for sample in split.samples],
+        "annotations": [each for sample in split.samples for each in _annotations(split, sample)],
+        "categories": _categories(split),
     }
+
+
+def _info(split: DetectionSplit) -> dict[str, Any]:
+    return {"description": split.name}
+
+
+def _image(split: DetectionSplit, sample: DetectionSample) -> dict[str, Any]:
+    height, width = sample.size
+    image = {"id": sample.image_id, "file_name": sample.key, "width": width, "height": height}
+    if sample.image_id in split.image_names:
+        image["name"] = split.image_names[sample.image_id]
+    return image
+
+
+def _annotations(split: DetectionSplit, sample: DetectionSample) -> Iterator[dict[str, Any]]:
+    columns = (sample.boxes, sample.labels, sample.crowds, sample.areas, sample.annotation_ids)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    for (left, top, right, bottom), label, crowd, area, number in rows:
+        yield {
+            "id": number,
+            "image_id": sample.image_id,
+            "category_id": split.category_ids[label],
+            "bbox": [left, top, right - left, bottom - top],
+            "area": area,
+            "iscrowd": int(crowd),
+        }
+
+
+def _categories(split: DetectionSplit) -> list[dict[str, Any]]:
+    names = zip(split.category_ids, split.class_names, strict=True)
+    return [{"id": number, "name": name} for number, name in names]

@@ -63,6 +63,15 @@ def find_files(folder: Path) -> FoundFiles:
     return FoundFiles(tuple(folder / path for path in sorted(images)), left_out)
 
 
+def has_images(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, holds an image.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return any(os.path.splitext(path)[1].lower() in SUFFIXES for path in _files_below(folder))  # noqa: PTH122
+
+
 def left_out_line(left_out: Mapping[str, int]) -> str | None:
     """'5 files of other formats left out: .heic (4), .txt (1)'; None: there are none."""
     count = sum(left_out.values())
@@ -142,7 +151,7 @@ def _near(path: Path) -> str:
     """', did you mean ...?' for what lies beside a path that is not there."""
     if not path.parent.is_dir():
         return f" (nor the folder '{path.parent}')"
-    return nearest(path.name, os.listdir(path.parent))
+    return nearest(path.name, [each.name for each in path.parent.iterdir()])
 
 
 def _matches(pattern: str) -> Iterator[Path]:

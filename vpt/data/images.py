@@ -177,10 +177,17 @@ def _opened(path: Path | io.BytesIO, where: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             _register_heif()
+            _refuse_pipes_and_devices(path)
             with Image.open(path, formats=FORMATS) as image:
                 yield image
     except _DECODE_ERRORS as error:
         raise DataError(f"{where}: {_reason(path, error)}") from error
+
+
+def _refuse_pipes_and_devices(path: Path | io.BytesIO) -> None:
+    """Before one is opened, which could wait for ever."""
+    if isinstance(path, Path) and not path.is_file() and path.exists() and not path.is_dir():
+        raise OSError("a pipe, socket or device, not a file")
 
 
 @cache
@@ -231,6 +238,8 @@ def _reason_of_path(path: Path, error: BaseException) -> str | None:
         return "no such file (the name is too long for any)"
     if path.is_dir():
         return "a folder, not an image"
+    if path.exists() and not path.is_file():
+        return "a pipe, socket or device, not an image"
     if path.is_file() and path.stat().st_size == 0:
         return "empty file (0 bytes)"
     return None

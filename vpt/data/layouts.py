@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.config import load_foreign_yaml, load_yaml, validate
-from vpt.data.descriptor import Descriptor
-from vpt.data.readers import coco_folders, folder, hf_objects, parquet, voc, yolo
+from vpt.config import dump, load_foreign_yaml, load_yaml, validate
+from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
+from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parquet, voc, yolo
+from vpt.data.readers.parts import class_folders
 from vpt.data.readers.yolo_yaml import is_data_yaml
 from vpt.data.recognising import question
 from vpt.errors import DataError
+from vpt.registry import nearest
 
 # Each gives a descriptor of a folder in its layout, or None; see `vpt.data.recognising`. A layout
 # that is another one as well, such as train/ with images/ and labels/, is the more special one's:
@@ -22,6 +24,7 @@ _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
     yolo.recognise,
     hf_objects.recognise,
     parquet.recognise,
+    hf_images.recognise,
     folder.recognise,
 )
 
@@ -43,8 +46,8 @@ def load_descriptor(path: Path) -> Descriptor:
         return recognise_folder(path)
     if not path.exists():
         raise DataError(
-            f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
-            "test/ that hold one folder of images per class"
+            f"no data set at '{path}'{_near(path)}; give a descriptor (YAML) or a folder with "
+            "train/, val/ and test/ that hold one folder of images per class"
         )
     if is_data_yaml(load_foreign_yaml(path)):
         return _of_data_yaml(path)
@@ -72,12 +75,44 @@ def recognise_folder(path: Path) -> Descriptor:
     if len(found) > 1:
         raise question(path, f"can be read in {len(found)} ways", found)
     if not found:
+        inside = [path / name for name in class_folders(path) if _is_data_set(path / name)]
         raise DataError(
-            f"'{path}' is no data set that is recognised ({_holds(path)}); read as it lies is a "
-            "folder with train/ and val/ that hold a folder of images for each class, or with "
-            "boxes in the format of COCO, PASCAL VOC or YOLO; anything else needs a descriptor"
+            f"'{path}' is no data set that is recognised ({_holds(path)}); "
+            + (f"'{inside[0]}' is one: name that; " if len(inside) == 1 else "")
+            + "read as it lies is a folder that holds a folder of images for each class, directly "
+            "or in train/ and val/, images with metadata.csv, or boxes in the format of COCO, "
+            "PASCAL VOC or YOLO; anything else needs a descriptor, a file such as this one (for "
+            f"labels.csv with the columns path and label):\n\n{_template(path)}"
         )
     return found[0]
+
+
+def _near(path: Path) -> str:
+    """', did you mean ...?' for what lies beside a path that does not exist."""
+    try:
+        return nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+    except OSError:
+        return ""
+
+
+def _template(path: Path) -> str:
+    """A descriptor of a list of images in a folder, in YAML."""
+    listed = Descriptor(
+        name=path.resolve().name or "data",
+        format="csv",
+        root=path,
+        file="labels.csv",
+        splits=SplitSources(val=AUTOMATIC_CUT, test=AUTOMATIC_CUT),
+    )
+    return dump(listed, defaults=False).rstrip()
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder in a folder that is no data set is one itself."""
+    try:
+        return any(recognise(folder) is not None for recognise in _RECOGNISERS)
+    except DataError:  # one that raises a question
+        return True
 
 
 def _holds(path: Path) -> str:

@@ -87,7 +87,13 @@ def target_of(split: Split, sample: Sample) -> int | Tensor:
 
 def targets_of(split: Split) -> Tensor:
     """The labels of all samples, (N,) int64; of multi-label data (N, C) float32."""
-    return _stacked([target_of(split, sample) for sample in split.samples])
+    labels = torch.from_numpy(split.table.labels).long()
+    if not split.multi_label:
+        return labels
+    targets = torch.zeros(len(split), len(split.class_names))
+    counts = torch.from_numpy(split.table.label_counts)
+    targets[torch.arange(len(split)).repeat_interleave(counts), labels] = 1.0
+    return targets
 
 
 def _stacked(labels: Sequence[int | Tensor]) -> Tensor:

@@ -6,15 +6,17 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from vpt.data.box_units import COCO_UNITS, BoxUnits, find_foreign_units, xywh_pixels
+from vpt.data.box_units import COCO_UNITS, BoxUnits, ForeignUnits, find_foreign_units, xywh_pixels
 from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
+    DetectionSamples,
     DetectionSplit,
     DetectionSplits,
     Finding,
@@ -22,7 +24,8 @@ from vpt.data.detection import (
     detection_holdout,
     to_coco_dict,
 )
-from vpt.data.images import ImageHeader, read_header
+from vpt.data.headers import read_headers
+from vpt.data.images import ImageHeader
 from vpt.data.near_paths import explain_missing, find_accepted, is_foreign_path
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage, read_coco_files
 from vpt.data.readers.hf_objects import read_hf_objects
@@ -147,7 +150,7 @@ class _Builder:
     reference: CocoFile
     needed: frozenset[SplitName]
     findings: list[Finding] = field(default_factory=list)
-    split_of: dict[Path, str] = field(default_factory=dict)
+    split_of: dict[str, str] = field(default_factory=dict)  # by the path of the image
 
     def __post_init__(self) -> None:
         self.category_ids = tuple(self.reference.categories)
@@ -192,15 +195,16 @@ class _Builder:
     def split(self, name: SplitName, file: CocoFile) -> DetectionSplit:
         self.findings += file.findings
         labels = self._labels(file)
-        samples = tuple(self._samples(name, file, labels))
+        samples = DetectionSamples.of(self._samples(name, file, labels))
         split = DetectionSplit(name, samples, self.class_names, self.category_ids, file.image_names)
-        if self._accuse_units(file, {sample.image_id: sample.size for sample in samples}):
+        sizes = zip(samples.image_ids.tolist(), samples.sizes.tolist(), strict=True)
+        if self._accuse_units(file, dict(sizes)):
             return split
         self._check_losses(name, file, split)
         self._check_crowds(name, file, split)
-        if name == "train":
+        if name == "train" and samples:
             self._check_classes(file, split)
-        empty = sum(len(sample.target_boxes) == 0 for sample in samples)
+        empty = int((samples.target_counts == 0).sum())
         if empty:
             message = f"{empty} of {len(samples)} images have no target; kept as negatives"
             self.findings.append(Finding("images_without_boxes", file.path, message, count=empty))
@@ -208,25 +212,25 @@ class _Builder:
 
     def _check_losses(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
         """More than an odd box that is lost: what it outlined would be learned as background."""
-        used = [sample.image_id for sample in split.samples]
+        used = split.table.image_ids.tolist()
         given = sum(len(file.boxes[image_id]) for image_id in used) + file.unusable
-        lost = given - sum(len(sample.boxes) for sample in split.samples)
+        lost = given - int(split.table.box_counts.sum())
         if lost <= max(1, _LOST * given) or self.descriptor.dropped_boxes == "allow":
             return
         message = (
-            f"{lost} of {given} boxes of '{name}' cannot be used; their objects would be learned "
-            "as background; correct them, or write 'dropped_boxes: allow' in the descriptor"
+            f"{lost} of {given} boxes of '{name}' cannot be used, so their objects would become "
+            "background; correct them, or write 'dropped_boxes: allow' in the descriptor"
         )
         self.findings.append(Finding("boxes_lost", file.path, message, count=lost))
 
     def _check_crowds(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
         if any(split.class_counts()):
             return
-        crowds = sum(len(sample.boxes) for sample in split.samples)
+        crowds = int(split.table.box_counts.sum())
         if crowds:
             message = (
-                f"all {crowds} objects of '{name}' are marked as crowds, which are not learned; "
-                "set iscrowd to 0 where one object is outlined (some tools write 1 for each mask)"
+                f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; set "
+                "iscrowd to 0 where one object is outlined (some tools write 1 for every RLE mask)"
             )
             self.findings.append(Finding("all_crowds", file.path, message, count=crowds))
         elif name == "test" and split.samples:
@@ -310,18 +314,21 @@ class _Builder:
         if self.descriptor.name_variants and name in self.needed:
             listed = [image.file_name for image in file.images]
             accepted = find_accepted(listed, folder, self.descriptor.name_variants)
-        missing: list[CocoImage] = []
-        for image in file.images:
-            if image.file_name in accepted:
-                image = replace(image, file_name=accepted[image.file_name])
+        images = [
+            replace(image, file_name=accepted[image.file_name])
+            if image.file_name in accepted
+            else image
+            for image in file.images
+        ]
+        missing = [image for image in images if is_foreign_path(image.file_name)]
+        images = [image for image in images if not is_foreign_path(image.file_name)]
+        headers = read_headers(folder, [image.file_name for image in images])
+        for image, header in zip(images, headers, strict=True):
             source = folder / image.file_name
-            if is_foreign_path(image.file_name):
-                missing.append(image)
-                continue
-            size = self._size(file, image, source, missing, needed=name in self.needed)
+            size = self._size(file, image, source, header, missing, needed=name in self.needed)
             if size is None:
                 continue
-            place = Path(os.path.normpath(source))
+            place = os.path.normpath(source)
             if self.split_of.setdefault(place, name) != name:
                 message = f"also an image of '{self.split_of[place]}'"
                 self._add("image_in_two_splits", file, message, image)
@@ -343,17 +350,24 @@ class _Builder:
         file: CocoFile,
         image: CocoImage,
         source: Path,
+        header: ImageHeader | str,
         missing: list[CocoImage],
         *,
         needed: bool,
     ) -> tuple[int, int] | None:
-        """(H, W) of the upright image; None where it is of no use, or added to the missing ones."""
-        try:
-            header = read_header(source)
-        except DataError as error:
-            reason = str(error).removeprefix(f"{source}: ")
-            if reason != "no such file":
-                self._add("image_unreadable", file, f"{source}: {reason}", image)
+        """(H, W) of the upright image; None where it is of no use, or added to the missing ones.
+
+        Args:
+            file: of the image.
+            image: one that it lists.
+            source: the image file.
+            header: of it, or why that cannot be read.
+            missing: the images that are not there, to be explained together.
+            needed: whether it must be there.
+        """
+        if isinstance(header, str):
+            if header != "no such file":
+                self._add("image_unreadable", file, f"{source}: {header}", image)
             elif not needed and image.size is not None:
                 return image.size
             else:
@@ -475,25 +489,22 @@ class _Builder:
 
     # Units
 
-    def _accuse_units(self, file: CocoFile, sizes: dict[int, tuple[int, int]]) -> bool:
+    def _accuse_units(self, file: CocoFile, sizes: dict[int, list[int]]) -> bool:
         """Whether a file's boxes are not what COCO's are; then that alone is said of them."""
         if self.descriptor.box_units is not None or file.units != COCO_UNITS:
             return False
-        rows = [
+        rows = (
             (*box.box, *sizes[image_id], np.nan if box.area is None else box.area)
             for image_id, boxes in file.boxes.items()
             if image_id in sizes
             for box in boxes
             if not box.outlined
-        ]
-        table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+        )
+        table = np.fromiter(chain.from_iterable(rows), dtype=np.float64).reshape(-1, 7)
         found = find_foreign_units(table[:, :4], table[:, 4:6], table[:, 6])
         if found is None:
             return False
-        keys = " or ".join(f"'box_units: {units.written}'" for units in found.units)
-        convert = f"write {keys} in the descriptor to have them converted, or " if keys else ""
-        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
-        message = f"{found.evidence}; they look like {found.names}; {convert or 'write '}{right}"
+        message = f"they look like {found.names}: {found.evidence}{self._units_advice(found)}"
         if not found.certain:
             self.findings.append(Finding("box_units_doubtful", file.path, message))
             return False
@@ -504,6 +515,16 @@ class _Builder:
         ]
         self.findings.append(Finding("box_units", file.path, message))
         return True
+
+    def _units_advice(self, found: ForeignUnits) -> str:
+        """The key that converts the boxes, and the one that says that they are right."""
+        if self.descriptor.format not in ("coco", "hf_objects"):
+            return "; correct them"
+        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
+        if not found.units:
+            return f"; correct them, or write {right}"
+        likely = f"'box_units: {found.units[0].written}' in the descriptor to have them converted"
+        return f"; write {likely}, or {right}"
 
 
 _LOST = 0.05

@@ -13,19 +13,10 @@ from typing import Any
 
 from vpt.config import dump
 from vpt.data.descriptor import Descriptor
-from vpt.data.splits import SplitName
+from vpt.data.splits import USUAL_NAMES, SplitName
 from vpt.errors import DataError
 
-_SPLIT_WORDS: dict[str, SplitName] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
+_SPLIT_WORDS = {word: split for split, words in USUAL_NAMES.items() for word in words}
 
 
 def split_of_name(name: str) -> SplitName | None:
@@ -62,6 +53,22 @@ def question(folder: Path, why: str, choices: Sequence[Descriptor]) -> DataError
     return DataError(
         f"'{folder}' {why}; save {which} as a file (such as my_data.yaml), change what differs, "
         f"and name that file instead of the folder:\n\n{written.rstrip()}"
+    )
+
+
+def with_written(error: DataError, descriptor: Descriptor) -> DataError:
+    """The same error; of a recognised folder that needs a descriptor after all, with one to change.
+
+    Args:
+        error: one line, which may say what to write in a descriptor.
+        descriptor: by which the data were read.
+    """
+    text = str(error)
+    if descriptor.seen is None or "descriptor" not in text or "\n" in text:
+        return error
+    written = dump(descriptor, defaults=False).rstrip()
+    return DataError(
+        f"{text}; this descriptor reads the folder as it is, to be changed:\n\n{written}"
     )
 
 

@@ -312,6 +312,8 @@ def _read(path: Path) -> _Part | None:
 def _keys_of(split: Split | DetectionSplit, value_range: ValueRange | None) -> NDArray[Any]:
     """(N,) of 16 bytes: a hash of each image's path, its file's state and how it is read, or zeros.
 
+    A range makes images readable that are not without it.
+
     The time of the last change of the inode is part of it: a file that was restored from a backup
     may have the size and the time of the damaged one.
     """

@@ -111,6 +111,23 @@ def interrupted_at_once(message: str) -> Iterator[None]:
 
 
 @contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM too, so that what is half done is cleaned up.
+
+    For work with nothing to go on from. Outside the main thread no signal can be caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _answered({signal.SIGTERM: answer}):
+        yield
+
+
+@contextmanager
 def _answered(
     handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]],
 ) -> Iterator[None]:

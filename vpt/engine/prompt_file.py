@@ -15,7 +15,7 @@ from torch import Tensor
 from vpt.choices import CropMode
 from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
-from vpt.config.run import check_tuning
+from vpt.config.run import ValueRange, check_tuning
 from vpt.errors import ConfigError, PromptFileError
 from vpt.limits import MAX_CLASSES, MAX_NAME, MAX_SIDE
 from vpt.storage.sealed_file import (
@@ -114,6 +114,7 @@ class PreprocessRecord(Schema):
     crop_pct: float = Field(1.0, ge=0.1, le=2.0)
     crop_mode: CropMode = "center"
     fill: tuple[Colour, Colour, Colour] | None = None
+    value_range: ValueRange | None = None
 
     @model_validator(mode="after")
     def _check_resized(self) -> PreprocessRecord:
@@ -145,6 +146,24 @@ class TextRecord(Schema):
     tokenizer: Word
     context_length: int = Field(ge=1, le=65_536)
     names: Annotated[tuple[Word, ...], FailFast()] = Field(min_length=1, max_length=50_000)
+
+
+class CutRecord(Schema):
+    """How the run's data were cut into splits by what images hold; see `vpt.data.ContentCut`.
+
+    Attributes:
+        val: fraction of the images that was cut out for validation, or None.
+        test: likewise for testing.
+        seed: of the cut.
+        images: in each split.
+        sha256: of each split's images.
+    """
+
+    val: float | None = Field(default=None, gt=0, lt=1)
+    test: float | None = Field(default=None, gt=0, lt=1)
+    seed: int = Field(ge=0, lt=2**63)
+    images: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=1)]]
+    sha256: dict[Literal["train", "val", "test"], Digest]
 
 
 def _check_method(options: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +262,7 @@ class PromptHeader(Schema):
         text: the text tower and the names in the sentences, for a head whose classes are texts.
         metrics: name to value, as measured when the file was written.
         seed: of the run.
+        cut: how the run's data were cut into splits, where they had none; else None.
         config: the run's resolved config, of absolute paths only the last part.
         requires: features that a reader has to know to use the file rightly.
     """
@@ -261,6 +281,7 @@ class PromptHeader(Schema):
     text: TextRecord | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     seed: int | None = Field(None, ge=0, lt=2**63)
+    cut: CutRecord | None = None
     config: Annotated[dict[str, Any], AfterValidator(_check_used)] | None = None
     requires: list[str] = Field(default_factory=list, max_length=100)
 

@@ -22,12 +22,14 @@ from vpt.data import (
     coop_few_shot,
     evaluation_transform,
     few_shot,
+    layout_lines,
     load_descriptor,
     read_splits,
     restrict_classes,
     training_transform,
     with_val_in_train,
 )
+from vpt.data.cuts import with_cuts
 from vpt.engine.fit import FitSettings
 from vpt.engine.prompt_file import (
     PromptHeader,
@@ -74,6 +76,11 @@ class Experiment:
         """Training batches per epoch; the last may be smaller."""
         return -(-len(self.splits.require("train")) // self.config.data.batch_size)
 
+    @property
+    def data_lines(self) -> list[str]:
+        """What to say of how the data were read."""
+        return [*layout_lines(self.descriptor), *self.splits.notes]
+
     def with_splits(self, splits: Splits) -> Experiment:
         """The same with other images, and what follows from their numbers."""
         return replace(self, splits=splits, settings=_fit_settings(self.config, splits))
@@ -93,6 +100,11 @@ def build_classification(
         VptError: anything in the config that does not fit together.
     """
     descriptor, splits = load_splits(config)
+    if len(splits.class_names) < 2 and not splits.multi_label:
+        raise DataError(
+            f"data.classes {config.data.classes} of '{descriptor.name}' are one, "
+            f"'{splits.class_names[0]}': there is nothing to tell apart; use all classes"
+        )
     check_head(config.head, config.backbone.name)
     body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))
@@ -128,9 +140,20 @@ def build_classification(
     )
 
 
+def described(config: RunConfig) -> Descriptor:
+    """The descriptor of a config's data set, with the cuts that its `data` section asks for."""
+    data = config.data
+    return with_cuts(
+        load_descriptor(data.dataset),
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+    )
+
+
 def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
     """The data set of a config, with the images and classes that its `data` section chooses."""
-    descriptor = load_descriptor(config.data.dataset)
+    descriptor = described(config)
     splits = _chosen(config, read_splits(descriptor, config.data.root))
     splits.require("train")
     if config.data.train_on == "train":

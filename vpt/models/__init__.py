@@ -6,7 +6,7 @@ from vpt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from vpt.models.bank import BankTask, TaskBank
-    from vpt.models.base import PromptedModel
+    from vpt.models.base import PromptedModel, model_in
     from vpt.models.classifier import Classifier
     from vpt.models.consistency import NO_CONSISTENCY, Consistency
     from vpt.models.detector import Detector
@@ -29,5 +29,6 @@ __all__ = [
     "TaskBank",
     "count_flops",
     "count_saved",
+    "model_in",
     "start_from_patches",
 ]

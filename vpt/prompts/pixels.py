@@ -55,7 +55,18 @@ class PixelPrompt(Prompt):
                 nn.init.normal_(side, std=std)
 
     def on_images(self, images: Tensor) -> Tensor:
-        """See `Prompt.on_images`."""
+        """See `Prompt.on_images`.
+
+        Raises:
+            ConfigError: they are of another size than the frame.
+        """
+        size = 2 * self.top.shape[1] + self.left.shape[1], self.top.shape[2]
+        if tuple(images.shape[-2:]) != size:
+            given = "x".join(map(str, images.shape[-2:]))
+            raise ConfigError(
+                f"this frame of pixels is for images of {size[0]}x{size[1]}, not {given}; prepare "
+                "them with vpt.create_transform(model.preprocess), or set image_size"
+            )
         middle = self.left.new_zeros(
             3, self.left.shape[1], self.top.shape[2] - 2 * self.left.shape[2]
         )

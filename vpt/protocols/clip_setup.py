@@ -20,7 +20,7 @@ from vpt.data import (
     Split,
     Splits,
     evaluation_transform,
-    load_descriptor,
+    layout_lines,
     read_splits,
     scan_images,
 )
@@ -29,6 +29,7 @@ from vpt.engine.run_dir import OpenMode
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import FREE_BASELINES, Measured
 from vpt.experiment import backbone_of, head_with_templates, preprocess_of
+from vpt.experiment.classification import described
 from vpt.models import Classifier
 from vpt.protocols.setup import (
     OWN_KEYS,
@@ -287,8 +288,10 @@ def set_up(
         VptError: anything that does not fit together.
     """
     run = config.base_config()
-    descriptor = load_descriptor(run.data.dataset)
+    descriptor = described(run)
     splits = read_splits(descriptor, run.data.root)
+    for line in [*layout_lines(descriptor), *splits.notes]:
+        log(line)
     splits.require_single_label("clip-eval")
     splits.require("test")
     options, backbone = run.backbone, backbone_of(run)

@@ -161,6 +161,7 @@ def check_data(
     findings = [*_unreadable(found.values(), num_workers, value_range), *_missing(path, found)]
     findings += _narrow_values(found.values(), path, value_range)
     findings += _copies(found.values(), path)
+    findings += [Finding("as_read", path, note) for note in splits.notes]
     if splits.train is not None:
         findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
     findings += _unlabelled(found.values(), path)
@@ -195,7 +196,7 @@ def _check_detection(
     findings += [
         Finding("no_boxes", path, f"split '{name}' has no box")
         for name, split in found.items()
-        if name != "test" and not any(split.class_counts())
+        if name != "test" and not any(len(sample.boxes) for sample in split.samples)
     ]
     scores: dict[str, float | None] = {}
     for name, split in found.items():

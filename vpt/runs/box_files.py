@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +24,7 @@ from vpt.models import Detector
 from vpt.runs.detection import MIN_SCORE, BoxPrediction, caption, predict_boxes
 from vpt.runs.drawing import draw_boxes
 from vpt.runs.outputs import RowFormat, opened, prepare_outputs
+from vpt.storage.atomic_file import write_new
 
 CSV_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "error")
 
@@ -157,8 +160,8 @@ class Pictures:
         self._names = names
         self._targets = _targets(folder, images)
         for target in self._targets:
-            if target.exists():
-                raise DataError(f"{target} exists and is not replaced; name another folder")
+            if os.path.lexists(target):
+                raise _not_replaced(target)
         folder.mkdir(parents=True, exist_ok=True)
         self._next = iter(self._targets)
 
@@ -173,8 +176,16 @@ class Pictures:
         captions = [caption(self._names[label], score) for label, score in pairs]
         image = read_image(prediction.image)
         picture = draw_boxes(image, found.boxes.tolist(), labels, captions)
-        with target.open("xb") as stream:
-            picture.save(stream, "JPEG", quality=92, subsampling=0)
+        encoded = io.BytesIO()
+        picture.save(encoded, "JPEG", quality=92, subsampling=0)
+        try:
+            write_new(target, encoded.getvalue())
+        except FileExistsError as error:
+            raise _not_replaced(target) from error
+
+
+def _not_replaced(target: Path) -> DataError:
+    return DataError(f"{target} exists and is not replaced; name another folder")
 
 
 def _targets(folder: Path, images: Sequence[Path]) -> list[Path]:

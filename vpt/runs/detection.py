@@ -185,7 +185,10 @@ def _split_of(
     )
     for line in [*layout_lines(descriptor), *told(splits.findings)]:
         log(line)
-    return splits.require(split)
+    chosen = splits.require(split)
+    if not any(chosen.class_counts()):
+        log(f"split '{split}' of {dataset} has no box: AP is undefined")
+    return chosen
 
 
 def _batch_size_of(path: Path) -> int:

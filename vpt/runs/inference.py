@@ -23,7 +23,9 @@ from vpt.data import (
     read_splits,
     scan_images,
 )
+from vpt.data.cuts import cut_difference
 from vpt.data.scans import AnySplit as OneSplit
+from vpt.data.splits import ContentCut
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
@@ -36,6 +38,7 @@ from vpt.evaluation import (
     MultiLabelEvaluator,
 )
 from vpt.models import Classifier, PromptedModel
+from vpt.registry import nearest
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
 
@@ -164,10 +167,14 @@ def measure_prompt(
     """
     where = choose_device(device)
     descriptor = load_descriptor(dataset)
-    for line in layout_lines(descriptor):
-        log(line)
-    splits = read_splits(descriptor, root)
+    record = read_prompt_header(path).cut
+    cut = None if record is None else ContentCut(**record.model_dump())
+    splits = read_splits(descriptor, root, cut=cut)
     chosen = splits.require(split)  # type: ignore[arg-type]
+    for line in [*layout_lines(descriptor), *splits.notes]:
+        log(line)
+    if cut is not None and (differing := cut_difference(splits.cut, cut, chosen.name)):
+        log(f"warning: {differing}")
     other = names == "data"
     model = load_prompt(
         path,
@@ -182,11 +189,14 @@ def measure_prompt(
         kinds = ("multi-label", "of one class per image")
         file, data = kinds if model.multi_label else reversed(kinds)
         raise PromptFileError(f"{path} is {file}, {dataset} is {data}: they cannot be compared")
-    if list(splits.class_names) != known:
+    if not set(splits.class_names) <= set(known):
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")
         )
+    if list(splits.class_names) != known:
+        log(f"the classes are the prompt file's: {difference(known, splits.class_names)}")
+        chosen = chosen.with_classes(known)
     if on_bad_image == "skip":
         chosen = readable(
             chosen,
@@ -222,4 +232,6 @@ def difference(file: Iterable[str], data: Iterable[str]) -> str:
     only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
     if not only_file and not only_data:
         return "the same names in another order"
-    return f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    text = f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    near = next((f"{each!r}{hint}" for each in only_data if (hint := nearest(each, only_file))), "")
+    return f"{text} ({near})" if near else text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vpt.console import SafeStream
-from vpt.errors import DataError
+from vpt.engine.interrupt import sigterm_as_ctrl_c
+from vpt.errors import DataError, RunError
+from vpt.storage.atomic_file import atomic_stream
 
 if TYPE_CHECKING:
     from vpt.runs.predicting import Prediction
@@ -66,13 +70,33 @@ def make_folder(path: Path) -> None:
 def opened(output: Path | None) -> Iterator[TextIO | SafeStream]:
     """The file, or stdout; names of images go through byte by byte, whatever they are.
 
-    On a terminal what it would obey is escaped.
+    The file has its name only when all of it is written: an error, a signal or a full disk leaves
+    what was there before. On a terminal, what it would obey is escaped.
+
+    Raises:
+        RunError: the disk is full, forbidden or broken.
     """
     if output is None:
         yield SafeStream(sys.stdout) if sys.stdout.isatty() else sys.stdout
+        _flush_stdout()
         return
-    with output.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+    place = output.resolve() if output.is_symlink() else output
+    with sigterm_as_ctrl_c(), atomic_stream(place) as raw:
+        stream = io.TextIOWrapper(raw, "utf-8", "surrogateescape", newline="")
         yield stream
+        stream.flush()
+        stream.detach()
+
+
+def _flush_stdout() -> None:
+    """Bring out what Python still holds back, or say why not; later it would be no one's error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def write_classes(

@@ -31,6 +31,7 @@ from vpt.errors import ConfigError, DataError, RunError
 from vpt.evaluation import ClassificationEvaluator, is_better
 from vpt.experiment import Experiment, build
 from vpt.heads import LinearHead
+from vpt.runs.advice import advice_lines
 from vpt.runs.breakdown import breakdown_of
 from vpt.runs.cache import Start
 from vpt.runs.cost import flops_of
@@ -101,10 +102,14 @@ def probe(
         experiment = build(config, backbone=backbone)
     experiment.splits.require_single_label("a probe")
     with open_run_directory(config.run_dir, mode=mode) as run, open_meter(device) as meter:
+        for line in experiment.data_lines:
+            log(line)
         kept = scanned(experiment, log)
         warn_of_depth(kept, log)
         assert isinstance(kept, Experiment)
         write_start(run, kept)
+        for line in advice_lines(kept):
+            log(line)
         began = time.monotonic()
         meter.take()
         kept.model.to(device).eval()
@@ -133,7 +138,14 @@ def probe(
         }
         metrics = {name: values for name, (values, _) in found.items()}
         saved = {f"val/{name}": value for name, value in metrics["val"].items()}
-        save_prompt(kept.model, run.best_prompt, metrics=saved, seed=config.seed, config=config)
+        save_prompt(
+            kept.model,
+            run.best_prompt,
+            metrics=saved,
+            seed=config.seed,
+            config=config,
+            cut=kept.splits.cut,
+        )
         trained = kept.model.trained_counts()
         breakdown = None
         if kept.splits.test is not None:

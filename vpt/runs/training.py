@@ -41,8 +41,9 @@ from vpt.engine.run_dir import (
 from vpt.errors import RunError
 from vpt.evaluation import NOTHING
 from vpt.evaluation.energy import Energy
-from vpt.experiment import AnyExperiment, DetectionExperiment, build
+from vpt.experiment import AnyExperiment, DetectionExperiment, Experiment, build
 from vpt.models import PromptedModel
+from vpt.runs.advice import advice_lines
 from vpt.runs.best import refuse_other_best, replace_best, restore_best
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.breakdown import Breakdown, Confused, breakdown_of
@@ -167,7 +168,13 @@ def train(
             return earlier
         resume = earlier
         on_first(lambda: check_space(run, experiment))
-        for line in layout_lines(experiment.descriptor):
+        if isinstance(experiment, DetectionExperiment):
+            lines = layout_lines(experiment.descriptor)
+        else:
+            lines = experiment.data_lines
+        for line in lines:
+            log(line)
+        for line in advice_lines(experiment):
             log(line)
         log(_trained_line(experiment.model))
         if world_size() > 1:
@@ -387,7 +394,8 @@ def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | No
 def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> None:
     config = experiment.config
     values = {f"val/{name}": value for name, value in metrics.items()}
-    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config)
+    cut = experiment.splits.cut if isinstance(experiment, Experiment) else None
+    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config, cut=cut)
 
 
 def _test(

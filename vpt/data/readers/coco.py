@@ -9,24 +9,28 @@ import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
 from vpt.data.descriptor import Cut, Descriptor, ImageFolders
 from vpt.data.detection import Finding
 from vpt.data.outlines import outline_box
-from vpt.data.readers.parts import UNPRINTABLE, hint, read_json, shown
+from vpt.data.readers.json_lists import Entries, read_json_lists
+from vpt.data.readers.parts import UNPRINTABLE, hint, shown
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
+_LISTS = ("images", "annotations")  # the long ones
 _LARGEST_ID = 2**53  # the evaluation keeps ids in float64
 _SMALLEST_SIDE = 0.01  # pixels: less is no box
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of which there are a million
 class CocoImage:
     """An image as listed; `size` is (H, W) as written, None where it is not."""
 
@@ -35,7 +39,7 @@ class CocoImage:
     size: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CocoBox:
     """A box as annotated.
 
@@ -103,7 +107,7 @@ def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoF
     files: dict[SplitName, CocoFile] = {}
     left_out: list[Finding] = []
     for split, path in _paths(descriptor, root).items():
-        content = read_json(path)
+        content = read_json_lists(path, _LISTS)
         if split == "test" and isinstance(content, dict) and not content.get("annotations"):
             if descriptor.splits.test is None and files:
                 message = "it has no annotations to measure with; left out as a test split"
@@ -178,7 +182,7 @@ def read_coco_file(path: Path, units: BoxUnits = COCO_UNITS) -> CocoFile:
     Raises:
         DataError: it cannot be read as JSON, or has not the lists of a COCO file.
     """
-    return _read(path, read_json(path), units)
+    return _read(path, read_json_lists(path, _LISTS), units)
 
 
 def _read(path: Path, content: Any, units: BoxUnits) -> CocoFile:
@@ -195,7 +199,7 @@ def _check_outline(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise DataError(f"{path}: no object with images, annotations and categories")
     for name in ("images", "annotations", "categories"):
-        if not isinstance(content.get(name), list):
+        if not isinstance(content.get(name), list | Entries):
             what = "is no list" if name in content else "is missing"
             raise DataError(f"{path}: '{name}' {what}; this is no COCO ground truth")
     for name in ("images", "categories"):
@@ -203,7 +207,7 @@ def _check_outline(path: Path, content: Any) -> None:
             raise DataError(f"{path}: '{name}' is empty")
 
 
-def _has_project(categories: list[Any]) -> bool:
+def _has_project(categories: Sequence[Any]) -> bool:
     """Whether category 0 is of nothing, and all others are of it."""
     entries = [entry for entry in categories if isinstance(entry, dict)]
     groups = [entry for entry in entries if as_integer(entry.get("id")) == 0]
@@ -255,7 +259,7 @@ class _Reader:
     left_out: set[int] = field(default_factory=set)
     numbers: dict[str, int] | None = None  # of the images, where their ids are names
 
-    def read(self, content: dict[str, list[Any]]) -> CocoFile:
+    def read(self, content: dict[str, Sequence[Any]]) -> CocoFile:
         categories = self._categories(content["categories"])
         images = self._images(content["images"])
         boxes = self._boxes(content["annotations"], categories, images)
@@ -294,7 +298,7 @@ class _Reader:
             if count := self.counts[kind]:
                 self.findings.append(Finding(kind, self.path, f"{count} {text}", count=count))
 
-    def _objects(self, name: str, entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _objects(self, name: str, entries: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for position, entry in enumerate(entries):
             where = f"{name}[{position}]"
             if isinstance(entry, dict):
@@ -309,7 +313,7 @@ class _Reader:
 
     # Categories
 
-    def _categories(self, entries: list[Any]) -> dict[int, str]:
+    def _categories(self, entries: Sequence[Any]) -> dict[int, str]:
         names: dict[int, str] = {}
         for where, entry in self._objects("categories", entries):
             number = self._id(entry.get("id"))
@@ -333,7 +337,7 @@ class _Reader:
 
     # Images
 
-    def _number_names(self, entries: list[Any]) -> None:
+    def _number_names(self, entries: Sequence[Any]) -> None:
         """Most ids being names, all are taken as names, and numbered in the order of the list."""
         ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
         names = [value for value in ids if isinstance(value, str) and as_integer(value) is None]
@@ -348,7 +352,7 @@ class _Reader:
             return self._id(value)
         return self.numbers.get(_name(value)) if isinstance(value, str | int) else None
 
-    def _images(self, entries: list[Any]) -> list[CocoImage]:
+    def _images(self, entries: Sequence[Any]) -> list[CocoImage]:
         self._number_names(entries)
         images: dict[int, CocoImage] = {}
         files: dict[str, int] = {}
@@ -395,14 +399,18 @@ class _Reader:
     # Annotations
 
     def _boxes(
-        self, entries: list[Any], categories: dict[int, str], images: list[CocoImage]
+        self, entries: Sequence[Any], categories: dict[int, str], images: list[CocoImage]
     ) -> dict[int, list[CocoBox]]:
         names = {image.id: image.file_name for image in images}
         boxes: dict[int, list[CocoBox]] = {number: [] for number in names}
-        objects = list(self._objects("annotations", entries))
-        ids = [self._id(entry.get("id")) for _, entry in objects]
-        renumber = self._check_ids(ids, [where for where, _ in objects])
-        for count, ((where, entry), written) in enumerate(zip(objects, ids, strict=True), start=1):
+        # Entries are parsed anew for each loop: they would take a kilobyte each to hold.
+        ids = [self._id(entry.get("id")) for _, entry in self._objects("annotations", entries)]
+        objects = (pair for pair in enumerate(entries) if isinstance(pair[1], dict))
+        renumber = not _all_usable(ids) and self._check_ids(ids, entries)
+        for count, ((position, entry), written) in enumerate(
+            zip(objects, ids, strict=True), start=1
+        ):
+            where = f"annotations[{position}]"
             image_id = self._image_id(entry.get("image_id"))
             category_id = self._id(entry.get("category_id"))
             if image_id in self.left_out and image_id not in boxes:
@@ -439,11 +447,13 @@ class _Reader:
             )
         return boxes
 
-    def _check_ids(self, ids: list[int | None], places: list[str]) -> bool:
+    def _check_ids(self, ids: list[int | None], entries: Sequence[Any]) -> bool:
         """Whether the annotations have to be numbered anew."""
         first: dict[int, str] = {}
         bad = False
-        for number, where in zip(ids, places, strict=True):
+        places = (place for place, entry in enumerate(entries) if isinstance(entry, dict))
+        for number, place in zip(ids, places, strict=True):
+            where = f"annotations[{place}]"
             if number is None:
                 self._add("annotation_id_invalid", f"{where} has no whole number as id")
             elif number == 0:
@@ -499,3 +509,9 @@ class _Reader:
             self._add("crowd_invalid", f"iscrowd {shown(value)}", image, written)
             return False
         return crowd == 1
+
+
+def _all_usable(ids: list[int | None]) -> bool:
+    """Whether each id is there, above 0 and no other's."""
+    numbers = [number for number in ids if number is not None and number > 0]
+    return len(numbers) == len(ids) == len(np.unique(np.array(numbers, dtype=np.int64)))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
 from vpt.data.descriptor import Cut, Descriptor, SplitSources
 from vpt.data.readers.coco import CocoFile, as_integer, as_number
 from vpt.data.readers.label_files import LabelFileError, LabelledSplit
@@ -73,8 +74,9 @@ def read_hf_objects(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoF
     rows = {split: list(_rows(path)) for split, path in paths.items()}
     every = [row for part in rows.values() for _, row in part]
     names = _class_names(descriptor, every)
+    units = descriptor.box_units or COCO_UNITS
     return {
-        split: _read_split(root, paths[split], part, names).file(root)
+        split: _read_split(root, paths[split], part, names, units).file(root)
         for split, part in rows.items()
     }
 
@@ -154,9 +156,9 @@ def _class_names(descriptor: Descriptor, rows: list[Any]) -> dict[int, str]:
 
 
 def _read_split(
-    root: Path, path: Path, rows: list[tuple[int, Any]], names: dict[int, str]
+    root: Path, path: Path, rows: list[tuple[int, Any]], names: dict[int, str], units: BoxUnits
 ) -> LabelledSplit:
-    split = LabelledSplit(path, root, names)
+    split = LabelledSplit(path, root, names, units)
     seen: set[Path] = set()
     for line, row in rows:
         name = row.get("file_name") if isinstance(row, dict) else None
@@ -170,7 +172,7 @@ def _read_split(
         seen.add(image)
         number = split.add_image(image, path, None)
         for bbox, value, rest in _objects(row):
-            box = _box(bbox)
+            box = _box(bbox, units)
             category = _category(value, names)
             if box is None:
                 text = f"bbox {shown(bbox)} is not [x, y, width, height]"
@@ -188,13 +190,13 @@ def _read_split(
     return split
 
 
-def _box(bbox: Any) -> tuple[float, float, float, float] | None:
+def _box(bbox: Any, units: BoxUnits) -> tuple[float, float, float, float] | None:
     values = [as_number(value) for value in bbox] if isinstance(bbox, list) else []
     numbers = [value for value in values if value is not None and math.isfinite(value)]
-    if len(values) != 4 or len(numbers) != 4 or min(numbers[2:]) < 0:
+    if len(values) != 4 or len(numbers) != 4:
         return None
-    left, top, width, height = numbers
-    return left, top, width, height
+    box = edges_and_sides(units.layout, *numbers)
+    return box if min(box[2:]) >= 0 else None
 
 
 def _category(value: Any, names: dict[int, str]) -> int | None:

@@ -38,6 +38,24 @@ class LabelFileError(DataError):
         self.path, self.reason, self.line = path, reason, line
 
 
+def names_in_file(path: Path) -> list[str]:
+    """The class names in a text file, one a line; of a blank line within 'class_<index>'.
+
+    Raises:
+        DataError: it cannot be read, or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    names = [" ".join(UNPRINTABLE.sub(" ", line).split()) for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise DataError(f"{path}: names no class")
+    return [name or f"class_{index}" for index, name in enumerate(names)]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the images and label files of a split are.

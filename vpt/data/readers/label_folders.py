@@ -180,7 +180,7 @@ def _below(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def recognise_official(folder: Path) -> Descriptor | None:
+def recognise_official(folder: Path, **fields: Any) -> Descriptor | None:
     """A descriptor of PASCAL VOC as published: ImageSets/Main, JPEGImages and Annotations.
 
     Raises:
@@ -191,13 +191,13 @@ def recognise_official(folder: Path) -> Descriptor | None:
         for place in (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*")))
         if (place / "ImageSets" / "Main").is_dir() and (place / "Annotations").is_dir()
     ]
-    choices = [each for year in years if (each := _official(folder, year)) is not None]
+    choices = [each for year in years if (each := _official(folder, year, fields)) is not None]
     if len(choices) > 1:
         raise question(folder, f"holds {len(choices)} years of PASCAL VOC", choices)
     return choices[0] if choices else None
 
 
-def _official(folder: Path, year: Path) -> Descriptor | None:
+def _official(folder: Path, year: Path, fields: dict[str, Any]) -> Descriptor | None:
     lists = year / "ImageSets" / "Main"
     sources: dict[str, Any] = {
         split: _below(folder, lists / f"{split}.txt")
@@ -220,6 +220,7 @@ def _official(folder: Path, year: Path) -> Descriptor | None:
         splits=SplitSources(**sources),
         images=_below(folder, year / "JPEGImages"),
         labels=_below(folder, year / "Annotations"),
+        **fields,
     )
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.image_files import find_files, is_skipped, is_utf8, left_out_line, printable
+from vpt.data.near_paths import explain_missing
 from vpt.data.readers.text_files import read_text
-from vpt.data.splits import SPLIT_NAMES, Sample, SplitName, Splits
+from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
 
@@ -37,19 +38,10 @@ class Parts:
     """
 
     class_names: tuple[str, ...]
-    samples: dict[SplitName, list[Sample]]
+    samples: Mapping[SplitName, Sequence[Sample]]
     array: NDArray[np.uint8] | None = None
     words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-USUAL_NAMES: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-"""What a split's folder or file is called, in upper or lower case; as Hugging Face's loader has
-it."""
 
 
 def hint(descriptor: Descriptor) -> str:
@@ -138,13 +130,18 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
         suffix: of the files, e.g. '.csv'; '' for folders.
 
     Raises:
-        DataError: a named path does not exist, or two usual ones do.
+        DataError: a named path does not exist, two usual ones do, or one where a cut is asked for.
     """
     usual = usual_paths(root, suffix)
     paths: dict[SplitName, Path] = {}
     for split in SPLIT_NAMES:
         source = getattr(descriptor.splits, split)
         if isinstance(source, Cut):
+            if source.by == "content" and usual[split]:
+                raise DataError(
+                    f"'{descriptor.name}' has a {split} split of its own, '{usual[split][0]}'; "
+                    f"leave out data.{split}_fraction, or the cut in the descriptor"
+                )
             continue
         if source is None:
             if len(found := usual[split]) > 1:
@@ -153,7 +150,8 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
                     f"'{root}' has {named}, and either may be meant by {split}; name one under "
                     f"'splits' of a descriptor, e.g. splits: {{{split}: {found[0].name}}}"
                 )
-            paths |= dict.fromkeys([split], found[0]) if found else {}
+            if found:
+                paths[split] = found[0]
             continue
         path = root / source
         if not (path.is_file() if suffix else path.is_dir()):
@@ -252,15 +250,25 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read as JSON in UTF-8 ({error})") from error
 
 
-def check_files(samples: Iterable[Sample]) -> None:
-    """Refuse a list with images that do not exist."""
-    listed = [sample.source for sample in samples]
-    missing = [path for path in listed if isinstance(path, Path) and not is_file(path)]
-    if missing:
-        raise DataError(
-            f"'{missing[0]}' is listed but does not exist "
-            f"({len(missing)} of {len(listed)} listed images are missing)"
-        )
+def check_files(samples: Iterable[Sample], root: Path | None = None) -> None:
+    """Refuse a list with images that do not exist.
+
+    Args:
+        samples: of the list.
+        root: the folder that their keys are relative to, where the files are looked for that were
+            probably meant.
+    """
+    listed = [sample for sample in samples if isinstance(sample.source, Path)]
+    missing = [sample for sample in listed if not is_file(Path(str(sample.source)))]
+    if not missing:
+        return
+    first = missing[0]
+    meant = explain_missing([sample.key for sample in missing], root) if root else {}
+    reason = meant.get(first.key, "").removeprefix(f"'{first.key}' does not exist")
+    raise DataError(
+        f"'{first.source}' is listed but does not exist ({len(missing)} of {len(listed)} listed "
+        f"images are missing){reason}"
+    )
 
 
 def check_classes(descriptor: Descriptor, splits: Splits) -> None:

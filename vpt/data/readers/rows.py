@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vpt.data.descriptor import Descriptor
+from vpt.data.near_paths import find_accepted
 from vpt.data.readers.parts import Parts, check_files, is_file
 from vpt.data.splits import Sample, SplitName
 from vpt.errors import DataError
@@ -31,10 +32,12 @@ def key_of(path: str, root: Path | None = None) -> str:
 
     Args:
         path: as written.
-        root: its folder; where it has no file of that name, backslashes are Windows' slashes.
+        root: its folder; backslashes are Windows' slashes where that names a file of it, and the
+            path as written does not.
     """
     if root is not None and "\\" in path and not is_file(root / path):
-        path = path.replace("\\", "/")
+        slashed = path.replace("\\", "/")
+        path = slashed if is_file(root / slashed) else path
     return Path(path).as_posix()
 
 
@@ -45,6 +48,13 @@ def label_rows(
     names: Sequence[str] = (),
 ) -> Parts:
     """Samples of rows; the classes are the descriptor's, those given, or else those that occur."""
+    if descriptor.name_variants:
+        keys = [row.key for part in rows.values() for row in part]
+        accepted = find_accepted(keys, root, descriptor.name_variants)
+        rows = {
+            split: [replace(row, key=accepted.get(row.key, row.key)) for row in part]
+            for split, part in rows.items()
+        }
     names = descriptor.classes or names
     names = names or names_of_rows(row for part in rows.values() for row in part)
     numbers = {name: label for label, name in enumerate(names)}
@@ -55,7 +65,7 @@ def label_rows(
         return Sample(root / row.key, label, row.key)
 
     samples = {split: [sample(row) for row in part] for split, part in rows.items()}
-    check_files(sample for part in samples.values() for sample in part)
+    check_files((sample for part in samples.values() for sample in part), root)
     return Parts(tuple(names), samples)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.readers.csv_table import CsvTable, read_csv_table
 from vpt.data.readers.label_sets import class_columns, classes_of, columns_needed
-from vpt.data.readers.parts import UNPRINTABLE, USUAL_NAMES, Parts, shown, split_paths
+from vpt.data.readers.parts import UNPRINTABLE, Parts, shown, split_paths
 from vpt.data.readers.rows import Row, key_of, label_rows
-from vpt.data.splits import SPLIT_NAMES, SplitName
+from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, SplitName
 from vpt.errors import DataError
 
 
@@ -29,7 +29,7 @@ def read_csv(descriptor: Descriptor, root: Path) -> Parts:
         return label_rows(descriptor, root, {"train": [row for row, _ in pairs]}, names)
     rows = {}
     for row, value in pairs:
-        rows.setdefault(_split_of_value(descriptor, value, row.where), []).append(row)
+        rows.setdefault(split_of_value(descriptor, value, row.where), []).append(row)
     return label_rows(descriptor, root, rows, names)
 
 
@@ -100,7 +100,12 @@ def _check_same_classes(paths: dict[SplitName, Path], names: dict[SplitName, lis
             )
 
 
-def _split_of_value(descriptor: Descriptor, value: str, where: str) -> SplitName:
+def split_of_value(descriptor: Descriptor, value: str, where: str) -> SplitName:
+    """The split that a value of the column of splits means.
+
+    Raises:
+        DataError: none.
+    """
     names: dict[str, SplitName] = {}
     for split in SPLIT_NAMES:
         source = getattr(descriptor.splits, split)

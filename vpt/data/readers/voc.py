@@ -25,6 +25,7 @@ from vpt.data.readers.label_files import (
     find_pairs,
     leave_out_unlabelled,
     named_places,
+    names_in_file,
     without_image,
 )
 from vpt.data.readers.label_folders import (
@@ -38,6 +39,8 @@ from vpt.data.readers.xml_text import Element, read_xml
 from vpt.data.splits import SplitName
 from vpt.errors import DataError
 from vpt.registry import nearest
+
+_NAMES = "classes.txt"
 
 _LAYOUT = LabelLayout(
     format="voc",
@@ -70,7 +73,8 @@ class VocFile:
 
 def recognise(folder: Path) -> Descriptor | None:
     """A descriptor of a folder with XML files beside its images, or in folders of their own."""
-    return recognise_official(folder) or recognise_labels(folder, _LAYOUT)
+    fields = {"file": _NAMES} if (folder / _NAMES).is_file() else {}
+    return recognise_official(folder, **fields) or recognise_labels(folder, _LAYOUT, **fields)
 
 
 def read_voc(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
@@ -93,7 +97,7 @@ def read_voc(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     first, _ = next(iter(read.values()))
     if not every and first.findings:
         raise DataError(f"no XML file of '{descriptor.name}' can be used: {first.findings[0]}")
-    shift, names = _shift(every), _class_names(descriptor, every)
+    shift, names = _shift(every), _class_names(descriptor, root, every)
     _tell_alike(first, names)
     return {
         name: _joined(descriptor, split, files, names, shift).file(root)
@@ -222,8 +226,12 @@ def _shift(files: Iterable[VocFile]) -> float:
     return 0.0 if counts[0] > counts[1] else 1.0
 
 
-def _class_names(descriptor: Descriptor, files: Iterable[VocFile]) -> list[str]:
-    names = descriptor.classes or sorted({each.name for file in files for each in file.objects})
+def _class_names(descriptor: Descriptor, root: Path, files: Iterable[VocFile]) -> list[str]:
+    """The descriptor's; or those of a file, then what else occurs, sorted."""
+    if descriptor.classes is not None:
+        return descriptor.classes
+    names = [] if descriptor.file is None else names_in_file(root / descriptor.file)
+    names += sorted({each.name for file in files for each in file.objects} - {*names})
     if not names:
         raise DataError(f"no object in any XML file of '{descriptor.name}'")
     return names

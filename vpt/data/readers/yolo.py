@@ -24,6 +24,7 @@ from vpt.data.readers.label_files import (
     find_pairs,
     leave_out_unlabelled,
     named_places,
+    names_in_file,
     without_image,
 )
 from vpt.data.readers.label_folders import (
@@ -32,7 +33,7 @@ from vpt.data.readers.label_folders import (
     recognise_labels,
     with_usual_places,
 )
-from vpt.data.readers.parts import UNPRINTABLE, hint, shown
+from vpt.data.readers.parts import hint, shown
 from vpt.data.readers.yolo_yaml import (
     DataYaml,
     find_data_yamls,
@@ -203,17 +204,7 @@ def _categories(
         return content.names
     if descriptor.file is None:
         return None
-    path = root / descriptor.file
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    names = {k: " ".join(UNPRINTABLE.sub(" ", line).split()) for k, line in enumerate(lines)}
-    if not names:
-        raise DataError(f"{path}: names no class")
-    return {index: name or f"class_{index}" for index, name in names.items()}
+    return dict(enumerate(names_in_file(root / descriptor.file)))
 
 
 def _name_by_index(
