@@ -14,7 +14,7 @@ from vpt.errors import DataError
 from vpt.experiment import AnyExperiment
 
 _SAMPLES = 9
-_PHOTO_SIDE = 128  # pixels; the bundled backbones were trained on pictures of 32 to 96
+_PHOTO_SIDE = 96  # pixels; the bundled backbones were trained on pictures of 32 to 96
 _COLOURFUL = 8.0  # mean of each pixel's largest less smallest channel, of 255; grey has 0
 
 
