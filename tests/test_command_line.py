@@ -120,9 +120,7 @@ def test_blanks_inside_one_word__are_told_too():
 
 
 def test_an_option_of_another_command__is_no_key():
-    fails_in_one_line(
-        "predict", "a", "b", "--epochs", "3", saying="; vpt predict --help lists all"
-    )
+    fails_in_one_line("predict", "a", "b", "--epochs", "3", saying="; vpt predict --help lists all")
 
 
 def test_a_run_directory__stands_for_its_prompt_file(tmp_path):

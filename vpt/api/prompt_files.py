@@ -180,6 +180,20 @@ def check_prompt_file(
         _check_tensors(Path(path), header, table, body)
 
 
+def check_weights(path: Path | str, weights: Path | str) -> None:
+    """Refuse a local file that does not hold the weights of a prompt file's backbone.
+
+    Raises:
+        PromptFileError: they are others.
+        BackboneError: it cannot be read, or does not fit the backbone.
+    """
+    check_prompt_file(path, weights=weights)
+    header = read_prompt_outline(path)[0]
+    record = header.backbone
+    body = create_backbone(record.name, weights=weights, image_size=record.image_size)
+    _check_belongs(header, Path(path), body)
+
+
 def load_prompt(
     path: Path | str,
     backbone: str | nn.Module | None = None,
@@ -232,8 +246,8 @@ def load_prompt(
         )
         check_text(header, model)
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -275,8 +289,8 @@ def load_detector(
             preprocess=header.preprocess.preprocess(),
         )
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -366,7 +380,12 @@ def _check_tensors(path: Path, header: PromptHeader, table: Table, body: Backbon
     try:
         check_tensors(header, table, body)
     except (ConfigError, BackboneError, PromptFileError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+        raise _of_file(path, error) from error
+
+
+def _of_file(path: Path | str, error: Exception) -> PromptFileError:
+    """One line that names the file, and of several problems the first."""
+    return PromptFileError(f"{path}: {str(error).partition(chr(10))[0]:.500}")
 
 
 def _check_belongs(header: PromptHeader, path: Path, body: Backbone) -> None:

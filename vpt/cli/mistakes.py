@@ -83,10 +83,10 @@ def _name_and_value(word: str, words: Sequence[str]) -> tuple[str, str]:
 def _keys_like(name: str) -> list[str]:
     """The keys of a run's config that have a name, whole or as last part; at most three."""
     known = list(dict.fromkeys(_known_keys()))
-    if name in known:
-        return [name]
     if name in _OTHER_WORDS:
         return [_OTHER_WORDS[name]]
+    if name in known:
+        return [name]
     last = {key: key.rpartition(".")[2] for key in known}
     named = [key for key in known if last[key] == name]
     if not named:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from yaml.reader import Reader  # type: ignore[import-untyped]
 from yaml.resolver import Resolver  # type: ignore[import-untyped]
 
 from vpt.errors import ConfigError
+from vpt.storage.whole_file import open_regular
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 200_000
@@ -164,11 +166,11 @@ def _mapping(values: Any, source: str) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise ConfigError(f"{path}: is not a file; name a YAML file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.EINVAL, errno.EISDIR):
+            raise ConfigError(f"{path}: is not a file; name a YAML file") from error
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read: {reason}; name a readable YAML file") from error
     if len(data) > MAX_BYTES:

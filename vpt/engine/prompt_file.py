@@ -393,7 +393,7 @@ def read_prompt_file(path: Path | str) -> tuple[PromptHeader, dict[str, Tensor]]
     header = _validate(path, values)
     header = _with_sentences(path, header, tensors.pop(SENTENCES, None))
     for name, tensor in tensors.items():
-        if _holds_nan(tensor):
+        if _holds_nan(tensor.float()):  # as a model takes it: a double may be too large
             raise PromptFileError(f"{path}: tensor {name!r} holds NaN or infinity")
     return header, tensors
 

@@ -110,7 +110,7 @@ def write_rows(
             values: dict[str, Any] = {"image": image, "boxes": found}
             if prediction.error is not None:
                 values = {"image": image, "error": prediction.error}
-            stream.write(json.dumps(values) + "\n")
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
         elif not found:
             table.writerow([image, *[""] * 6, prediction.error or ""])
         else:

@@ -35,7 +35,7 @@ from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
 from vpt.runs.inference import difference, measure, precision_of, readable
-from vpt.runs.predicting import groups
+from vpt.runs.predicting import NOT_FINITE, groups
 from vpt.structures import Detections, Letterbox
 
 if TYPE_CHECKING:
@@ -254,6 +254,9 @@ def predict_boxes(
                     yield BoxPrediction(path, None, errors[place])
                 else:
                     detections = next(found).to("cpu")
+                    if not detections.boxes.isfinite().all():
+                        yield BoxPrediction(path, None, NOT_FINITE)
+                        continue
                     yield BoxPrediction(path, detections[detections.scores >= min_score])
 
 

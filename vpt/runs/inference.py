@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,7 @@ from vpt.models import Classifier, PromptedModel
 from vpt.registry import nearest
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
+from vpt.runs.predicting import NOT_FINITE
 
 
 def measure(
@@ -216,6 +218,8 @@ def measure_prompt(
             precision=precision_of(path),
             after_batch=advance,
         )
+    if not math.isfinite(metrics["loss"]):
+        raise PromptFileError(f"{path}: {NOT_FINITE} on {dataset}: there is nothing to measure")
     if isinstance(evaluator, MultiLabelEvaluator):
         pairs = zip(known, evaluator.average_precisions(), strict=True)
         metrics |= {f"AP/{name}": value for name, value in pairs if value is not None}

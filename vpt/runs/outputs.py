@@ -129,7 +129,7 @@ def write_classes(
             first = {"image": values.pop("image"), "class": values.pop("label", None)}
             if each.labels is not None:
                 first = {"image": each.image, "classes": values.pop("labels")}
-            stream.write(json.dumps({**first, **values}) + "\n")
+            stream.write(json.dumps({**first, **values}, allow_nan=False) + "\n")
         yield each
 
 

@@ -15,6 +15,7 @@ from vpt.data.detection import Finding
 from vpt.data.images import SUFFIXES
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage
 from vpt.data.readers.parts import UNPRINTABLE, hint
+from vpt.data.readers.text_files import read_text
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
@@ -44,10 +45,7 @@ def names_in_file(path: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or holds none.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    lines = read_text(path).splitlines()
     names = [" ".join(UNPRINTABLE.sub(" ", line).split()) for line in lines]
     while names and not names[-1]:
         names.pop()
@@ -173,10 +171,7 @@ def images_in(folder: Path) -> list[Path]:
 
 def listed_images(place: Place) -> list[Path]:
     """The images that a text file lists, one a line: as paths, or as names without a suffix."""
-    try:
-        lines = place.source.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{place.source}: cannot be read as UTF-8 text ({error})") from error
+    lines = read_text(place.source).splitlines()
     return [_listed_image(line.strip().replace("\\", "/"), place) for line in lines if line.strip()]
 
 

@@ -43,6 +43,7 @@ from vpt.data.readers.yolo_yaml import (
 from vpt.data.recognising import question, recognised
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
+from vpt.storage.whole_file import read_whole
 
 _LARGEST = 20_000_000  # bytes of a label file
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "train/classes.txt", "*.names")
@@ -254,10 +255,7 @@ def _read_split(
 def _lines(path: Path) -> list[tuple[int, str]]:
     """(number, text) of each line that is not blank."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise LabelFileError(path, f"larger than {_LARGEST // 1_000_000} MB")
+        data = read_whole(path, most=_LARGEST)
         lines = data.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise LabelFileError(path, f"cannot be read ({error.strerror})") from error
