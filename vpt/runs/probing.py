@@ -31,6 +31,7 @@ from vpt.errors import ConfigError, DataError, RunError
 from vpt.evaluation import ClassificationEvaluator, is_better
 from vpt.experiment import Experiment, build
 from vpt.heads import LinearHead
+from vpt.runs.advice import advice_lines
 from vpt.runs.breakdown import breakdown_of
 from vpt.runs.cache import Start
 from vpt.runs.cost import flops_of
@@ -108,6 +109,8 @@ def probe(
         tell_pooling(kept.model, log)
         assert isinstance(kept, Experiment)
         write_start(run, kept)
+        for line in advice_lines(kept):
+            log(line)
         began = time.monotonic()
         meter.take()
         kept.model.to(device).eval()

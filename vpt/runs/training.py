@@ -43,6 +43,7 @@ from vpt.evaluation import NOTHING
 from vpt.evaluation.energy import Energy
 from vpt.experiment import AnyExperiment, DetectionExperiment, Experiment, build
 from vpt.models import PromptedModel
+from vpt.runs.advice import advice_lines
 from vpt.runs.best import refuse_other_best, replace_best, restore_best
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.breakdown import Breakdown, Confused, breakdown_of
@@ -173,6 +174,8 @@ def train(
         else:
             lines = experiment.data_lines
         for line in lines:
+            log(line)
+        for line in advice_lines(experiment):
             log(line)
         log(_trained_line(experiment.model))
         tell_pooling(experiment.model, log)
