@@ -1,6 +1,7 @@
 import os
 import pickle  # noqa: TID251 (an attacker's file)
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ from pydantic import ValidationError
 
 from vpt.engine.prompt_file import (
     HEADER_LIMIT,
+    SENTENCES,
     BackboneRecord,
     PreprocessRecord,
     PromptHeader,
+    portable_config,
+    prompt_file_problem,
     read_prompt_file,
     read_prompt_header,
+    read_prompt_outline,
     write_prompt_file,
 )
 from vpt.errors import PromptFileError
@@ -181,6 +186,75 @@ def test_prompt_file__header_field_wrong__field_named_in_one_line(path, change, 
     with pytest.raises(PromptFileError, match=f"prompt.safetensors .*{named}") as error:
         read_prompt_file(path)
     assert "\n" not in str(error.value)
+
+
+def test_prompt_file__fifty_sentences_for_each_of_a_thousand_classes__are_kept_in_a_tensor(path):
+    prompts = {
+        f"class {label}": [f"sentence {number} about class {label}, ä 日本" for number in range(50)]
+        for label in range(1_000)
+    }
+    head = {"name": "zero_shot", "class_prompts": prompts, "num_classes": 1_000}
+    given = header(head=head, requires=["text"])
+    assert prompt_file_problem(TENSORS, given) is None
+    write_prompt_file(path, TENSORS, given)
+    read, tensors = read_prompt_file(path)
+    assert read.head == head
+    assert tensors.keys() == TENSORS.keys()
+    outline, table = read_prompt_outline(path)
+    assert outline.head is not None
+    assert outline.head["class_prompts"] is None
+    assert outline.requires == ["text", "sentences"]
+    assert table.keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{", b"\xff", b'{"a": "b"}', b'{"a": []}', b"[" * 100_000, b"null"]
+)
+def test_prompt_file__sentences_that_are_none__refused(path, content):
+    values = {
+        **header(head={"name": "zero_shot", "num_classes": 1}).model_dump(mode="json"),
+        "requires": ["sentences"],
+    }
+    stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    write_sealed(path, {**TENSORS, SENTENCES: stored}, values)
+    with pytest.raises(PromptFileError, match="its sentences cannot be read"):
+        read_prompt_file(path)
+
+
+def test_prompt_file__sentences_and_what_it_requires__belong_together(path):
+    values = header().model_dump(mode="json")
+    stored = torch.zeros(2, dtype=torch.uint8)
+    for extra, requires in (({SENTENCES: stored}, []), ({}, ["sentences"])):
+        write_sealed(path, {**TENSORS, **extra}, {**values, "requires": requires})
+        with pytest.raises(PromptFileError, match="contradict each other"):
+            read_prompt_header(path)
+    write_sealed(path, {SENTENCES: torch.zeros(2)}, {**values, "requires": ["sentences"]})
+    with pytest.raises(PromptFileError, match="are no bytes"):
+        read_prompt_header(path)
+
+
+def test_prompt_file__quotes_in_the_header__are_counted_as_they_are_written(path):
+    quotes = header(config={"note": '"' * 1_100_000})
+    problem = prompt_file_problem(TENSORS, quotes)
+    assert problem is not None
+    assert "'config'" in problem
+    with pytest.raises(PromptFileError, match="its header takes"):
+        write_prompt_file(path, TENSORS, quotes)
+
+
+def test_portable_config__of_absolute_paths__keeps_the_last_part():
+    values = {
+        "run_dir": Path("/home/me/runs/a"),
+        "data": {"root": Path("photos/small"), "dirs": [Path("/x/y")]},
+        "head": {"templates": "/home/me/t.json", "class_prompts": {"a": ["/ {}"]}, "init": "/ a"},
+        "optim": {"lr": 0.1, "betas": (0.9, 0.99)},
+    }
+    assert portable_config(values) == {
+        "run_dir": "a",
+        "data": {"root": "photos/small", "dirs": ["y"]},
+        "head": {"templates": "t.json", "class_prompts": {"a": ["/ {}"]}, "init": "/ a"},
+        "optim": {"lr": 0.1, "betas": [0.9, 0.99]},
+    }
 
 
 def test_prompt_file__header_over_the_limit__refused(path):

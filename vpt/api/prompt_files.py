@@ -19,6 +19,7 @@ from vpt.data.splits import ContentCut
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
+    POOL_FEATURE,
     TEXT_FEATURE,
     VALUE_RANGE_FEATURE,
     PromptHeader,
@@ -115,8 +116,11 @@ def _header(
             "category_ids": None if model.category_ids is None else list(model.category_ids),
             "requires": [DETECTION_FEATURE],
         }
+    requires = own.pop("requires", [])
     if model.preprocess.value_range is not None:
-        own["requires"] = [*own.get("requires", []), VALUE_RANGE_FEATURE]
+        requires = [*requires, VALUE_RANGE_FEATURE]
+    if model.backbone.pooling != model.backbone.own_pooling:
+        requires = [*requires, POOL_FEATURE]
     head = model.head
     values = {
         "backbone": _record(model.backbone),
@@ -129,6 +133,7 @@ def _header(
         "seed": seed,
         "cut": None if cut is None else asdict(cut),
         "config": None if config is None else portable_config(config.model_dump()),
+        "requires": requires,
         **own,
     }
     return validate(PromptHeader, values, source="the prompt file's header")
@@ -155,6 +160,7 @@ def _record(backbone: Backbone) -> dict[str, Any]:
         "pretrained": backbone.pretrained,
         "weights": None if backbone.weights is None else Path(backbone.weights).name,
         "image_size": backbone.preprocess.size,
+        "pool": backbone.pooling,
         "grid": backbone.grid,
         "activation": backbone.activation,
     }
@@ -178,6 +184,20 @@ def check_prompt_file(
     body = _outline_of(header, Path(path), backbone, weights)
     if body is not None:
         _check_tensors(Path(path), header, table, body)
+
+
+def check_weights(path: Path | str, weights: Path | str) -> None:
+    """Refuse a local file that does not hold the weights of a prompt file's backbone.
+
+    Raises:
+        PromptFileError: they are others.
+        BackboneError: it cannot be read, or does not fit the backbone.
+    """
+    check_prompt_file(path, weights=weights)
+    header = read_prompt_outline(path)[0]
+    record = header.backbone
+    body = create_backbone(record.name, weights=weights, image_size=record.image_size)
+    _check_belongs(header, Path(path), body)
 
 
 def load_prompt(
@@ -232,8 +252,8 @@ def load_prompt(
         )
         check_text(header, model)
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -275,8 +295,8 @@ def load_detector(
             preprocess=header.preprocess.preprocess(),
         )
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -318,6 +338,7 @@ def _read(
         pretrained=outline.backbone.pretrained,
         weights=weights,
         image_size=outline.backbone.image_size,
+        pool=outline.backbone.pool,
     )
     _check_belongs(header, path, body)
     if known is None:
@@ -355,7 +376,7 @@ def _outline_of(
     if name != record.name:
         return None
     try:
-        outline = outline_backbone(name, record.image_size)
+        outline = outline_backbone(name, record.image_size, record.pool)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
     _check_shape(header, path, outline)
@@ -366,7 +387,12 @@ def _check_tensors(path: Path, header: PromptHeader, table: Table, body: Backbon
     try:
         check_tensors(header, table, body)
     except (ConfigError, BackboneError, PromptFileError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+        raise _of_file(path, error) from error
+
+
+def _of_file(path: Path | str, error: Exception) -> PromptFileError:
+    """One line that names the file, and of several problems the first."""
+    return PromptFileError(f"{path}: {str(error).partition(chr(10))[0]:.500}")
 
 
 def _check_belongs(header: PromptHeader, path: Path, body: Backbone) -> None:
@@ -387,6 +413,11 @@ def _check_shape(header: PromptHeader, path: Path, body: Backbone) -> None:
         raise PromptFileError(
             f"{path} was trained with {record.activation}, '{body.name}' computes "
             f"{body.activation}: same weights, other numbers"
+        )
+    if record.pool is not None and body.pooling != record.pool:
+        raise PromptFileError(
+            f"{path} was trained on features by '{record.pool}' pooling, the backbone given pools "
+            f"'{body.pooling}'; create it with pool='{record.pool}'"
         )
     if body.preprocess.size != record.image_size or body.grid != record.grid:
         raise PromptFileError(

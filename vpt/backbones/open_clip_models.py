@@ -13,9 +13,11 @@ from open_clip.pretrained import (
     get_pretrained_cfg,
     list_pretrained_tags_by_model,
 )
+from timm.models import load_state_dict
 
 from vpt.backbones.bundled import glyph_clip
-from vpt.backbones.downloads import quiet, reason_of
+from vpt.backbones.downloads import HUB, impatient, quiet, reason_of
+from vpt.backbones.hints import key_difference
 from vpt.backbones.names import BUNDLED_CLIP, OPEN_CLIP
 from vpt.errors import BackboneError
 from vpt.registry import nearest
@@ -82,8 +84,9 @@ def create_open_clip(
     clip = parse_clip_name(name)
     source = _weights_of(clip, pretrained, None if weights is None else Path(weights))
     on_meta = torch.get_default_device().type == "meta"  # where a copy to the CPU would fail
+    downloading = weights is None and source is not None and not clip.is_bundled
     try:
-        with quiet():
+        with quiet(), impatient(downloading=downloading):
             model = open_clip.create_model(
                 clip.architecture,
                 pretrained=source,
@@ -93,12 +96,24 @@ def create_open_clip(
                 device="meta" if on_meta else "cpu",
             )
     except Exception as error:
-        downloading = weights is None and source is not None
-        reason = reason_of(error, downloading=downloading)
+        reason = reason_of(error, source=HUB if downloading else None)
         if weights is not None:
-            raise BackboneError(f"weights {weights} do not fit '{name}': {reason}") from error
+            raise BackboneError(
+                f"weights {weights} do not fit '{name}': {_misfit(clip, Path(weights)) or reason}"
+            ) from error
         raise BackboneError(f"cannot create '{name}': {reason}") from error
     return model.eval()
+
+
+def _misfit(clip: ClipName, weights: Path) -> str | None:
+    """In which tensors a file differs from what a model expects; None: it cannot be read."""
+    try:
+        found = load_state_dict(str(weights))
+    except Exception:  # noqa: BLE001 - whatever a damaged file raises, its own error is told
+        return None
+    with quiet(), torch.device("meta"):
+        expected = open_clip.create_model(clip.architecture, device="meta").state_dict()
+    return key_difference(expected, found)
 
 
 def create_tokenizer(name: str) -> Any:
@@ -112,7 +127,7 @@ def create_tokenizer(name: str) -> Any:
         with quiet():
             return open_clip.get_tokenizer(clip.architecture)
     except Exception as error:
-        reason = reason_of(error, downloading=False)
+        reason = reason_of(error, source=None)
         raise BackboneError(f"cannot load the tokenizer of '{name}': {reason}") from error
 
 

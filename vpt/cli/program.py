@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from vpt.cli import benchmarks, comparing, data, evaluating, looking, predicting, training
+from vpt.cli.mistakes import refusal
 from vpt.cli.terminal import complain
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app.add_typer(data.commands, name="data")
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 75
 # Typer carries a click of its own, and names its errors only through their subclass.
-ClickException: type[Exception] = next(
+ClickException: Any = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 
@@ -94,7 +95,10 @@ def _answer(words: Sequence[str], wants_traceback: bool) -> int:
     except VptError as error:
         return _fail(str(error), EXIT_MISTAKE, wants_traceback)
     except ClickException as error:
-        return _fail(_one_line(error), EXIT_MISTAKE, wants_traceback)
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare `vpt` asks what there is
+            typer.echo(error.format_message())
+            return 0
+        return _fail(refusal(error, words), EXIT_MISTAKE, wants_traceback)
     except Interrupted as stop:
         return _fail(str(stop), EXIT_INTERRUPTED, wants_traceback)
     except (KeyboardInterrupt, typer.Abort):
@@ -104,10 +108,6 @@ def _answer(words: Sequence[str], wants_traceback: bool) -> int:
         return 0
     except OSError as error:
         return _fail(str(error), EXIT_MISTAKE, wants_traceback)
-
-
-def _one_line(error: Any) -> str:
-    return " ".join(error.format_message().split())
 
 
 def _fail(message: str, code: int, wants_traceback: bool) -> int:

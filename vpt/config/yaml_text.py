@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from yaml.reader import Reader  # type: ignore[import-untyped]
 from yaml.resolver import Resolver  # type: ignore[import-untyped]
 
 from vpt.errors import ConfigError
+from vpt.storage.whole_file import open_regular
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 200_000
@@ -164,11 +166,11 @@ def _mapping(values: Any, source: str) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise ConfigError(f"{path}: is not a file; name a YAML file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.EINVAL, errno.EISDIR):
+            raise ConfigError(f"{path}: is not a file; name a YAML file") from error
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read: {reason}; name a readable YAML file") from error
     if len(data) > MAX_BYTES:
@@ -204,6 +206,7 @@ def _has_tab_indent(text: str, line: int) -> bool:
 
 
 def _merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    _refuse_blanks(overrides)
     for override in overrides:
         key, value = _parse_override(override)
         try:
@@ -235,6 +238,17 @@ def _replaced(node: Any, steps: Sequence[str], value: Any) -> Any:
     if not isinstance(node, dict):
         node = {"name": node} if isinstance(node, str) else {}
     return {**node, step: _replaced(node.get(step), rest, value)}
+
+
+def _refuse_blanks(overrides: Sequence[str]) -> None:
+    """Refuse `key = value`, which a shell hands on as several words unless it is quoted."""
+    text = " ".join(overrides)
+    broken = re.search(r"([\w.-]+)( = ?|= )(\S+)|([\w.-]+) =(\S+)", text)
+    if broken is not None and (len(overrides) > 1 or broken[2] == " = "):
+        key, value = broken[1] or broken[4], broken[3] or broken[5]
+        raise ConfigError(
+            f"override {show_value(broken[0])}: no blanks may stand around '='; write {key}={value}"
+        )
 
 
 def _parse_override(override: str) -> tuple[str, Any]:

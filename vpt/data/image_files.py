@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vpt.data.images import SUFFIXES
 from vpt.errors import DataError
+from vpt.registry import nearest
 
 _SYSTEM_FOLDERS = frozenset(
     {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found"}
@@ -125,8 +126,10 @@ def images_named(argument: str) -> FoundFiles:
     path = Path(argument)
     if path.is_dir():
         return find_files(path)
-    if os.path.lexists(path) or not any(sign in argument for sign in "*?["):
+    if os.path.lexists(path):
         return FoundFiles((path,), {})
+    if not any(sign in argument for sign in "*?["):
+        raise DataError(f"'{argument}': no such file or folder{_near(path)}")
     images: dict[Path, None] = {}
     left_out: Counter[str] = Counter()
     for found in sorted(_matches(argument)):
@@ -140,6 +143,13 @@ def images_named(argument: str) -> FoundFiles:
         else:
             left_out[found.suffix.lower()] += 1
     return FoundFiles(tuple(images), left_out)
+
+
+def _near(path: Path) -> str:
+    """', did you mean ...?' for what lies beside a path that is not there."""
+    if not path.parent.is_dir():
+        return f" (nor the folder '{path.parent}')"
+    return nearest(path.name, (each.name for each in path.parent.iterdir()))
 
 
 def _matches(pattern: str) -> Iterator[Path]:

@@ -82,7 +82,7 @@ def recognise_folder(path: Path) -> Descriptor:
             + (f"'{inside[0]}' is one: name that; " if len(inside) == 1 else "")
             + "read as it lies is a folder that holds a folder of images for each class, directly "
             "or in train/ and val/, images with metadata.csv, or boxes in the format of COCO, "
-            "PASCAL VOC or YOLO; anything else needs a descriptor, for a labels.csv with the columns "
+            "PASCAL VOC or YOLO; anything else needs a descriptor, for labels.csv with the columns "
             f"path and label a YAML file of: {_template(path)}"
         )
     return found[0]

@@ -42,7 +42,7 @@ from vpt.engine.optim import (
     optimizer_tensors,
     set_learning_rates,
 )
-from vpt.engine.progress import TrainingProgress
+from vpt.engine.progress import TrainingProgress, format_seconds
 from vpt.engine.shares import Share, shares_of, weight_of, weighted, weights_of
 from vpt.engine.step import TrainingStep, blank_batch, over_all_processes, summing
 from vpt.engine.throughput import DataWatch, Meter
@@ -456,12 +456,7 @@ class _Loop:
         self._share_clock()
         state.evaluated = epoch + 1
         is_best = self._note(metrics, epoch)
-        mark = " (best)" if is_best else ""
-        headline = self.data.evaluator.headline or tuple(metrics)
-        shown = {name: metrics[name] for name in headline if name in metrics}
-        parts = [] if self.mean_loss is None else [f"train loss {self.mean_loss:.4f}"]
-        parts += [format_metrics(shown)] if shown else []
-        self.outputs.log(f"epoch {epoch + 1}/{self.settings.epochs} {', '.join(parts)}{mark}")
+        self.outputs.log(self._epoch_line(metrics, epoch) + ("  best" if is_best else ""))
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
         if is_best:
@@ -471,6 +466,20 @@ class _Loop:
         if asked_to_stop(stop):
             self._save_and_stop(stop)
         self.outputs.on_validation(epoch, metrics)
+
+    def _epoch_line(self, metrics: dict[str, float], epoch: int) -> str:
+        """The losses, the metric that the best epoch is chosen by, the rate and the time so far."""
+        parts = [f"epoch {epoch + 1}/{self.settings.epochs}"]
+        if self.mean_loss is not None:
+            parts.append(f"train loss {self.mean_loss:.4f}")
+        if "loss" in metrics:
+            parts.append(f"val loss {metrics['loss']:.4f}")
+        named = [self.settings.select, *metrics]  # 'last' and 'loss' are none of a table's metrics
+        chosen = next((name for name in named if name in metrics and name != "loss"), None)
+        if chosen is not None:
+            parts.append(f"{chosen} {metrics[chosen]:.1%}")
+        parts.append(f"lr {self.optimizer.param_groups[0]['lr']:.1e}")
+        return "  ".join([*parts, format_seconds(self.state.seconds)])
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
         """The metrics of the validation images; none where there are no such images."""
@@ -615,7 +624,12 @@ class _Loop:
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
-    """Metrics for one line: shares in percent, the loss as it is."""
+    """Metrics for one line: shares in percent, the loss as it is.
+
+    The mean over the classes is left out where it says the same as the mean over the images.
+    """
+    if abs(metrics.get("mean_class_accuracy", -1.0) - metrics.get("top1", 1.0)) < 5e-4:
+        metrics = {k: v for k, v in metrics.items() if k != "mean_class_accuracy"}
     return ", ".join(f"{k} {v:.4f}" if k == "loss" else f"{k} {v:.1%}" for k, v in metrics.items())
 
 

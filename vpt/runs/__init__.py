@@ -6,6 +6,14 @@ from vpt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from vpt.runs.box_files import write_predictions
+    from vpt.runs.breakdown import (
+        Breakdown,
+        Confused,
+        breakdown_lines,
+        breakdown_of,
+        breakdown_of_boxes,
+        details_of,
+    )
     from vpt.runs.detection import (
         BoxPrediction,
         evaluate_detector,
@@ -14,7 +22,7 @@ if TYPE_CHECKING:
         truth_and_found,
     )
     from vpt.runs.getting import get_dataset
-    from vpt.runs.inference import evaluate_prompt, evaluate_split, precision_of
+    from vpt.runs.inference import evaluate_prompt, evaluate_split, measure_prompt, precision_of
     from vpt.runs.outputs import opened, prepare_outputs, write_classes
     from vpt.runs.plan import Plan, make_plan
     from vpt.runs.predicting import Prediction, predict_images
@@ -27,15 +35,22 @@ else:
 __all__ = [
     "FREE_ON_RESUME",
     "BoxPrediction",
+    "Breakdown",
+    "Confused",
     "Plan",
     "Prediction",
     "RunResult",
     "Tried",
+    "breakdown_lines",
+    "breakdown_of",
+    "breakdown_of_boxes",
+    "details_of",
     "evaluate_detector",
     "evaluate_prompt",
     "evaluate_split",
     "get_dataset",
     "make_plan",
+    "measure_prompt",
     "opened",
     "precision_of",
     "predict_boxes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,7 @@ from vpt.models import Classifier, PromptedModel
 from vpt.registry import nearest
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
+from vpt.runs.predicting import NOT_FINITE
 
 
 def measure(
@@ -116,16 +118,6 @@ def evaluate_split(
     return metrics, evaluator
 
 
-def per_class_of(evaluator: Evaluator) -> list[float | None]:
-    """The accuracy, or AP, of each class; None for one that does not occur."""
-    if isinstance(evaluator, BoxEvaluator):
-        return list(evaluator.coco.per_class_ap().values())
-    if isinstance(evaluator, MultiLabelEvaluator):
-        return evaluator.average_precisions()
-    assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.per_class_accuracy()
-
-
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
@@ -144,7 +136,12 @@ _MOST_ROWS = 1000
 """Of a matrix of confusions."""
 
 
-def evaluate_prompt(
+def evaluate_prompt(path: Path, dataset: Path, **options: Any) -> dict[str, float]:
+    """The metrics of `measure_prompt`, which has the same options."""
+    return measure_prompt(path, dataset, **options)[0]
+
+
+def measure_prompt(
     path: Path,
     dataset: Path,
     *,
@@ -158,8 +155,8 @@ def evaluate_prompt(
     on_bad_image: Literal["error", "skip"] = "error",
     log: Log = lambda line: None,
     console: Console | None = None,
-) -> dict[str, float]:
-    """Metrics of a prompt file on a split of a data set.
+) -> tuple[dict[str, float], Evaluator, AnySplit]:
+    """Metrics of a prompt file on a split of a data set, and the evaluator and split for more.
 
     Its classes are the file's; with `names='data'` a file whose classes are texts takes the data
     set's own, whatever it was trained with. Computed in the precision of the file's run, so that
@@ -223,10 +220,12 @@ def evaluate_prompt(
             precision=precision_of(path),
             after_batch=advance,
         )
+    if not math.isfinite(metrics["loss"]):
+        raise PromptFileError(f"{path}: {NOT_FINITE} on {dataset}: there is nothing to measure")
     if isinstance(evaluator, MultiLabelEvaluator):
         pairs = zip(known, evaluator.average_precisions(), strict=True)
         metrics |= {f"AP/{name}": value for name, value in pairs if value is not None}
-    return metrics
+    return metrics, evaluator, chosen
 
 
 def precision_of(path: Path) -> str:

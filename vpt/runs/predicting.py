@@ -75,13 +75,21 @@ def predict_images(
                 if isinstance(image, str):
                     yield Prediction(str(path), None, None, error=image)
                     continue
-                ranked = _ranked(next(rows), names)
+                row = next(rows)
+                if not row.isfinite().all():
+                    yield Prediction(str(path), None, None, error=NOT_FINITE)
+                    continue
+                ranked = _ranked(row, names)
                 top = dict(ranked[:top_k])
                 if model.multi_label:
                     likely = {name: value for name, value in ranked if value >= min_score}
                     yield Prediction(str(path), None, None, top=top, labels=likely)
                 else:
                     yield Prediction(str(path), *ranked[0], top=top)
+
+
+NOT_FINITE = "the model gives numbers that are not finite"
+"""The error of an image whose prediction would be NaN, which is no number of JSON."""
 
 
 def _ranked(row: torch.Tensor, names: list[str]) -> list[tuple[str, float]]:

@@ -25,17 +25,19 @@ from vpt.data import Split
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.energy import open_meter
 from vpt.engine.fit import format_metrics
-from vpt.engine.progress import Log, images_progress
+from vpt.engine.progress import Log, images_progress, loading_line, said_if_slow
 from vpt.engine.run_dir import open_run_directory, write_json_atomic
 from vpt.errors import ConfigError, DataError, RunError
 from vpt.evaluation import ClassificationEvaluator, is_better
 from vpt.experiment import Experiment, build
 from vpt.heads import LinearHead
+from vpt.runs.advice import advice_lines
+from vpt.runs.breakdown import breakdown_of
 from vpt.runs.cache import Start
 from vpt.runs.cost import flops_of
 from vpt.runs.feeding import in_order
 from vpt.runs.inference import evaluate_split
-from vpt.runs.start import scanned, warn_of_depth, write_start
+from vpt.runs.start import scanned, tell_pooling, warn_of_depth, write_start
 from vpt.runs.training import RunResult
 from vpt.structures import Batch
 
@@ -94,15 +96,21 @@ def probe(
     if mode == "new" and config.run_dir.is_dir() and any(config.run_dir.iterdir()):
         raise RunError(f"{config.run_dir} is not empty; use --overwrite, or another run_dir")
     device = choose_device(config.train.device)
-    experiment = build(config, backbone=backbone)
+    record = config.backbone
+    line = loading_line(record.name, record.weights, pretrained=record.pretrained)
+    with said_if_slow(line, log):
+        experiment = build(config, backbone=backbone)
     experiment.splits.require_single_label("a probe")
     with open_run_directory(config.run_dir, mode=mode) as run, open_meter(device) as meter:
         for line in experiment.data_lines:
             log(line)
         kept = scanned(experiment, log)
         warn_of_depth(kept, log)
+        tell_pooling(kept.model, log)
         assert isinstance(kept, Experiment)
         write_start(run, kept)
+        for line in advice_lines(kept):
+            log(line)
         began = time.monotonic()
         meter.take()
         kept.model.to(device).eval()
@@ -140,10 +148,9 @@ def probe(
             cut=kept.splits.cut,
         )
         trained = kept.model.trained_counts()
-        per_class = None
-        if "test" in found:
-            shares = found["test"][1].per_class_accuracy()
-            per_class = dict(zip(kept.splits.class_names, shares, strict=True))
+        breakdown = None
+        if kept.splits.test is not None:
+            breakdown = breakdown_of(found["test"][1], kept.splits.test)
         result = RunResult(
             test=metrics.get("test"),
             val=metrics["val"],
@@ -157,7 +164,9 @@ def probe(
             peak_memory_bytes=peak_memory_bytes(device),
             seed=config.seed,
             trained_parameters=trained,
-            test_per_class=per_class,
+            test_per_class=None if breakdown is None else breakdown.values,
+            test_counts=None if breakdown is None else breakdown.counts,
+            test_confused=() if breakdown is None else breakdown.confused,
             energy=energy,
         )
         if flops := flops_of(kept, log):

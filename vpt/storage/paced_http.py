@@ -57,7 +57,7 @@ class _Http(urllib.request.HTTPHandler):
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         self._pace.extend()
-        return self.do_open(partial(_connection, http.client.HTTPConnection, self._pace), req)  # type: ignore[arg-type]
+        return self.do_open(partial(_connection, http.client.HTTPConnection, self._pace), req)
 
 
 class _Https(urllib.request.HTTPSHandler):
@@ -67,7 +67,7 @@ class _Https(urllib.request.HTTPSHandler):
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         self._pace.extend()
-        return self.do_open(partial(_connection, http.client.HTTPSConnection, self._pace), req)  # type: ignore[arg-type]
+        return self.do_open(partial(_connection, http.client.HTTPSConnection, self._pace), req)
 
 
 def _connection(
@@ -81,8 +81,8 @@ def _connection(
 def _answer(pace: Pace, sock: Any, *args: Any, **options: Any) -> http.client.HTTPResponse:
     """An answer of which everything is read through the pace."""
     response = http.client.HTTPResponse(sock, *args, **options)
-    raw = response.fp.detach()  # type: ignore[attr-defined]
-    response.fp = io.BufferedReader(_PacedReader(raw, sock, pace))  # type: ignore[assignment]
+    raw = response.fp.detach()
+    response.fp = io.BufferedReader(_PacedReader(raw, sock, pace))
     return response
 
 
@@ -98,7 +98,7 @@ class _PacedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._pace.left())
-        return self._raw.readinto(buffer)  # type: ignore[no-any-return]
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()

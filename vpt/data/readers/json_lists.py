@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from vpt.errors import DataError
+from vpt.storage.whole_file import MAX_JSON, read_whole_text
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _parse = json.JSONDecoder().raw_decode
@@ -53,7 +54,7 @@ def read_json_lists(path: Path, names: Collection[str]) -> Any:
         DataError: it cannot be read, or is no JSON in UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_whole_text(path, most=MAX_JSON)
         start = _after_space(text, 0)
         return _object(text, start, names) if text[start : start + 1] == "{" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:

@@ -27,6 +27,7 @@ from vpt.data.readers.text_files import read_text
 from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
+from vpt.storage.whole_file import MAX_JSON, read_whole_text
 
 # What would break a message of one line, or cannot be in the name of a file.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -253,7 +254,7 @@ def read_json(path: Path) -> Any:
         DataError: it cannot be read, or is no JSON in UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_whole_text(path, most=MAX_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON in UTF-8 ({error})") from error
 

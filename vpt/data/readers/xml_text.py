@@ -13,6 +13,7 @@ from typing import Any
 from xml.parsers import expat
 
 from vpt.data.readers.label_files import LabelFileError
+from vpt.storage.whole_file import read_whole
 
 _LARGEST = 50_000_000  # bytes; an image with ten thousand objects has three million
 _DEEPEST = 50
@@ -48,14 +49,9 @@ def read_xml(path: Path) -> Element:
         LabelFileError: it cannot be read, is no whole XML, or declares entities; one line.
     """
     try:
-        if not path.is_file():
-            raise LabelFileError(path, "not a file")
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
+        data = read_whole(path, most=_LARGEST)
     except OSError as error:
         raise LabelFileError(path, f"cannot be read ({error.strerror})") from error
-    if len(data) > _LARGEST:
-        raise LabelFileError(path, f"larger than {_LARGEST // 1_000_000} MB")
     if not data.strip():
         raise LabelFileError(path, "empty, no XML")
     return _Builder(path).build(data)
