@@ -21,7 +21,8 @@ def predict(
     context: typer.Context,
     prompt: PromptPath,
     images: Annotated[
-        list[str], typer.Argument(help="files, folders, globs, or - for paths on stdin")
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="files, folders, globs, or - for paths on stdin"),
     ],
     output: Annotated[Path | None, typer.Option(help="file to write; default: stdout")] = None,
     output_format: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",

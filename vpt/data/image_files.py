@@ -151,7 +151,7 @@ def _near(path: Path) -> str:
     """', did you mean ...?' for what lies beside a path that is not there."""
     if not path.parent.is_dir():
         return f" (nor the folder '{path.parent}')"
-    return nearest(path.name, os.listdir(path.parent))
+    return nearest(path.name, (each.name for each in path.parent.iterdir()))
 
 
 def _matches(pattern: str) -> Iterator[Path]:
