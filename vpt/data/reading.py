@@ -55,7 +55,8 @@ def read_splits(
     """
     if descriptor.holds_boxes:
         raise DataError(
-            f"'{descriptor.name}' holds boxes, not one class per image (format {descriptor.format})"
+            f"'{descriptor.name}' holds boxes (format {descriptor.format}), not a class for each "
+            "image; train with a config of task detection, e.g. configs/vpt_deep_custom_coco.yaml"
         )
     try:
         parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
