@@ -276,6 +276,8 @@ def test_training__shows_truth_beside_predictions(place):
         (("predict", "{prompt}", "{image}", "--top-k", "3"), "--top-k has no"),
         (("predict", "{prompt}", "{image}", "--classes", "a"), "--classes has no"),
         (("predict", "{prompt}", "{image}", "--min-score", "2"), "min-score"),
+        (("predict", "{prompt}", "{image}", "--draw", "all"), "no --pictures are drawn"),
+        (("predict", "{prompt}", "{image}", "--captions", "all"), "no --pictures are drawn"),
     ],
 )  # fmt: skip
 def test_a_mistake__is_one_line(place, prompt, tmp_path, words, saying):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     __version__: str
 else:
-    _load, __dir__ = lazy_names(__name__)
+    _load, _ = lazy_names(__name__)
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
@@ -46,6 +46,9 @@ else:
 
             return version("vpt")
         return _load(name)
+
+    def __dir__() -> list[str]:
+        return __all__
 
 
 __all__ = [

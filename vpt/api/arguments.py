@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 from vpt.errors import ConfigError
@@ -20,11 +21,11 @@ def check_num_classes(value: Any) -> None:
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CLASSES:
+    is_number = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_number or not 1 <= value <= MAX_CLASSES:
         hint = f"; write num_classes={value}" if isinstance(value, str) and value.isdigit() else ""
-        raise ConfigError(
-            f"num_classes must be an integer from 1 to {MAX_CLASSES:,}, not {value!r}{hint}"
-        )
+        rule = f"num_classes must be an integer from 1 to {MAX_CLASSES:,}"
+        raise ConfigError(f"{rule}, not {value!r}{hint}")
 
 
 def check_options(function: Callable[..., Any], prompt: Any, options: Mapping[str, Any]) -> None:

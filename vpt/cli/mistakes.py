@@ -41,8 +41,9 @@ def refusal(error: Any, words: Sequence[str]) -> str:
         return message
     command = f"{context.info_name or ''}"
     if kind == "NoSuchOption":
-        hint = _of_option(error.option_name, command, words)
-        return f"{message}{hint}" if hint else f"{message}; {context.command_path} --help lists all"
+        if hint := _of_option(error.option_name, command, words):
+            return f"{error.message}{hint}"
+        return f"{message}; {context.command_path} --help lists all"
     if kind == "MissingParameter":
         usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
         return f"{message.rstrip('.')}; usage: {usage}"
@@ -73,16 +74,19 @@ def _name_and_value(word: str, words: Sequence[str]) -> tuple[str, str]:
         place = list(words).index(word)
         rest = [each for each in words[place + 1 : place + 2] if not each.startswith("-")]
         value = rest[0] if rest else "VALUE"
-    return name.replace("-", "_"), value
+    name = name.replace("-", "_")
+    if name in ("gpu", "cuda") and value.isdigit():
+        value = f"cuda:{value}"
+    return name, value
 
 
 def _keys_like(name: str) -> list[str]:
     """The keys of a run's config that have a name, whole or as last part; at most three."""
     known = list(dict.fromkeys(_known_keys()))
-    if name in known:
-        return [name]
     if name in _OTHER_WORDS:
         return [_OTHER_WORDS[name]]
+    if name in known:
+        return [name]
     last = {key: key.rpartition(".")[2] for key in known}
     named = [key for key in known if last[key] == name]
     if not named:

@@ -15,7 +15,9 @@ out = SafeConsole(markup=False, highlight=False, soft_wrap=True)
 err = SafeConsole(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
-ConfigPath = Annotated[Path, typer.Argument(help="a YAML file, e.g. configs/vpt_deep_cub.yaml")]
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="a YAML file, e.g. configs/vpt_deep_cub.yaml")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="e.g. optim.lr=5e-4")
 ]

@@ -7,18 +7,20 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vpt.data.samples import Samples
 from vpt.data.splits import Split, Splits
 from vpt.data.texts import Places, Texts
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -226,6 +228,8 @@ class EpochBatches:
             yield [(self.epoch, index) for index in indices.tolist()]
 
     def _order(self) -> Tensor:
+        import torch  # here, as the rest of this module is used without it
+
         if not self.shuffle:
             return torch.arange(self.length)
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self.epoch))
@@ -239,6 +243,8 @@ def _balanced(labels: NDArray[np.integer[Any]], generator: torch.Generator) -> T
 
     No image of a class comes twice before all of them came once.
     """
+    import torch
+
     places = _grouped(labels)
     known = sorted(places)
     least, more = divmod(len(labels), len(known))

@@ -43,6 +43,7 @@ from vpt.evaluation import NOTHING
 from vpt.evaluation.energy import Energy
 from vpt.experiment import AnyExperiment, DetectionExperiment, Experiment, build
 from vpt.models import PromptedModel
+from vpt.runs.advice import advice_lines
 from vpt.runs.best import refuse_other_best, replace_best, restore_best
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.breakdown import Breakdown, Confused, breakdown_of
@@ -59,6 +60,7 @@ from vpt.runs.start import (
     refuse_other_model,
     scanned,
     show_start,
+    tell_pooling,
     warn_of_depth,
     write_start,
 )
@@ -173,7 +175,12 @@ def train(
             lines = experiment.data_lines
         for line in lines:
             log(line)
+        for line in advice_lines(experiment):
+            log(line)
         log(_trained_line(experiment.model))
+        tell_pooling(experiment.model, log)
+        for note in experiment.notes if resume is None else ():
+            log(note)
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
