@@ -32,6 +32,7 @@ from vpt.data.readers.hf_objects import read_hf_objects
 from vpt.data.readers.parts import check_counts, find_root, hint
 from vpt.data.readers.voc import read_voc
 from vpt.data.readers.yolo import read_yolo
+from vpt.data.recognising import with_written
 from vpt.data.splits import SPLIT_NAMES, ContentCut, SplitName
 from vpt.data.whole_files import OF_WRONG_UNITS, judge_crowds, judge_losses, judge_units
 from vpt.errors import DataError
@@ -76,7 +77,19 @@ def read_detection(
             f"name boxes in a descriptor of format {', '.join(BOX_FORMATS)} "
             "(datasets/custom_coco.yaml is a template)"
         )
-    root = find_root(descriptor, root)
+    try:
+        return _read(descriptor, find_root(descriptor, root), problems, needed, cut)
+    except DataError as error:
+        raise with_written(error, descriptor) from error
+
+
+def _read(
+    descriptor: Descriptor,
+    root: Path,
+    problems: Problems,
+    needed: Collection[SplitName],
+    cut: ContentCut | None,
+) -> DetectionSplits:
     files = _READERS[descriptor.format](descriptor, root)
     builder = _Builder(
         descriptor, root, next(iter(files.values())), _sources(descriptor, needed, cut)
