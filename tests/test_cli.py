@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 import vpt
 from tests.fixtures import make_folder
-from vpt.cli import find_images, main
+from vpt.cli import main
+from vpt.cli.predicting import find_images
 from vpt.errors import DataError
 
 ROOT = Path(__file__).parents[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 import vpt.data.loader
+import vpt.data.scans
 import vpt.engine.events
 import vpt.engine.fit
 import vpt.runs
@@ -37,7 +39,7 @@ from tests.training import (
 )
 from vpt.api import load_prompt
 from vpt.config import dump
-from vpt.data import EpochBatches
+from vpt.data import EpochBatches, read_image
 from vpt.data.workers import start_worker
 from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
@@ -536,7 +538,9 @@ def test_resume_of_a_finished_run__does_nothing__and_gives_the_same_result(
     config = make_config(tmp_path / "run", data)
     first = train(config)
     files = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    monkeypatch.setattr(vpt.data.loader, "read_image", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(
+        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+    )
     said: list[str] = []
     assert train(config, mode="resume", log=said.append) == first
     assert said == [f"{tmp_path / 'run'} is finished; its result stands"]
@@ -586,7 +590,9 @@ def test_a_rate_far_too_high__ends_in_one_line(data, tmp_path):
 
 def test_too_little_disk__is_said_before_the_first_image_is_read(data, tmp_path, monkeypatch):
     monkeypatch.setattr(vpt.runs.start, "free_bytes", lambda path: 2**20)
-    monkeypatch.setattr(vpt.data.loader, "read_image", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(
+        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+    )
     with pytest.raises(RunError, match=r"has 1 MB of free disk space, the run needs about \d+ MB"):
         train(make_config(tmp_path / "run", data))
 
@@ -596,17 +602,22 @@ def test_a_disk_that_fills_up__is_one_line__and_the_run_goes_on_later(
     number, data, uninterrupted, tmp_path, monkeypatch
 ):
     config = make_config(tmp_path / "run", data, **RECIPES["adamw"])
-    write, count = vpt.storage.atomic_file._write_synced, [0]
+    output, files = vpt.storage.atomic_file._Output, []
 
-    def full(path, chunks):
-        count[0] += 1
-        if count[0] == number:
-            path.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, chunks)
+    class Full(output):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            files.append(self)
+
+        def write(self, data):
+            if len(files) == number:
+                io.FileIO.write(self, b"half")
+                error = OSError(errno.ENOSPC, "No space left on device")
+                raise vpt.storage.atomic_file.write_error(self._path, error, len(data))
+            return super().write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vpt.storage.atomic_file, "_write_synced", full)
+        patch.setattr(vpt.storage.atomic_file, "_Output", Full)
         with pytest.raises(RunError, match="no space left to write") as caught:
             train(config)
     assert "\n" not in str(caught.value)
@@ -622,9 +633,9 @@ def reads(monkeypatch):
     """Every image file that is decoded from now on."""
     read, paths = vpt.data.loader.read_image, []
 
-    def noting(path):
+    def noting(path, **options):
         paths.append(path)
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(vpt.data.loader, "read_image", noting)
     return paths
@@ -772,6 +783,24 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
     assert experiment.settings.optim.warmup_steps == 3
 
 
+def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypatch):
+    images, scanned = make_folder(tmp_path / "data"), []
+
+    def counted(path: Path, **options):
+        scanned.append(path)
+        return read_image(path, **options)
+
+    monkeypatch.setattr(vpt.data.scans, "read_source", counted)
+    first = make_config(tmp_path / "first", images, train__epochs=1)
+    train(first)
+    assert len(scanned) == len(set(scanned)) == len(list(images.rglob("*.png")))
+    scanned.clear()
+    train(make_config(tmp_path / "second", images, train__epochs=1, seed=5))
+    train(make_config(tmp_path / "few", images, train__epochs=1, data__shots=1, seed=6))
+    train(first, mode="resume")
+    assert scanned == []
+
+
 def test_balance__draws_rare_classes_as_often__and_needs_no_weights(tmp_path):
     images = make_folder(tmp_path / "data", images=4)
     for number in (1, 2, 3):
@@ -803,7 +832,9 @@ def test_init_from__the_same_classes__starts_with_all_tensors(data, uninterrupte
     )
 
 
-def test_init_from__other_classes__keeps_the_prompt_and_starts_a_new_head(uninterrupted, tmp_path):
+def test_init_from__more_classes__keeps_the_prompt_and_the_rows_of_known_ones(
+    uninterrupted, tmp_path
+):
     path = uninterrupted("adamw") / "prompt.safetensors"
     images = make_folder(tmp_path / "data", classes=4)
     changes = {"prompt__init": "patches", "optim__lr": 1e-12}
@@ -811,7 +842,9 @@ def test_init_from__other_classes__keeps_the_prompt_and_starts_a_new_head(uninte
     fresh = build(make_config(tmp_path / "none", images, **changes)).model
     model = build(config).model
     assert model.head.weight.shape == (4, 64)
-    assert torch.equal(model.head.weight, fresh.head.weight)
+    known = prompt_tensors(path.parent)["head.weight"]
+    assert torch.equal(model.head.weight[: len(known)], known)
+    assert torch.equal(model.head.weight[len(known) :], fresh.head.weight[len(known) :])
     train(config)
     tokens = prompt_tensors(path.parent)["prompt.tokens"]
     assert torch.allclose(prompt_tensors(tmp_path / "run")["prompt.tokens"], tokens, atol=1e-6)

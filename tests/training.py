@@ -12,8 +12,8 @@ from vpt.config import RunConfig, validate
 from vpt.engine.checkpoint import CheckpointStore
 from vpt.engine.prompt_file import read_prompt_file
 
-TIMED = ("seconds", "train_seconds", "val_seconds", "energy")
-"""State that is time or energy, and differs between any two runs."""
+TIMED = ("seconds", "train_seconds", "val_seconds", "energy", "best_sha256")
+"""State that differs between any two runs: time, energy, and the file that names the run_dir."""
 
 
 def make_config(run_dir: Path, data: Path, **changes: Any) -> RunConfig:
@@ -48,7 +48,7 @@ def prompt_tensors(run_dir: Path, name: str = "prompt.safetensors") -> dict[str,
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (optimiser's included) and state of the newest checkpoint, without time."""
+    """Tensors (optimiser's included) and state of the newest checkpoint, without `TIMED`."""
     checkpoint = CheckpointStore(run_dir / "checkpoints").load_newest(lambda line: None)
     assert checkpoint is not None
     fit = {key: value for key, value in checkpoint.state["fit"].items() if key not in TIMED}

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-CropMode = Literal["center", "squash", "border"]
-PromptPlacement = Literal["pre_norm", "post_norm"]
-Projection = Literal["query", "key", "value"]
-PromptInit = Literal["uniform", "normal"]
+from vpt.choices import CropMode, Projection, PromptInit, PromptPlacement
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,8 @@ class Preprocess:
         crop_mode: 'center' (resize the short side, crop), 'squash' (resize both sides), 'border'
             (resize the long side, pad).
         fill: colour of the padding of 'border', 0..255; None: the mean colour.
+        value_range: (low, high), the values of images of more than 8 bits that become 0 and 255;
+            None: those that the file's kind can hold, e.g. 0 and 65535.
     """
 
     size: tuple[int, int]
@@ -42,6 +41,7 @@ class Preprocess:
     crop_pct: float = 1.0
     crop_mode: CropMode = "center"
     fill: tuple[int, int, int] | None = None
+    value_range: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; what is None is left out."""

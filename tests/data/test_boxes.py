@@ -12,13 +12,13 @@ from tests.data.coco_files import coco_descriptor, draw_objects, make_coco
 from tests.fixtures import make_image
 from vpt.config import BoxTransformConfig, validate
 from vpt.data.boxes import LetterboxedImage, box_evaluation_transform, box_training_transform
-from vpt.data.coco import read_detection
 from vpt.data.detection import DetectionSplit
 from vpt.data.detection_loader import (
     DetectionDataset,
     collate_detection,
     make_detection_loader,
 )
+from vpt.data.reading_boxes import read_detection
 from vpt.data.sampling import EpochBatches
 from vpt.errors import ConfigError, DataError
 from vpt.structures import DetectionBatch, Letterbox, Preprocess
@@ -315,6 +315,23 @@ def same(first: list[DetectionBatch], second: list[DetectionBatch]) -> bool:
         )
         for a, b in zip(first, second, strict=True)
     )
+
+
+def test_loader__larger_batches__come_in_no_more_tensors(split):
+    dataset = DetectionDataset(split, box_training_transform(UNIT, BoxTransformConfig()), seed=5)
+    counts = []
+    for batch_size in (1, 7):
+        batches = EpochBatches(len(split), batch_size, seed=5, epoch=0)
+        loader = make_detection_loader(dataset, batches, num_workers=0, pin_memory=False)
+        parts = loader._loader.collate_fn([dataset[item] for item in next(iter(batches))])
+        counts.append(sum(isinstance(part, torch.Tensor) for part in parts))
+        assert not any(
+            isinstance(each, torch.Tensor)
+            for part in parts
+            if not isinstance(part, torch.Tensor)
+            for each in part
+        )
+    assert counts == [5, 5]
 
 
 def test_loader__one_epoch__has_every_image_with_its_targets(split):

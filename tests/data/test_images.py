@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from tests.fixtures import make_image
-from vpt.data.images import read_header, read_image
+from vpt.data.images import FORMATS, SUFFIXES, UNREAD_SUFFIXES, read_header, read_image
 from vpt.errors import DataError
 
 
@@ -111,7 +111,28 @@ def test_read_image__bad_files__say_what_is_wrong(tmp_path):
     assert "folder" in reason(tmp_path)
     assert "range" in reason(saved(Image.new("F", (2, 2)), tmp_path / "float.tiff"))
     assert "range" in reason(saved(Image.new("I", (2, 2), 70000), tmp_path / "int.tiff"))
-    assert "not an image" in reason(saved(make_image(), tmp_path / "a.ppm"))
+    assert "not an image" in reason(saved(make_image(), tmp_path / "a.ico"))
+
+
+def test_suffixes__are_of_what_pillow_decodes_here__and_never_run_programs():
+    for suffix in (".jpg", ".jfif", ".jpe", ".mpo", ".png", ".ppm", ".pgm", ".tif", ".webp"):
+        assert suffix in SUFFIXES
+    assert (".jp2" in SUFFIXES) == features.check("jpg_2000")
+    assert (".avif" in SUFFIXES) == features.check("avif")
+    assert not {".eps", ".ps", ".pdf", ".svg", ".wmf", ".psd", ".mpeg"} & (
+        SUFFIXES | UNREAD_SUFFIXES
+    )
+    assert not SUFFIXES & UNREAD_SUFFIXES
+    if "HEIF" not in FORMATS:
+        assert {".heic", ".heif"} <= UNREAD_SUFFIXES
+
+
+def test_read_image__heic_without_its_package__names_it(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    monkeypatch.setattr("vpt.data.images._HEIF", False)
+    monkeypatch.setattr("vpt.data.images.FORMATS", ("JPEG", "PNG"))
+    assert "vpt[heif]" in reason(path)
 
 
 def test_read_image__too_many_pixels__is_refused_before_decoding(tmp_path, monkeypatch):
@@ -128,7 +149,7 @@ def encoded(format: str) -> bytes:
     return file.getvalue()
 
 
-ENCODED = [encoded(format) for format in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")]
+ENCODED = [encoded(format) for format in FORMATS if format != "HEIF"]
 
 
 @settings(max_examples=200, deadline=None)

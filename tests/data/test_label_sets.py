@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures import make_image
-from vpt.data.descriptor import Columns, Cut, Descriptor, load_descriptor
-from vpt.data.formats import read_splits
-from vpt.data.label_sets import classes_of
-from vpt.data.loader import ImageDataset, drop_bad, make_loader, scan_images
+from vpt.data.descriptor import Columns, Cut, Descriptor
+from vpt.data.layouts import load_descriptor
+from vpt.data.loader import ImageDataset, make_loader
+from vpt.data.readers.label_sets import classes_of
+from vpt.data.reading import read_splits
 from vpt.data.sampling import EpochBatches, few_shot, holdout, restrict_classes
+from vpt.data.scans import drop_bad, scan_images
 from vpt.data.splits import Sample, Split
 from vpt.data.transforms import EvaluationTransform
 from vpt.errors import ConfigError, DataError
@@ -104,7 +106,7 @@ def test_one_label_per_image__stays_a_number(images):
         ("path,a\n0.png,\n", {"classes": ["a"]}, "train.csv:2: '' in column 'a' is neither"),
         ("path,a\n0.png,1\n", {"classes": ["a", "b"]}, "no column 'b' in the header (path, a)"),
         ("path\n0.png\n", {"classes": "remaining"}, "no column but 'path' is left"),
-        ("path,a,a\n0.png,1,0\n", {"classes": "remaining"}, "the header has column 'a' twice"),
+        ("path,a,a\n0.png,1,0\n", {"classes": "remaining"}, "the header names column 'a' twice"),
         ("path,a,b\n0.png,1,0\n", {"classes": "remaining"}, "class 'b' has no image in 'train'"),
         ("image,tags\n0.png,a|b|a\n", CELL, "train.csv:2: class 'a' is listed twice in 'tags'"),
         ("image,tags\n0.png,\n", CELL, "no image of 'scenes' has a label"),

@@ -11,11 +11,12 @@ from PIL import Image
 from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder, make_image
 from vpt.config import TransformConfig
-from vpt.data.coco import read_detection
-from vpt.data.descriptor import load_descriptor
-from vpt.data.formats import read_splits
-from vpt.data.loader import ImageDataset, drop_bad, make_loader, scan_images
+from vpt.data.layouts import load_descriptor
+from vpt.data.loader import ImageDataset, make_loader
+from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
 from vpt.data.sampling import EpochBatches
+from vpt.data.scans import drop_bad, scan_images
 from vpt.data.splits import Sample, Split
 from vpt.data.transforms import training_transform
 from vpt.errors import DataError

@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as stn
 from scipy.io import loadmat, savemat
 
 from tests.data.fine_grained_layouts import cell
-from vpt.data import matlab
-from vpt.data.matlab import integers, read_mat, texts
+from vpt.data.readers import matlab
+from vpt.data.readers.matlab import integers, read_mat, texts
 from vpt.errors import DataError
 from vpt.storage.archive import Limits
 

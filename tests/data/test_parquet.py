@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import vpt.data.parquet
+import vpt.data.readers.parquet
 from tests.data.parquet_files import (
     IMAGE,
     class_label,
@@ -18,9 +18,11 @@ from tests.data.parquet_files import (
 from tests.fixtures import make_image
 from tests.test_cli import run
 from tests.training import make_config, prompt_tensors, result_without_time, same_bits
-from vpt.data.descriptor import Descriptor, load_descriptor
-from vpt.data.formats import read_splits
-from vpt.data.loader import drop_bad, load_sample, scan_images
+from vpt.data.descriptor import Descriptor
+from vpt.data.layouts import load_descriptor
+from vpt.data.loader import load_sample
+from vpt.data.reading import read_splits
+from vpt.data.scans import drop_bad, scan_images
 from vpt.data.splits import PackedImage, Split
 from vpt.errors import ConfigError, DataError
 from vpt.reports.data_check import check_data
@@ -72,20 +74,20 @@ def test_rows__are_read_in_any_order__whatever_the_row_groups(tmp_path):
 
 def test_no_more_is_kept_than_said__but_the_group_in_use(tmp_path, monkeypatch):
     split = read_splits(described(make_parquet(tmp_path))).require("train")
-    monkeypatch.setattr(vpt.data.parquet, "CACHED_BYTES", 0)
+    monkeypatch.setattr(vpt.data.readers.parquet, "CACHED_BYTES", 0)
     assert all(is_image(split, position, seed=position) for position in (0, 9, 1, 8))
-    assert len(vpt.data.parquet._groups_of_this_process()._groups) == 1
-    monkeypatch.setattr(vpt.data.parquet, "CACHED_BYTES", 2**30)
+    assert len(vpt.data.readers.parquet._groups_of_this_process()._groups) == 1
+    monkeypatch.setattr(vpt.data.readers.parquet, "CACHED_BYTES", 2**30)
     assert all(is_image(split, position, seed=position) for position in range(10))
-    assert len(vpt.data.parquet._groups_of_this_process()._groups) == 5
+    assert len(vpt.data.readers.parquet._groups_of_this_process()._groups) == 5
 
 
 def test_a_forked_process__opens_files_of_its_own(tmp_path, monkeypatch):
     split = read_splits(described(make_parquet(tmp_path))).require("train")
     assert is_image(split, 0, seed=0)
-    before = vpt.data.parquet._groups_of_this_process()
+    before = vpt.data.readers.parquet._groups_of_this_process()
     monkeypatch.setattr(os, "getpid", lambda: before.process + 1)
-    assert vpt.data.parquet._groups_of_this_process() is not before
+    assert vpt.data.readers.parquet._groups_of_this_process() is not before
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,9 @@ def test_plain_bytes_and_other_columns__are_read(tmp_path):
 def test_without_pyarrow__one_line_says_what_to_install(tmp_path, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        vpt.data.parquet, "find_spec", lambda name: None if name == "pyarrow" else real(name)
+        vpt.data.readers.parquet,
+        "find_spec",
+        lambda name: None if name == "pyarrow" else real(name),
     )
     message = refusal(described(make_parquet(tmp_path)))
     assert "needs the package pyarrow: pip install 'vpt[parquet]'" in message

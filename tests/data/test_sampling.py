@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.data.coop_layouts import make_split_zhou
 from vpt.data.descriptor import Descriptor
-from vpt.data.formats import read_splits
+from vpt.data.reading import read_splits
 from vpt.data.sampling import EpochBatches, coop_few_shot, few_shot, holdout, restrict_classes
 from vpt.data.splits import Sample, Split, Splits
 from vpt.errors import DataError

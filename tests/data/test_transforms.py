@@ -4,6 +4,8 @@ import multiprocessing.reduction
 import random
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from timm.data import create_transform as timm_transform
 
 from tests.fixtures import make_image
 from vpt.config import TransformConfig
+from vpt.data.images import read_image
 from vpt.data.transforms import create_transform, evaluation_transform, training_transform
-from vpt.errors import ConfigError
+from vpt.errors import ConfigError, DataError
 from vpt.structures import Preprocess
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.25, 0.27)
@@ -162,6 +165,62 @@ def test_create_transform__train__draws_from_torch():
     assert torch.equal(transform(image), first)
     assert not torch.equal(first, second)
     assert torch.equal(create_transform(UNIT)(image), evaluation_transform(UNIT)(image))
+
+
+@pytest.mark.parametrize("options", [{}, {"train": True}], ids=["evaluation", "training"])
+def test_create_transform__an_opened_photo__is_seen_as_predict_sees_the_file(tmp_path, options):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    photo = make_image(0, (60, 40)).convert("RGBA")
+    photo.paste((0, 0, 0, 0), (0, 0, 30, 40))
+    photo.save(path, exif=exif)
+    transform = create_transform(UNIT, **options)
+    torch.manual_seed(0)
+    expected = transform(read_image(path))
+    torch.manual_seed(0)
+    with Image.open(path) as opened:
+        assert torch.equal(transform(opened), expected)
+    assert expected.shape == (3, 32, 32)
+    assert (expected[:, :12] == 1).all()  # what was transparent at the left is white at the top
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("photos/a.jpg", "the path 'photos/a.jpg'; open it with vpt.read_image"),
+        (Path("a.jpg"), "open it with vpt.read_image"),
+        (b"\xff\xd8", "PIL.Image.open"),
+        (np.zeros((4, 5, 3), np.uint8), r"an array \(4x5x3, uint8\); pass PIL.Image.fromarray"),
+        (torch.zeros(3, 4, 4), "a tensor; pass the image itself"),
+        (None, "not NoneType"),
+    ],
+)
+def test_create_transform__of_what_is_no_pil_image__says_what_to_pass(wrong, says):
+    for transform in (create_transform(UNIT), create_transform(UNIT, train=True)):
+        with pytest.raises(ConfigError, match=says):
+            transform(wrong)
+
+
+def test_create_transform__of_pixels_without_a_range__is_one_line():
+    with pytest.raises(DataError, match="an image of mode F: floating-point pixels have no known"):
+        create_transform(UNIT)(Image.new("F", (4, 4)))
+
+
+def test_value_range__makes_a_12_bit_image_bright__in_every_transform():
+    values = np.tile(np.linspace(0, 4095, 40).astype(np.uint16), (40, 1))
+    image = Image.fromarray(values)
+    scaled = replace(UNIT, value_range=(0, 4095))
+    for make in (
+        evaluation_transform,
+        lambda preprocess: training_transform(preprocess, TransformConfig()),
+        lambda preprocess: training_transform(
+            preprocess, TransformConfig(name="resize_crop", resize=40)
+        ),
+    ):
+        assert make(UNIT)(image, 0).max() < 0.07
+        assert make(scaled)(image, 0).max() > 0.8
+        assert make(scaled).settling() != make(UNIT).settling()
 
 
 # RandAugment

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,6 +93,43 @@ def test_accumulated_batches__give_the_gradient_of_one_big_batch(weights, smooth
     for name, gradient in moved[1].items():
         assert gradient.abs().max() > 1e-4
         assert (moved[0][name] - gradient).abs().max() <= 1e-6
+
+
+class _GraphMemory(torch.autograd.Function):
+    """Gives gradients as a CUDA graph does: in memory that its next replay overwrites."""
+
+    memory: dict[int, torch.Tensor] = {}  # noqa: RUF012
+
+    @staticmethod
+    def forward(ctx, tensor):
+        ctx.place = tensor.data_ptr()
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        memory = _GraphMemory.memory.setdefault(ctx.place, torch.empty_like(gradient))
+        return memory.copy_(gradient).detach()
+
+
+@pytest.mark.parametrize(("mode", "moved"), [("reduce-overhead", 2.0), ("default", 10 / 3)])
+def test_accumulated_batches__are_summed__though_a_graph_overwrites_its_gradients(
+    mode, moved, monkeypatch
+):
+    """By 'default', which has no CUDA graphs, the last batch counts twice: the stand-in is one."""
+    model = make_model()
+    slopes = iter([0.0, 1.0, 5.0])
+
+    def loss(batch, **options):
+        value = _GraphMemory.apply(model.head.bias).sum() * next(slopes)
+        return {"loss": value, "loss_class": value}
+
+    monkeypatch.setattr(model, "loss", loss)
+    monkeypatch.setattr(vpt.engine.fit, "accelerated", lambda *args, **options: nullcontext())
+    _GraphMemory.memory.clear()
+    settings = make_settings(accumulation=3, compile_mode=mode)
+    before = model.head.bias.detach().clone()
+    fit(model, make_data(make_batches(4, 4, 4)), settings, device=CPU)
+    torch.testing.assert_close(before - model.head.bias.detach(), torch.full((3,), moved))
 
 
 def test_a_step__moves_by_rate_times_the_gradient_of_the_stated_loss():
@@ -212,6 +251,53 @@ def test_early_stopping__counts_epochs__however_seldom_it_validates():
     settings = make_settings(lr=1e-12, epochs=9, select="loss", early_stopping=4, evaluate_every=2)
     state = fit(make_model(), make_data(make_batches(4)), settings, device=CPU)
     assert state.finished == "no better loss in 4 epochs"
+
+
+class Scripted(ClassificationEvaluator):
+    """Metrics that are written down, one validation after the other."""
+
+    def __init__(self, metrics: list[dict[str, float]]):
+        super().__init__(3)
+        self.metrics = metrics
+
+    def compute(self) -> dict[str, float]:
+        return self.metrics.pop(0)
+
+
+TIES = [(0.5, 0.9), (0.767, 0.8), (0.767, 0.7), (0.767, 0.75), (0.767, 0.65), (0.7, 0.1)]
+
+
+def scripted(count: int) -> FitData:
+    metrics = [{"top1": top1, "loss": loss} for top1, loss in TIES[-count:]]
+    return replace(make_data(make_batches(2)), evaluator=Scripted(metrics))
+
+
+def test_a_tie_in_accuracy__goes_to_the_lower_loss__also_after_a_resume(tmp_path):
+    best: list[dict[str, float]] = []
+    settings = make_settings(lr=1e-6, epochs=6)
+    outputs = Outputs(on_best=lambda metrics: best.append(metrics))
+    whole = fit(make_model(), scripted(6), settings, device=CPU, outputs=outputs)
+    assert (whole.best_epoch, whole.best) == (4, {"top1": 0.767, "loss": 0.65})
+    assert [metrics["loss"] for metrics in best] == [0.9, 0.8, 0.7, 0.65]
+    store = CheckpointStore(tmp_path)
+
+    def stop_after_three(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == 2:
+            raise RuntimeError("killed")
+
+    killed = Outputs(checkpoints=store, on_validation=stop_after_three)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(make_model(), scripted(6), settings, device=CPU, outputs=killed)
+    checkpoint = store.load_newest(lambda line: None)
+    again = fit(make_model(), scripted(3), settings, device=CPU, resume=checkpoint)
+    assert (again.best_epoch, again.best, again.stale) == (4, whole.best, whole.stale)
+
+
+def test_early_stopping__takes_a_lower_loss_at_equal_accuracy_for_progress():
+    settings = make_settings(lr=1e-6, epochs=6, early_stopping=1)
+    state = fit(make_model(), scripted(6), settings, device=CPU)
+    assert state.evaluated == 4  # the fourth was neither more accurate nor surer
+    assert state.finished == "no better top1 in 1 epochs"
 
 
 def test_the_best_epoch__is_reported_once_each__with_the_model_that_it_measured():

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, AdamW
 
+import vpt.engine.optim
 from vpt.api import create_model
 from vpt.engine.optim import (
     OptimSettings,
     build_optimizer,
     learning_rate,
     load_optimizer_tensors,
+    may_fuse,
     optimizer_tensors,
     set_learning_rates,
 )
@@ -135,8 +137,11 @@ def test_rates__stay_above_zero_and_never_pass_the_peak(total, warmup, peak, flo
     assert max(rates) == pytest.approx(peak)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_optimiser_state__saved_and_loaded__goes_on_with_the_same_bits(name):
+def test_optimiser_state__saved_and_loaded__goes_on_with_the_same_bits(name, fused, monkeypatch):
+    monkeypatch.setattr(vpt.engine.optim, "may_fuse", lambda *args, **options: fused)
+
     def begin():
         torch.manual_seed(3)
         tensors = {
@@ -167,6 +172,63 @@ def test_optimiser_state__saved_and_loaded__goes_on_with_the_same_bits(name):
     for number in range(3, 6):
         step(again, optimizer, number)
     assert all(torch.equal(again[key], straight[key]) for key in straight)
+
+
+@pytest.mark.parametrize("flag", ["fused", "capturable", None])
+def test_step_counts__go_where_torch_itself_puts_them(flag):
+    parameter = nn.Parameter(torch.ones(2, 3, device="meta"))
+    ours = build_optimizer([("prompt.tokens", parameter)], replace(SETTINGS, name="adamw"))
+    torchs = AdamW([parameter])
+    for optimizer in (ours, torchs):
+        optimizer.param_groups[0].update({flag: True} if flag else {})
+    state = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 3), "exp_avg_sq": torch.ones(2, 3)}
+    load_optimizer_tensors(
+        ours, {f"optimizer.prompt.tokens/{field}": value for field, value in state.items()}
+    )
+    groups = torchs.state_dict()["param_groups"]
+    torchs.load_state_dict({"state": {0: state}, "param_groups": groups})
+    expected = {field: value.device.type for field, value in torchs.state[parameter].items()}
+    found = {field: value.device.type for field, value in ours.state[parameter].items()}
+    assert found == expected
+    assert found["step"] == ("meta" if flag else "cpu")
+    assert found["exp_avg"] == "meta"
+
+
+class _OnGpu:
+    is_cuda = True
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled", "fused"),
+    [("sgd", False, True), ("sgd", True, False), ("adamw", False, True), ("adamw", True, True)],
+)
+def test_sgd_under_a_scaler__is_never_fused(name, scaled, fused):
+    settings = replace(SETTINGS, name=name)
+    assert may_fuse(settings, [_OnGpu()], scaled=scaled) is fused
+    assert not may_fuse(settings, [_OnGpu(), torch.ones(1)], scaled=scaled)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_overflow_at_the_first_step__leaves_no_trace(name, monkeypatch):
+    """Fused wherever that is allowed, on the CPU, whose fused update has the same order."""
+    real = vpt.engine.optim.may_fuse
+    as_on_gpu = lambda settings, parameters, **options: real(settings, [_OnGpu()], **options)  # noqa: E731
+    monkeypatch.setattr(vpt.engine.optim, "may_fuse", as_on_gpu)
+    moved = []
+    for gradients in ([math.inf, 0.5, 0.5], [0.5, 0.5]):
+        parameter = nn.Parameter(torch.ones(64, 64))
+        optimizer = build_optimizer(
+            [("prompt.tokens", parameter)], replace(SETTINGS, name=name), scaled=True
+        )
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        for gradient in gradients:
+            scaler.scale(parameter.sum() * gradient).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update(1.0)
+            optimizer.zero_grad()
+        moved.append(parameter.detach())
+    assert torch.equal(*moved)
 
 
 def test_cosine_by_epochs__holds_the_rate_within_an_epoch__as_the_coop_family_does():

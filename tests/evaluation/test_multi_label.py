@@ -1,4 +1,5 @@
 import math
+import pickle  # noqa: TID251 - to see what an evaluator holds
 
 import pytest
 import torch
@@ -66,3 +67,18 @@ def test_reset__forgets():
     evaluator.reset()
     evaluator.update(torch.ones(1, 2), torch.tensor([[1.0, 0.0]]))
     assert evaluator.average_precisions() == [1.0, None]
+
+
+def test_batches_of_any_size__change_no_metric():
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(20, 6, generator=generator)
+    targets = (torch.rand(20, 6, generator=generator) < 0.3).float()
+    whole = MultiLabelEvaluator(6)
+    whole.update(logits, targets)
+    assert whole.compute() == measured(logits, targets).compute()
+
+
+def test_what_is_held__is_each_score_once():
+    evaluator = measured(torch.zeros(90, 50), torch.zeros(90, 50))
+    evaluator.compute()
+    assert len(pickle.dumps(evaluator)) < 90 * 50 * 5 + 90 * 8 + 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle  # noqa: TID251 - the bank must survive it, as loaders and launchers pickle
+import threading
 
 import pytest
 import torch
@@ -199,6 +200,110 @@ def test_a_compiled_bank__is_one_graph__whatever_comes_goes_and_is_mixed():
     assert check(["new", "short", "cars", "short"]) == 2
     bank.remove("new")
     assert check(["cars", "short", "dogs", "dogs"]) == 2
+
+
+# --------------------------------------------------------------------- handles and other threads
+
+
+def test_a_handle__of_a_task_that_was_removed__is_refused__whatever_has_its_place():
+    bank, models = bank_of(FULL)
+    images = images_for(make("test_vit"), 2)
+    torch._dynamo.reset()
+    compiled = torch.compile(bank, fullgraph=True, backend="eager")
+    before = bank.slots(["dogs", "cars"], 2)
+    bank.remove("dogs")
+    with pytest.raises(ConfigError, match="is of a task that was removed"):
+        bank(images, before)
+    bank.add("new", models["dogs"])
+    assert bank.tasks["new"].slot == 1
+    for call in (bank, bank.predict, compiled):
+        with pytest.raises(ConfigError, match=r"is of a task that was removed.*call bank.slots"):
+            call(images, before)
+    assert bank.slots("new", 2).tolist() != before.tolist()
+    assert_each_is_its_own(bank, {**models, "new": models["dogs"]}, images, ["new", "cars"])
+
+
+def test_a_handle__of_a_replaced_task__is_good_while_the_classes_are_the_same():
+    bank, _ = bank_of(FULL)
+    images = images_for(make("test_vit"), 1)
+    handle = bank.slots("dogs", 1)
+    other = models_on(bank.backbone, {"other": ("none", 3), "dogs": (DEEP, 6)})
+    bank.replace("dogs", other["dogs"])
+    assert torch.equal(bank(images, handle), bank(images, "dogs"))
+    bank.replace("dogs", other["other"])
+    with pytest.raises(ConfigError, match="replaced by one of other classes"):
+        bank(images, handle)
+
+
+def test_handles__survive_growth_and_copies():
+    bank, models = bank_of(FULL)
+    bank.remove("birds")
+    bank.add("new", models["birds"])
+    handles = bank.slots(["new", "dogs"], 2)
+    bank.grow(capacity=9)
+    images = images_for(make("test_vit"), 2)
+    other = pickle.loads(pickle.dumps(copy.deepcopy(bank)))
+    assert torch.equal(other(images, handles), bank(images, ["new", "dogs"]))
+    for handle in (3, -1, 2**40, 7):
+        with pytest.raises(ConfigError, match=f"no task of the bank is at {handle}"):
+            bank(images[:1], torch.tensor([handle]))
+
+
+def test_replace__while_another_thread_computes__waits_for_its_pass(monkeypatch):
+    bank, _ = bank_of(FULL)
+    images = images_for(make("test_vit"), 2)
+    old, new = bank(images, "dogs"), models_on(bank.backbone, {"x": (DEEP, 5)})["x"]
+    inside, replaced, run_block = threading.Event(), threading.Event(), bank.backbone.run_block
+
+    def slow_block(index, *args, **options):
+        if index == 1:
+            inside.set()
+            assert not replaced.wait(0.1)
+        return run_block(index, *args, **options)
+
+    def replace_inside():
+        inside.wait()
+        bank.replace("dogs", new)
+        replaced.set()
+
+    thread = threading.Thread(target=replace_inside)
+    thread.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(bank.backbone, "run_block", slow_block)
+        found = bank(images, "dogs")
+    thread.join()
+    assert torch.equal(found, old)
+    assert_each_is_its_own(bank, {"dogs": new}, images, ["dogs", "dogs"])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_many_replacements__beside_many_passes__are_each_seen_whole_or_not_at_all(compiled):
+    bank, models = bank_of(FULL)
+    one, two = models["dogs"], models_on(bank.backbone, {"a": (DEEP, 2), "dogs": (DEEP, 6)})["dogs"]
+    images, handles = images_for(make("test_vit"), 1), bank.slots("dogs", 1)
+    torch._dynamo.reset()
+    called = torch.compile(bank, fullgraph=True, backend="eager") if compiled else bank
+    whole = []
+    for model in (two, one):
+        bank.replace("dogs", model)
+        whole.append(called(images, handles))
+    assert not torch.equal(*whole)
+    done = threading.Event()
+
+    def replace_often():
+        for _ in range(20):
+            bank.replace("dogs", two)
+            bank.replace("dogs", one)
+        done.set()
+
+    thread = threading.Thread(target=replace_often)
+    thread.start()
+    found = []
+    while not done.is_set():
+        found.append(called(images, handles))
+    thread.join()
+    assert found
+    assert all(any(torch.equal(each, other) for other in whole) for each in found)
 
 
 # ------------------------------------------------------------------------------------- precision

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
 from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
 
+import vpt.protocols.workers
 from vpt.engine.interrupt import Interrupted
 from vpt.errors import DataError, RunError
 from vpt.protocols.workers import run_apart
@@ -62,6 +68,50 @@ def test_a_signal__ends_all(number):
         run_apart({1: partial(_pid, 1, 300)}, processes=1)
     timer.join()
     _nobody_is_left()
+
+
+def _say_and_sleep(address: str, by_thread: bool) -> None:
+    """Hold a connection as long as the process lives."""
+    if by_thread:
+        ctypes.CDLL(None).prctl(vpt.protocols.workers._PR_SET_PDEATHSIG, 0)
+        vpt.protocols.workers._watch_owner()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        connection.sendall(b"here")
+        time.sleep(300)
+
+
+OWNER = """
+import sys
+from functools import partial
+from tests.protocols.test_workers import _say_and_sleep
+from vpt.protocols.workers import run_apart
+
+if __name__ == "__main__":
+    jobs = {by_thread: partial(_say_and_sleep, sys.argv[1], by_thread) for by_thread in (0, 1)}
+    run_apart(jobs, processes=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is undone in one process is Linux's own")
+def test_an_owner_that_is_killed__takes_its_processes_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the address of a socket is short
+    (tmp_path / "owner.py").write_text(OWNER)
+    command = [sys.executable, str(tmp_path / "owner.py"), str(tmp_path / "socket")]
+    root = str(Path(__file__).parents[2])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        listener.listen()
+        listener.settimeout(60)
+        with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}) as owner:
+            workers = [listener.accept()[0] for _ in range(2)]
+            for worker in workers:
+                worker.settimeout(60)
+                assert worker.recv(4) == b"here"
+            owner.kill()
+        for worker in workers:
+            with worker:
+                assert worker.recv(1) == b""
 
 
 def _nobody_is_left() -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vpt.config.registered import Registered
 from vpt.config.run import (
+    VALUE_RANGE,
     BackboneConfig,
     BatchSize,
     BoxTransformConfig,
@@ -18,6 +19,7 @@ from vpt.config.run import (
     PromptConfig,
     RunConfig,
     TrainConfig,
+    ValueRange,
     check_scan,
     check_tuning,
 )
@@ -31,6 +33,7 @@ class DetectionDataConfig(Schema):
 
     dataset: Path = Field(description="a descriptor YAML of format coco")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
+    value_range: ValueRange | None = VALUE_RANGE
     transform: BoxTransformConfig = Field(
         default_factory=BoxTransformConfig, description="augmentation of training images"
     )

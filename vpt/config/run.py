@@ -35,6 +35,12 @@ def _check_ratio(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _check_value_range(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError("must be [low, high] with low < high")
+    return value
+
+
 def check_tuning(value: str) -> str:
     """The value, if it says which backbone tensors train."""
     if not re.fullmatch(r"frozen|full|bias|norm|last:[1-9]\d{0,3}", value):
@@ -71,6 +77,15 @@ End = Annotated[float, Field(le=100)]  # of a range
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+ValueRange = Annotated[tuple[float, float], AfterValidator(_check_value_range)]
+VALUE_RANGE = Field(
+    None,
+    description="[low, high]: the values of images of more than 8 bits that become 0 and 255, e.g. "
+    "[0, 4095] of a 12-bit camera that writes 16-bit files; kept in the prompt file; null: the "
+    "whole range that the file's kind has",
+)
+
+
 class BackboneConfig(NamedSchema):
     """The pretrained transformer; a bare string is its name."""
 
@@ -86,6 +101,13 @@ class BackboneConfig(NamedSchema):
     )
     image_size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="input side, or [height, width], in pixels; null: the backbone's own"
+    )
+    pool: str | None = Field(
+        None,
+        max_length=100,
+        description="what the feature is made of: token (the class token), avg, avgmax or max of "
+        "the patch tokens, or map where the model has an attention pooling; null: as timm or "
+        "open_clip do it for this model",
     )
 
 
@@ -175,12 +197,28 @@ class DataConfig(Schema):
 
     dataset: Path = Field(description="a descriptor YAML, or a folder of images by class")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
+    val_fraction: Decay | None = Field(
+        None,
+        description="share of the training images that is cut out for validation, by what the "
+        "images hold; null: the data set's own, or 0.2 of a folder without; 0: none",
+    )
+    test_fraction: Decay | None = Field(
+        None,
+        description="likewise for testing; null: the data set's own, or 0.2 of a folder of class "
+        "folders without splits",
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0,
+        description="another one cuts out other images; the run's seed does not, so no image that "
+        "was tested on is ever learned from",
+    )
     preprocess: Literal["backbone", "imagenet", "squash"] = Field(
         "backbone",
         description="of all images: the backbone's own; or the paper's (ImageNet's mean and std, "
         "bilinear): imagenet for FGVC, short side to size / 0.875, cropped; squash for VTAB-1k, "
         "both sides to the size",
     )
+    value_range: ValueRange | None = VALUE_RANGE
     transform: TransformConfig = Field(
         default_factory=TransformConfig, description="augmentation of training images"
     )
@@ -250,6 +288,12 @@ class DataConfig(Schema):
     decoded_gb: Gigabytes = Field(
         10.0, description="most gigabytes in that folder; those used longest ago go first"
     )
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> DataConfig:
+        if (self.val_fraction or 0) + (self.test_fraction or 0) >= 1:
+            raise ValueError("val_fraction and test_fraction leave no image for training")
+        return self
 
     @model_validator(mode="after")
     def _check_choice(self) -> DataConfig:
@@ -363,7 +407,7 @@ class TrainConfig(Schema):
     ) = Field(
         None,
         description="validation metric that picks the best epoch; last: the last one, unpicked; "
-        "null: top1, of multi-label data mAP",
+        "null: top1, of multi-label data mAP; ties go to the lower validation loss",
     )
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints within an epoch"
@@ -372,7 +416,11 @@ class TrainConfig(Schema):
         int, Field(ge=2), AtMost(10_000, "the disk would be full of them")
     ] = Field(3, description="newest checkpoints kept; at least one to fall back to")
     log_every: Count = Field(20, description="optimiser steps between logged training values")
-    init_from: Path | None = Field(None, description="a prompt file to start from")
+    init_from: Path | None = Field(
+        None,
+        description="a prompt file to start from; classes that it shares with the data keep their "
+        "rows of the head, by name",
+    )
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
         "none",
         description="torch.compile of the backbone with its prompts: default; reduce-overhead and "

@@ -240,9 +240,15 @@ def _rule(detail: ErrorDetails) -> str:
     return f"value {show_value(value)} is not allowed: {rule}"
 
 
+_OF_DATA = ("num_classes", "classes", "nb_classes", "n_classes", "class_names")
+"""Keys that other programs have for what the data set says here."""
+
+
 def _unknown_key(
     key: tuple[str, ...], tree: list[tuple[str, ...]], values: Mapping[str, Any]
 ) -> str:
+    if key[-1] in _OF_DATA:
+        return "unknown key: the classes are those of the data set, data.dataset; leave it out"
     near = _nearest_keys(key, tree, values)
     if near:
         return f"unknown key; did you mean {' or '.join(repr('.'.join(path)) for path in near)}?"
@@ -294,6 +300,11 @@ def _edit_distance(first: str, second: str) -> int:
             row.append(cost)
         before, previous = previous, row
     return previous[-1]
+
+
+def key_names(schema: type[BaseModel]) -> list[str]:
+    """The dotted keys that a schema knows, without those that a registered method decides."""
+    return [".".join(path) for path in _keys(schema, {})]
 
 
 def _keys(schema: type[BaseModel], values: Any) -> Iterator[tuple[str, ...]]:

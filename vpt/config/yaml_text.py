@@ -49,11 +49,12 @@ class _Loader(Composer, _Parser, SafeConstructor, Resolver):  # type: ignore[mis
 
     yaml_implicit_resolvers = {None: _RESOLVERS}  # noqa: RUF012 - PyYAML's own interface
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, *, any_keys: bool = False):
         _Parser.__init__(self, text)
         Composer.__init__(self)
         SafeConstructor.__init__(self)
         Resolver.__init__(self)
+        self._any_keys = any_keys
         self._depth = 0
         self._sizes: dict[int, int] = {}  # by id of the node, aliases counted as often as used
 
@@ -71,7 +72,7 @@ class _Loader(Composer, _Parser, SafeConstructor, Resolver):  # type: ignore[mis
         if is_alias and id(node) not in self._sizes:  # its own node is still being composed
             raise _refusal("an alias refers to itself; write the value", node)
         if not is_alias:
-            _check_node(node)
+            _check_node(node, any_keys=self._any_keys)
             self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
         if self._sizes[id(node)] > MAX_VALUES:
             raise _refusal(f"expands to more than {MAX_VALUES} values; shorten it", node)
@@ -90,11 +91,19 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
         yield from node.value
 
 
-def _check_node(node: yaml.Node) -> None:
+def _check_node(node: yaml.Node, *, any_keys: bool) -> None:
     if isinstance(node, yaml.MappingNode):
+        if any_keys:
+            _keys_as_text(node)
         _check_keys(node)
     elif isinstance(node, yaml.ScalarNode):
         _check_text(node)
+
+
+def _keys_as_text(node: yaml.Node) -> None:
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            key.tag = "tag:yaml.org,2002:str"
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
@@ -122,6 +131,15 @@ def _check_text(node: yaml.ScalarNode) -> None:
         raise _refusal("a lone surrogate is no character; write valid Unicode", node)
 
 
+def load_foreign_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of another tool: as `load_yaml`, with keys of any kind as text.
+
+    Raises:
+        ConfigError: see `load_yaml`.
+    """
+    return _mapping(_parse(_read_text(path), str(path), any_keys=True), str(path))
+
+
 def load_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, with `key=value` overrides merged over it.
 
@@ -133,14 +151,17 @@ def load_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ConfigError: unreadable, not UTF-8, not a mapping, a duplicate key, a tag, an
             interpolation, or a malformed override; one line with file and line number.
     """
-    source = str(path)
-    values = _parse(_read_text(path), source)
+    values = _mapping(_parse(_read_text(path), str(path)), str(path))
+    return _merge(values, overrides) if overrides else values
+
+
+def _mapping(values: Any, source: str) -> dict[str, Any]:
     if values is None:
         raise ConfigError(f"{source}: is empty; write lines of 'key: value'")
     if not isinstance(values, dict):
         kind = "a list" if isinstance(values, list) else "a single value"
         raise ConfigError(f"{source}: line 1: is {kind}, not a mapping; write 'key: value' lines")
-    return _merge(values, overrides) if overrides else values
+    return values
 
 
 def _read_text(path: Path) -> str:
@@ -161,14 +182,14 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: line {line}: is not UTF-8; save it as UTF-8") from error
 
 
-def _parse(text: str, source: str) -> Any:
+def _parse(text: str, source: str, *, any_keys: bool = False) -> Any:
     if strange := Reader.NON_PRINTABLE.search(text):
         number = text.count("\n", 0, strange.start()) + 1
         raise ConfigError(
             f"{source}: line {number}: character {ord(strange[0]):#x} is not allowed; remove it"
         )
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, any_keys=any_keys)
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -185,6 +206,7 @@ def _has_tab_indent(text: str, line: int) -> bool:
 
 
 def _merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    _refuse_blanks(overrides)
     for override in overrides:
         key, value = _parse_override(override)
         try:
@@ -216,6 +238,17 @@ def _replaced(node: Any, steps: Sequence[str], value: Any) -> Any:
     if not isinstance(node, dict):
         node = {"name": node} if isinstance(node, str) else {}
     return {**node, step: _replaced(node.get(step), rest, value)}
+
+
+def _refuse_blanks(overrides: Sequence[str]) -> None:
+    """Refuse `key = value`, which a shell hands on as several words unless it is quoted."""
+    text = " ".join(overrides)
+    broken = re.search(r"([\w.-]+)( = ?|= )(\S+)|([\w.-]+) =(\S+)", text)
+    if broken is not None and (len(overrides) > 1 or broken[2] == " = "):
+        key, value = broken[1] or broken[4], broken[3] or broken[5]
+        raise ConfigError(
+            f"override {show_value(broken[0])}: no blanks may stand around '='; write {key}={value}"
+        )
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -258,9 +291,14 @@ _FOLDED = re.compile("[\x85\u2028\u2029]")
 _Dumper.add_representer(str, _represent_text)
 
 
-def dump(config: BaseModel) -> str:
-    """The configuration as YAML, every default written out; reads back equal."""
-    values = config.model_dump(mode="json")
+def dump(config: BaseModel, *, defaults: bool = True) -> str:
+    """The configuration as YAML; reads back equal.
+
+    Args:
+        config: to be written.
+        defaults: also write what has its default value.
+    """
+    values = config.model_dump(mode="json", exclude_defaults=not defaults)
     text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 

@@ -7,7 +7,6 @@ is a hash of all that this depends on, so it is never of other images than those
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -19,26 +18,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import features
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vpt.data.images import read_header
+from vpt.data.images import decoder_versions, read_header
 from vpt.data.loader import ImageDataset, each_of, load_sample
-from vpt.data.parquet import packed_bytes
+from vpt.data.readers.parquet import packed_bytes
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.transforms import Pixels, Transform
 from vpt.data.workers import Workers, usable_cores
 from vpt.errors import DataError
 from vpt.storage.atomic_file import is_leftover
+from vpt.storage.lock_file import lock, open_lock_file
 from vpt.storage.records import Records, RecordsError, RecordsWriter
 
 SUFFIX = ".decoded"
 
-_VERSION = 1
-"""Of what `to_rgb`, `settle` and the layout of the file make of an image."""
+_VERSION = 2
+"""Of what `upright_rgb`, `settle` and the layout of the file make of an image."""
 
-_LIBRARIES = ("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff")
 _DAY = 24 * 3600
 
 
@@ -76,7 +74,9 @@ class DecodedDataset(ImageDataset):
             seed: of the run.
             decoded: by position in the split.
         """
-        super().__init__(split, transform.pixels, seed)
+        super().__init__(
+            split, transform.pixels, seed, value_range=transform.preprocess.value_range
+        )
         self._finish, self._decoded = transform.finish, decoded
 
     def seen(self, index: int, seed: int) -> Tensor:
@@ -95,7 +95,7 @@ def decoded_path(folder: Path, split: Split, transform: Transform) -> Path:
     """
     facts = {
         "version": _VERSION,
-        "libraries": {name: features.version(name) for name in _LIBRARIES},
+        "libraries": decoder_versions(),
         "settling": transform.settling(),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -210,17 +210,17 @@ def _only_builder(path: Path) -> Iterator[None]:
 
     What a killed builder left is removed: its lock went with it.
     """
-    lock = path.with_name(f".{path.name}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock_path = path.with_name(f".{path.name}.lock")
+    descriptor = open_lock_file(lock_path)
     try:
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, wait=True)
             for leftover in path.parent.glob(f".{path.name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):
-            lock.unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -285,7 +285,8 @@ class _Written(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[tuple[int, int], int] | DataError | OSError:
         sample = self._split.samples[index]
         try:
-            pixels = self._transform.settle(load_sample(self._split, sample))
+            scaled = self._transform.preprocess.value_range
+            pixels = self._transform.settle(load_sample(self._split, sample, scaled))
             return (pixels.shape[0], pixels.shape[1]), self._writer.write(index, pixels)
         except DataError as error:
             return DataError(str(error))

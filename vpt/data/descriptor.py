@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from vpt.config import Schema, load_yaml, validate
+from vpt.config import Schema
+from vpt.data.box_units import BoxUnits
+from vpt.data.near_paths import Variant
 from vpt.data.published import PublishedFile
-from vpt.errors import DataError
 
 Format = Literal[
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "parquet",
     "path_list",
@@ -31,22 +33,42 @@ Format = Literal[
     "split_zhou",
     "imagenet",
     "coco",
+    "voc",
+    "yolo",
+    "hf_objects",
 ]
+
+BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
+"""Formats of images with boxes; all others have classes of whole images."""
 
 
 class Cut(Schema):
-    """A part cut out of another: stratified by class, the same images for the same seed."""
+    """A part cut out of another: stratified by class, the same images for the same seed.
+
+    By name: test is cut out of train first, val out of the rest. By content, which keeps copies
+    together and does not change when files are renamed or others are added: both are fractions of
+    all, see `vpt.data.content_split`.
+    """
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
     seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
+    by: Literal["name", "content"] = Field(
+        default="name", description="what decides, with the seed, which images are cut out"
+    )
+
+
+AUTOMATIC_CUT = Cut(fraction=0.2, by="content")
+"""What is cut out of a folder without a validation split; of one without splits also for tests."""
 
 
 class SplitSources(Schema):
     """Where each split is found.
 
-    folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
-    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    folder: a sub-folder of class folders, "." for the root itself. hf_images: a sub-folder with
+    metadata.csv or metadata.jsonl. csv, image_list, path_list: a file, or with
+    `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
+    text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
+    a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
     test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
     if there is one. The other formats say it themselves and take only cuts.
@@ -56,9 +78,27 @@ class SplitSources(Schema):
     val: str | Cut | None = None
     test: str | Cut | None = None
 
+    @property
+    def by_content(self) -> dict[Literal["val", "test"], Cut]:
+        """The cuts that are made by what images hold."""
+        cuts: dict[Literal["val", "test"], str | Cut | None] = {"val": self.val, "test": self.test}
+        return {
+            name: cut for name, cut in cuts.items() if isinstance(cut, Cut) and cut.by == "content"
+        }
+
+    @model_validator(mode="after")
+    def _check_cuts(self) -> SplitSources:
+        val, test = self.val, self.test
+        if isinstance(val, Cut) and isinstance(test, Cut) and "content" in (val.by, test.by):
+            if (val.by, val.seed) != (test.by, test.seed):
+                raise ValueError("val and test have to be cut by the same, and with the same seed")
+            if val.fraction + test.fraction >= 1:
+                raise ValueError("the fractions of val and test leave no image for training")
+        return self
+
 
 class ImageFolders(Schema):
-    """The folder of each split's images, relative to root; None: root itself."""
+    """The folder of each split's images or labels, relative to root; None: root itself."""
 
     train: str | None = None
     val: str | None = None
@@ -147,18 +187,31 @@ class Descriptor(Schema):
 
     Attributes:
         name: as papers write it.
-        format: which reader of `vpt.data.formats` understands its layout.
+        format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
-        file: the one file that lists all splits, relative to root (csv, split_zhou).
+        file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
+            data.yaml (yolo), or a text file with a class name in each line (yolo, voc).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split.
+            path_list, coco); for coco also one for each split; for voc and yolo of the images
+            whose names a list holds.
+        labels: folder of the label files, relative to root, or one for each split (voc, yolo);
+            None: 'labels' in the place of 'images', or beside the images.
+        difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
+            target, and what is found there is no mistake.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
         columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
         text: the classes and whole sentences in words.
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
+        name_variants: in what listed names may differ from the files' (see `Variant`); each is
+            given to the one file that it can mean. Empty: in nothing (coco, and lists of images).
+        box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
+            files that look otherwise are refused (coco, hf_objects).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable.
+        match_categories: whether the categories of val and test are those of train by their ids, or
+            by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
         licence: under which terms the images may be used.
         source: where it was published.
@@ -173,12 +226,18 @@ class Descriptor(Schema):
     splits: SplitSources = SplitSources()
     file: str | None = None
     images: str | ImageFolders | None = None
+    labels: str | ImageFolders | None = None
+    difficult: Literal["crowd", "leave_out", "object"] = "crowd"
     suffix: str = ""
     columns: Columns = Columns()
     classes: list[str] | None = None
     text: TextNames = TextNames()
     counts: Counts = Counts()
     missing_classes: Literal["error", "allow"] = "error"
+    name_variants: list[Variant] = Field(default_factory=list)
+    box_units: BoxUnits | None = None
+    dropped_boxes: Literal["error", "allow"] = "error"
+    match_categories: Literal["id", "name"] = "id"
     metric: Literal["top1", "mean_class_accuracy", "mAP", "ap"] = "top1"
     licence: str | None = None
     source: str | None = None
@@ -186,10 +245,23 @@ class Descriptor(Schema):
     files: list[PublishedFile] = Field(default_factory=list)
     how_to_get: str | None = None
 
+    _seen: str | None = PrivateAttr(default=None)
+
+    @property
+    def seen(self) -> str | None:
+        """What a folder without a descriptor was recognised by; None: this one was written."""
+        return self._seen
+
+    def recognised_by(self, seen: str) -> Self:
+        """The same descriptor, of a folder that was recognised by what was seen in it."""
+        same = self.model_copy()
+        same._seen = seen
+        return same
+
     @model_validator(mode="before")
     @classmethod
     def _judge_boxes_by_ap(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("format") == "coco":
+        if isinstance(values, dict) and values.get("format") in BOX_FORMATS:
             return {"metric": "ap", **values}
         return values
 
@@ -220,13 +292,15 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_format_fields(self) -> Descriptor:
         for field, formats in _FIELDS_OF.items():
-            given = getattr(self, field) != type(self).model_fields[field].default
+            given = getattr(self, field) != type(self).model_fields[field].get_default(
+                call_default_factory=True
+            )
             if given and self.format not in formats:
-                belongs = " and ".join(formats)
+                belongs = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
         if isinstance(self.images, ImageFolders) and self.format != "coco":
             raise ValueError(f"'images' of {self.format} is one folder, not one for each split")
-        if (self.metric == "ap") != (self.format == "coco"):
+        if (self.metric == "ap") != self.holds_boxes:
             raise ValueError(
                 f"metric '{self.metric}' is not what format {self.format} is judged by"
             )
@@ -244,7 +318,11 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_columns(self) -> Descriptor:
         columns = self.columns
-        foreign = {"csv": ("image",), "parquet": ("path", "separator", "classes", "split")}
+        foreign = {
+            "csv": ("image",),
+            "hf_images": ("image", "separator", "classes"),
+            "parquet": ("path", "separator", "classes", "split"),
+        }
         names = foreign.get(self.format, ())
         if given := [name for name in names if name in columns.model_fields_set]:
             raise ValueError(f"columns.{given[0]} has no meaning for format {self.format}")
@@ -254,6 +332,11 @@ class Descriptor(Schema):
                 "of an image, and what stands between two of them, e.g. '|'"
             )
         return self
+
+    @property
+    def holds_boxes(self) -> bool:
+        """Whether its images have boxes, and no class of their own."""
+        return self.format in BOX_FORMATS
 
     @property
     def multi_label(self) -> bool:
@@ -274,58 +357,23 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou"),
-    "columns": ("csv", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco"),
+    "file": ("csv", "hf_images", "split_zhou", "voc", "yolo"),
+    "columns": ("csv", "hf_images", "parquet"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc", "yolo"),
+    "labels": ("voc", "yolo"),
+    "difficult": ("voc",),
     "suffix": ("path_list",),
+    "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
+    "box_units": ("coco", "hf_objects", "yolo"),
+    "dropped_boxes": BOX_FORMATS,
+    "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "path_list",
     "parquet",
-    "coco",
+    *BOX_FORMATS,
 )
-
-
-def _refuse_boxes(folder: Path) -> None:
-    """A folder says nothing of boxes: those need a descriptor, in COCO's format."""
-    if any(folder.glob("annotations/*.json")):
-        raise DataError(
-            f"'{folder}' has annotation files; write a descriptor of format coco for it "
-            f"(copy datasets/custom_coco.yaml, root: {folder})"
-        )
-    if any(folder.glob("labels/**/*.txt")):
-        raise DataError(
-            f"'{folder}' looks like boxes in YOLO's format, which is not read; convert them to "
-            "COCO's, and write a descriptor (datasets/custom_coco.yaml is a template)"
-        )
-
-
-def load_descriptor(path: Path) -> Descriptor:
-    """The descriptor in a YAML file; for a folder, one that reads its train/, val/ and test/.
-
-    A folder of parquet files is read as such.
-
-    Raises:
-        DataError: there is no such file or folder.
-        ConfigError: the file is no descriptor.
-    """
-    if path.suffix.lower() == ".json" and path.is_file():
-        raise DataError(
-            f"{path} holds annotations; name it under 'splits' in a descriptor "
-            "(datasets/custom_coco.yaml is a template)"
-        )
-    if path.is_dir():
-        _refuse_boxes(path)
-        packed = any(any(path.glob(place)) for place in ("*.parquet", "data/*.parquet"))
-        return Descriptor(
-            name=path.resolve().name, format="parquet" if packed else "folder", root=path
-        )
-    if not path.exists():
-        raise DataError(
-            f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
-            "test/ that hold one folder of images per class"
-        )
-    return validate(Descriptor, load_yaml(path), source=str(path))

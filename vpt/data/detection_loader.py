@@ -15,6 +15,7 @@ from vpt.data.boxes import LetterboxedImage
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
 from vpt.data.loader import BatchLoader, Planned, check_size
+from vpt.data.rgb import ValueRange
 from vpt.data.workers import Workers
 from vpt.seeding import derive_seed
 from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
@@ -25,23 +26,33 @@ DetectionItem = tuple[Tensor, DetectionTargets, int, Letterbox]
 ToLetterbox = Callable[[Image.Image, NDArray[np.float64], int], LetterboxedImage]
 """(image, boxes, seed): a `BoxTransform`, or its `pixels`."""
 
-_Columns = tuple[Tensor, list[Tensor], list[Tensor], Tensor, list[Letterbox]]
+_Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Letterbox]]
+"""(images, boxes of all images, their labels, boxes per image, indices, letterboxes)."""
 
 
 class DetectionDataset(Dataset[DetectionItem]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: DetectionSplit, transform: ToLetterbox, seed: int):
+    def __init__(
+        self,
+        split: DetectionSplit,
+        transform: ToLetterbox,
+        seed: int,
+        *,
+        value_range: ValueRange | None = None,
+    ):
         """Join a split with a transform.
 
         Args:
             split: what to read.
             transform: (image, boxes, seed) -> `LetterboxedImage`, of float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
+            value_range: of images of more than 8 bits, see `read_image`.
         """
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.split)
@@ -54,7 +65,7 @@ class DetectionDataset(Dataset[DetectionItem]):
         """
         epoch, index = item
         sample = self.split.samples[index]
-        image = read_image(sample.source)
+        image = read_image(sample.source, value_range=self.value_range)
         check_size(sample.source, image, sample.size)
         seed = derive_seed("augment", self.seed, epoch, index)
         seen = self.transform(image, sample.target_boxes, seed)
@@ -84,25 +95,36 @@ def make_detection_loader(
 
 def collate_detection(items: list[DetectionItem]) -> DetectionBatch:
     """The batch of some items of a `DetectionDataset`."""
-    images, targets, indices, letterboxes = zip(*items, strict=True)
-    return DetectionBatch(torch.stack(images), targets, torch.tensor(indices), letterboxes)
+    return _assembled(*_columns(items))
 
 
 def _columns(items: list[DetectionItem]) -> _Columns:
-    """The same in plain tuples and lists, whose tensors torch can pin."""
-    batch = collate_detection(items)
-    boxes = [targets.boxes for targets in batch.targets]
-    labels = [targets.labels for targets in batch.targets]
-    return batch.images, boxes, labels, batch.indices, list(batch.letterboxes)
+    """The same in tensors that torch can pin, five however many images there are.
+
+    A worker process hands over each tensor by a file descriptor: tensors of each image would use
+    up a process's descriptors at large batches.
+    """
+    images, targets, indices, letterboxes = zip(*items, strict=True)
+    return (
+        torch.stack(images),
+        torch.cat([each.boxes for each in targets]),
+        torch.cat([each.labels for each in targets]),
+        torch.tensor([len(each.labels) for each in targets]),
+        torch.tensor(indices),
+        list(letterboxes),
+    )
 
 
 def _assembled(
     images: Tensor,
-    boxes: list[Tensor],
-    labels: list[Tensor],
+    boxes: Tensor,
+    labels: Tensor,
+    counts: Tensor,
     indices: Tensor,
     letterboxes: list[Letterbox],
 ) -> DetectionBatch:
     """The batch of what `_columns` gave."""
-    targets = tuple(DetectionTargets(*pair) for pair in zip(boxes, labels, strict=True))
+    sizes = counts.tolist()
+    pairs = zip(torch.split(boxes, sizes), torch.split(labels, sizes), strict=True)
+    targets = tuple(DetectionTargets(*pair) for pair in pairs)
     return DetectionBatch(images, targets, indices, tuple(letterboxes))

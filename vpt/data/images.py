@@ -1,8 +1,9 @@
-"""Image files to RGB images: which formats are read, and how every pixel mode becomes 8-bit RGB."""
+"""Image files to RGB images: which formats are read, and what is said of files that are none."""
 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import struct
 import warnings
@@ -10,15 +11,46 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
+from vpt.data.rgb import DeepImage, ValueRange, deep_image, upright_rgb
 from vpt.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_HEIF = importlib.util.find_spec("pillow_heif") is not None
+
+_SUFFIXES_BY_FORMAT = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+}
+_OPTIONAL = {
+    "WEBP": features.check("webp"),
+    "JPEG2000": features.check("jpg_2000"),
+    "AVIF": features.check("avif"),
+    "HEIF": _HEIF,
+}
+
+FORMATS = tuple(name for name in _SUFFIXES_BY_FORMAT if _OPTIONAL.get(name, True))
+"""Pillow's names of the formats that are read here: still photographs, and nothing that runs a
+program. HEIF needs the package pillow-heif (`pip install 'vpt[heif]'`)."""
+
+SUFFIXES = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES_BY_FORMAT[name])
+"""In lower case, of files in these formats."""
+
+UNREAD_SUFFIXES = (
+    frozenset(suffix for suffixes in _SUFFIXES_BY_FORMAT.values() for suffix in suffixes) - SUFFIXES
+)
+"""Of formats that the same version reads where another package is installed."""
 
 # What Pillow's decoders raise on damaged files, found by flipping bytes; OSError covers truncation.
 _DECODE_ERRORS = (
@@ -37,6 +69,11 @@ _DECODE_ERRORS = (
     Image.DecompressionBombWarning,
 )
 
+
+_LIBRARIES = (
+    *("pil", "jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff"),
+    *("jpg_2000", "avif"),
+)
 
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 lie on their side
 
@@ -60,33 +97,54 @@ class ImageHeader:
         return (width, height) if self.orientation >= 5 else (height, width)
 
 
-def read_image(path: Path) -> Image.Image:
-    """The image of a file, whole, upright (EXIF orientation applied), in RGB.
+def decoder_versions() -> dict[str, str | None]:
+    """The versions of the libraries that decode; what was kept of other ones is not theirs."""
+    return {name: features.version(name) for name in _LIBRARIES}
 
-    Of an animation the first frame. The format is taken from the content, not from the suffix.
+
+def read_image(path: Path | str, *, value_range: ValueRange | None = None) -> Image.Image:
+    """The image of a file, whole, upright, in RGB: what `vpt train` and `vpt predict` see.
+
+    The EXIF orientation is applied, and what is transparent is laid over white. Of an animation
+    the first frame. The format is taken from the content, not from the suffix.
+
+    Args:
+        path: the file.
+        value_range: see `vpt.data.rgb.upright_rgb`; `model.preprocess.value_range` of a model that
+            was trained with one.
 
     Raises:
         DataError: the file is missing, no image of `FORMATS`, damaged, or larger than Pillow's
             limit against decompression bombs (89 million pixels).
     """
+    path = Path(path)
     with _opened(path, str(path)) as image:
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
+        return _plain(upright_rgb(image, value_range))
 
 
-def decode_image(data: bytes, where: str) -> Image.Image:
+def decode_image(data: bytes, where: str, *, value_range: ValueRange | None = None) -> Image.Image:
     """The image of an encoded file in memory, as `read_image` gives it.
 
     Args:
         data: the file's bytes.
         where: what to call it in an error.
+        value_range: as of `read_image`.
 
     Raises:
         DataError: as of `read_image`.
     """
     with _opened(io.BytesIO(data), where) as image:
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
+        return _plain(upright_rgb(image, value_range))
+
+
+def read_deep(path: Path | io.BytesIO) -> DeepImage | None:
+    """The stored values of a file of more than 8 bits a channel; None for one of 8 bits.
+
+    Raises:
+        DataError: as of `read_image`.
+    """
+    with _opened(path, str(path)) as image:
+        return deep_image(image)
 
 
 def read_header(path: Path | io.BytesIO) -> ImageHeader:
@@ -106,6 +164,11 @@ def read_header(path: Path | io.BytesIO) -> ImageHeader:
         return ImageHeader(size, orientation)
 
 
+def _plain(image: Image.Image) -> Image.Image:
+    """The image without the file it came from."""
+    return image.copy() if isinstance(image, ImageFile.ImageFile) else image
+
+
 @contextmanager
 def _opened(path: Path | io.BytesIO, where: str) -> Iterator[Image.Image]:
     try:
@@ -113,42 +176,27 @@ def _opened(path: Path | io.BytesIO, where: str) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            _register_heif()
+            _refuse_pipes_and_devices(path)
             with Image.open(path, formats=FORMATS) as image:
                 yield image
     except _DECODE_ERRORS as error:
         raise DataError(f"{where}: {_reason(path, error)}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB.
-
-    Transparent pixels are laid over white; 16-bit greys are scaled so that 65535 becomes 255.
-
-    Raises:
-        ValueError: a mode whose range of values is unknown (floating point, 32-bit integers).
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        return _grey16_to_rgb(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _over_white(image)
-    return image.convert("RGB")
+def _refuse_pipes_and_devices(path: Path | io.BytesIO) -> None:
+    """Before one is opened, which could wait for ever."""
+    if isinstance(path, Path) and not path.is_file() and path.exists() and not path.is_dir():
+        raise OSError("a pipe, socket or device, not a file")
 
 
-def _grey16_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("32-bit pixels have no known range; save it with 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+@cache
+def _register_heif() -> None:
+    """Let Pillow read HEIF, if the package for it is installed."""
+    if _HEIF:
+        import pillow_heif
 
-
-def _over_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
+        pillow_heif.register_heif_opener()
 
 
 def _reason(path: Path | io.BytesIO, error: BaseException) -> str:
@@ -158,11 +206,26 @@ def _reason(path: Path | io.BytesIO, error: BaseException) -> str:
     if isinstance(path, io.BytesIO) and path.getbuffer().nbytes == 0:
         return "empty file (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
+        if not _HEIF and _is_heif(path):
+            return "a HEIC image, which needs another package: pip install 'vpt[heif]'"
         return f"not an image ({', '.join(FORMATS)} are read)"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller"
     detail = (str(error) or type(error).__name__).splitlines()[0]
     return f"damaged or unsupported image ({detail})"
+
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def _is_heif(path: Path | io.BytesIO) -> bool:
+    """By the brand in the file's first box."""
+    if isinstance(path, io.BytesIO):
+        head = path.getvalue()[:12]
+    else:
+        with path.open("rb") as file:
+            head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
 
 
 def _reason_of_path(path: Path, error: BaseException) -> str | None:
@@ -175,6 +238,8 @@ def _reason_of_path(path: Path, error: BaseException) -> str | None:
         return "no such file (the name is too long for any)"
     if path.is_dir():
         return "a folder, not an image"
+    if path.exists() and not path.is_file():
+        return "a pipe, socket or device, not an image"
     if path.is_file() and path.stat().st_size == 0:
         return "empty file (0 bytes)"
     return None

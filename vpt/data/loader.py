@@ -1,10 +1,9 @@
-"""From splits to batches: decoding, the scan for unreadable images, the loader."""
+"""From splits to batches: decoding and the loader."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
-from vpt.data.parquet import read_packed_image
+from vpt.data.readers.parquet import read_packed_image
+from vpt.data.rgb import ValueRange
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.workers import Workers, begin, start_worker, worker_count
@@ -34,28 +33,29 @@ ToTensor = Callable[[Image.Image, int], Tensor]
 """(image, seed) -> (3, H, W): a `Transform`, or its `pixels`."""
 
 
-@dataclass(frozen=True)
-class BadImage:
-    """A file that does not decode, and why in one line."""
-
-    path: Path | PackedImage
-    reason: str
-
-
 class ImageDataset(Dataset[Item]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: Split, transform: ToTensor, seed: int):
+    def __init__(
+        self,
+        split: Split,
+        transform: ToTensor,
+        seed: int,
+        *,
+        value_range: ValueRange | None = None,
+    ):
         """Join a split with a transform.
 
         Args:
             split: what to read.
             transform: (image, seed) -> (3, H, W), float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
+            value_range: of images of more than 8 bits, see `read_image`.
         """
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.split)
@@ -72,7 +72,8 @@ class ImageDataset(Dataset[Item]):
 
     def seen(self, index: int, seed: int) -> Tensor:
         """(3, H, W) of the image at `index`, with a seed of its own."""
-        return self.transform(load_sample(self.split, self.split.samples[index]), seed)
+        image = load_sample(self.split, self.split.samples[index], self.value_range)
+        return self.transform(image, seed)
 
 
 def target_of(split: Split, sample: Sample) -> int | Tensor:
@@ -86,7 +87,13 @@ def target_of(split: Split, sample: Sample) -> int | Tensor:
 
 def targets_of(split: Split) -> Tensor:
     """The labels of all samples, (N,) int64; of multi-label data (N, C) float32."""
-    return _stacked([target_of(split, sample) for sample in split.samples])
+    labels = torch.from_numpy(split.table.labels).long()
+    if not split.multi_label:
+        return labels
+    targets = torch.zeros(len(split), len(split.class_names))
+    counts = torch.from_numpy(split.table.label_counts)
+    targets[torch.arange(len(split)).repeat_interleave(counts), labels] = 1.0
+    return targets
 
 
 def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
@@ -94,29 +101,34 @@ def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
     return torch.stack(several) if several else torch.tensor(labels)
 
 
-def load_sample(split: Split, sample: Sample) -> Image.Image:
-    """The image of a sample, upright, in RGB.
+def load_sample(split: Split, sample: Sample, value_range: ValueRange | None = None) -> Image.Image:
+    """The image of a sample, upright, in RGB; `value_range` as of `read_image`.
 
     Raises:
         DataError: the file cannot be read; the message names it.
     """
-    if isinstance(sample.source, Path):
-        return read_image(sample.source)
-    if isinstance(sample.source, PackedImage):
-        return read_packed_image(sample.source)
+    if not isinstance(sample.source, int):
+        return read_source(sample.source, value_range=value_range)
     if split.array is None:
         raise DataError(f"split '{split.name}' has no array to take image {sample.key} from")
     return Image.fromarray(split.array[sample.source]).convert("RGB")
 
 
-def scan_images(split: Split | DetectionSplit, num_workers: Workers = 0) -> list[BadImage]:
-    """Decode every image of a split, and list those that fail, in the split's order.
+def read_source(
+    source: Path | PackedImage, *, value_range: ValueRange | None = None
+) -> Image.Image:
+    """The image of a file, or of a row of one, upright, in RGB.
 
     Args:
-        split: its files are read whole; nothing is written.
-        num_workers: processes; 0 scans in this one.
+        source: the file or row.
+        value_range: as of `read_image`.
+
+    Raises:
+        DataError: it cannot be read; the message names it.
     """
-    return [bad for bad in each_of(_Scan(split), num_workers) if bad is not None]
+    if isinstance(source, PackedImage):
+        return read_packed_image(source, value_range=value_range)
+    return read_image(source, value_range=value_range)
 
 
 AnyItem = TypeVar("AnyItem")
@@ -134,32 +146,6 @@ def each_of(items: Dataset[AnyItem], num_workers: Workers) -> Iterator[AnyItem]:
     )
     for batch in begin(loader):
         yield from batch
-
-
-OneSplit = TypeVar("OneSplit", Split, DetectionSplit)
-
-
-def drop_bad(split: OneSplit, bad: Sequence[BadImage]) -> OneSplit:
-    """The split without the images that failed the scan; labels and boxes stay with their images.
-
-    Raises:
-        DataError: no image is left, or (of images with one label each) none of a class.
-    """
-    paths = {image.path for image in bad}
-    rest = split.with_samples(sample for sample in split.samples if sample.source not in paths)
-    if not rest.samples:
-        raise DataError(
-            f"no readable image is left in '{split.name}' ({len(split)} unreadable); replace them"
-        )
-    if isinstance(split, Split):
-        counts = zip(split.class_names, split.class_counts(), rest.class_counts(), strict=True)
-        for name, before, after in counts:
-            if before > 0 and after == 0:
-                raise DataError(
-                    f"class '{name}' has no readable image left in '{split.name}' "
-                    f"({before} unreadable); replace its files"
-                )
-    return rest
 
 
 def make_loader(
@@ -282,31 +268,6 @@ class _Caught(Dataset[AnyItem | DataError]):
             return self.dataset[item]
         except DataError as error:
             return DataError(str(error))
-
-
-class _Scan(Dataset["BadImage | None"]):
-    """For each image None, or what is wrong with it."""
-
-    def __init__(self, split: Split | DetectionSplit):
-        self.images = [
-            (sample.source, getattr(sample, "size", None))  # boxes are of a size
-            for sample in split.samples
-        ]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> BadImage | None:
-        path, size = self.images[index]
-        if isinstance(path, int):
-            return None
-        try:
-            image = read_packed_image(path) if isinstance(path, PackedImage) else read_image(path)
-            if size is not None and isinstance(path, Path):
-                check_size(path, image, size)
-        except DataError as error:
-            return BadImage(path, str(error).removeprefix(f"{path}: "))
-        return None
 
 
 def check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> None:

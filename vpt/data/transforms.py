@@ -7,8 +7,8 @@ in 8-bit pixels, and arithmetic (`Normalise`), which can wait until the batch is
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,13 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from vpt.config import TransformConfig
-from vpt.data.images import to_rgb
-from vpt.data.offline_albumentations import A
-from vpt.errors import ConfigError
-from vpt.seeding import derive_seed
+from vpt.data.rgb import upright_rgb
+from vpt.errors import ConfigError, DataError
 from vpt.structures import Preprocess
 
 _RESAMPLING = {
@@ -34,7 +31,8 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _CPU = torch.device("cpu")
-_BORDER_REFLECT_101 = 4  # cv2.BORDER_REFLECT_101
+
+
 _NO_OPTIONS = TransformConfig()
 
 Pixels = NDArray[np.uint8]
@@ -113,11 +111,11 @@ class EvaluationTransform(Transform):
     def settle(self, image: Image.Image) -> Pixels:
         """The finished crop."""
         place = {"center": _center, "squash": _squash, "border": _border}[self.preprocess.crop_mode]
-        return np.asarray(place(to_rgb(image), self.preprocess))
+        return np.asarray(place(prepared(image, self.preprocess), self.preprocess))
 
     def finish(self, settled: Pixels, seed: int) -> Tensor:
         """(3, H, W) uint8."""
-        return _planes(settled)
+        return to_planes(settled)
 
     @property
     def settled_to(self) -> tuple[int, int]:
@@ -129,59 +127,6 @@ class EvaluationTransform(Transform):
         values = self.preprocess.to_dict()
         del values["std"]  # the mean is the colour of padding
         return {"transform": "evaluation", **values}
-
-
-class TrainingTransform(Transform):
-    """Random augmentation, a pure function of image and seed."""
-
-    def __init__(self, preprocess: Preprocess, options: TransformConfig):
-        self.preprocess = preprocess
-        self.options = options
-        if options.name == "resize_crop" and options.resize < max(preprocess.size):
-            raise ConfigError(
-                f"transform.resize {options.resize} is smaller than the crop of "
-                f"{preprocess.size[0]} x {preprocess.size[1]} pixels; use at least "
-                f"{max(preprocess.size)}"
-            )
-        self.pipeline = A.Compose([_crop(preprocess, options), *_distortions(options)])
-        given = options.rand_augment
-        self.rand_augment = (
-            None if given is None else _RandAugment(preprocess, **given.model_dump())
-        )
-
-    def settle(self, image: Image.Image) -> Pixels:
-        """The whole image; for 'resize_crop' with its short side of `resize` pixels."""
-        image = to_rgb(image)
-        if self.options.name == "resize_crop":
-            image = _resize_short_side(image, self.options.resize, self.preprocess)
-        return np.asarray(image)
-
-    def finish(self, settled: Pixels, seed: int) -> Tensor:
-        """(3, H, W) uint8: cropped, distorted."""
-        # One stream for the whole pipeline. Seeding it with set_random_seed would give each
-        # transform its own copy of the same stream: a wide crop would always come with a flip.
-        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        pixels: Pixels = self.pipeline(image=settled)["image"]
-        if self.rand_augment is not None:
-            augmented = Image.fromarray(pixels)
-            pixels = np.asarray(self.rand_augment(augmented, derive_seed("rand_augment", seed)))
-        return _planes(pixels)
-
-    def settled_size(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of what `settle` makes of an image of a size."""
-        if self.options.name == "resize_crop":
-            return _short_side_size(height, width, self.options.resize)
-        return height, width
-
-    def settling(self) -> dict[str, Any]:
-        """Nothing besides the image, or how it is resized."""
-        if self.options.name != "resize_crop":
-            return {"transform": "whole"}
-        return {
-            "transform": "resize",
-            "resize": self.options.resize,
-            "interpolation": self.preprocess.interpolation,
-        }
 
 
 class UnseededTransform:
@@ -214,6 +159,8 @@ def training_transform(preprocess: Preprocess, options: TransformConfig) -> Tran
     """
     if options.name == "none":
         return EvaluationTransform(preprocess)
+    from vpt.data.augmentation import TrainingTransform
+
     return TrainingTransform(preprocess, options)
 
 
@@ -221,6 +168,11 @@ def create_transform(
     preprocess: Preprocess, *, train: bool = False, options: TransformConfig | None = None
 ) -> Callable[[Image.Image], Tensor]:
     """A transform of PIL images for any data set, e.g. torchvision's ImageFolder.
+
+    Images go the way that they go in `vpt train` and `vpt predict`: turned as their EXIF
+    orientation says, on white where they are transparent. Pass what `vpt.read_image` gives, or an
+    image that PIL opened; after `image.convert("RGB")`, torchvision's default, the transparency is
+    lost.
 
     Args:
         preprocess: what the backbone wants, `model.preprocess`.
@@ -235,68 +187,40 @@ def create_transform(
     return UnseededTransform(training_transform(preprocess, options or _NO_OPTIONS))
 
 
-class _ResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
-    """Albumentations' random crop, resized with the filter of the evaluation transform.
+def prepared(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """The image upright, in RGB, on white where it is transparent; as `read_image` gives it.
 
-    OpenCV's cubic filter is another one than Pillow's (up to 38/255 apart when enlarging) and its
-    filters have no antialiasing; training and evaluation should see the same kind of pixels.
+    Raises:
+        ConfigError: it is no PIL image.
+        DataError: its pixels cannot become RGB.
     """
-
-    resampling = Image.Resampling.BICUBIC
-
-    def apply(
-        self, img: np.ndarray[Any, Any], crop_coords: tuple[int, int, int, int], **params: Any
-    ) -> np.ndarray[Any, Any]:
-        """(H, W, 3) uint8 of the wanted size."""
-        left, top, right, bottom = crop_coords
-        crop = Image.fromarray(np.ascontiguousarray(img[top:bottom, left:right]))
-        height, width = self.size
-        return np.asarray(crop.resize((width, height), self.resampling))
+    if not isinstance(image, Image.Image):
+        raise ConfigError(f"a transform takes a PIL image, not {_described(image)}")
+    try:
+        return upright_rgb(image, preprocess.value_range)
+    except (OSError, ValueError) as error:
+        name = getattr(image, "filename", "") or f"an image of mode {image.mode}"
+        raise DataError(f"{name}: {error}") from error
 
 
-def _crop(preprocess: Preprocess, options: TransformConfig) -> Any:
-    height, width = preprocess.size
-    if options.name == "resize_crop":
-        return A.RandomCrop(height=height, width=width)
-    crop = _ResizedCrop(size=preprocess.size, scale=options.scale, ratio=options.ratio)
-    crop.resampling = resampling_of(preprocess)
-    return crop
-
-
-def _distortions(options: TransformConfig) -> list[Any]:
-    steps = [A.HorizontalFlip(p=options.hflip)]
-    if options.rotate > 0:
-        limits = (-options.rotate, options.rotate)
-        steps.append(A.Rotate(limit=limits, border_mode=_BORDER_REFLECT_101, p=1.0))
-    if options.color_jitter > 0:
-        factors = (max(0.0, 1 - options.color_jitter), 1 + options.color_jitter)
-        steps.append(
-            A.ColorJitter(brightness=factors, contrast=factors, saturation=factors, hue=0, p=1.0)
+def _described(given: object) -> str:
+    """What was given in place of a PIL image, and how to make one of it."""
+    if isinstance(given, str | Path):
+        return f"the path '{given}'; open it with vpt.read_image"
+    if isinstance(given, bytes):
+        return "bytes; write them to a file, or open them with PIL.Image.open(io.BytesIO(data))"
+    if isinstance(given, np.ndarray):
+        shape = "x".join(map(str, given.shape))
+        return (
+            f"an array ({shape}, {given.dtype}); pass PIL.Image.fromarray(array) of uint8 values "
+            "(H, W, 3) in RGB"
         )
-    return steps
-
-
-class _RandAugment:
-    """RandAugment (Cubuk et al. 2020, arXiv 1909.13719), a pure function of image and seed.
-
-    The operations and their ranges are torchvision's; what they uncover has the mean colour.
-    """
-
-    def __init__(self, preprocess: Preprocess, *, num_ops: int, magnitude: int):
-        self.operations = v2.RandAugment(
-            num_ops,
-            magnitude,
-            interpolation=v2.InterpolationMode.BILINEAR,
-            fill=list(padding_colour(preprocess)),
+    if isinstance(given, Tensor):
+        return (
+            "a tensor; pass the image itself, or torchvision's to_pil_image(tensor); a tensor that "
+            "is preprocessed already goes to the model"
         )
-
-    def __call__(self, image: Image.Image, seed: int) -> Image.Image:
-        """Of the same size."""
-        # torchvision draws from torch's global generator, which is given back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            augmented: Image.Image = self.operations(image)
-        return augmented
+    return f"{type(given).__name__}; open a file with vpt.read_image"
 
 
 def resampling_of(preprocess: Preprocess) -> Image.Resampling:
@@ -314,10 +238,10 @@ def resampling_of(preprocess: Preprocess) -> Image.Resampling:
 
 def to_pixels(image: Image.Image) -> Tensor:
     """(3, H, W) uint8 of an RGB image."""
-    return _planes(np.asarray(image))
+    return to_planes(np.asarray(image))
 
 
-def _planes(pixels: Pixels) -> Tensor:
+def to_planes(pixels: Pixels) -> Tensor:
     """(3, H, W) in memory of its own."""
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
@@ -332,13 +256,14 @@ def _resize(image: Image.Image, height: int, width: int, preprocess: Preprocess)
     return image.resize((width, height), resampling_of(preprocess))
 
 
-def _resize_short_side(image: Image.Image, side: int, preprocess: Preprocess) -> Image.Image:
+def resize_short_side(image: Image.Image, side: int, preprocess: Preprocess) -> Image.Image:
     """The short side becomes `side` pixels; the long one is rounded down, as torchvision does."""
-    size = _short_side_size(image.height, image.width, side)
+    size = short_side_size(image.height, image.width, side)
     return image if size == (image.height, image.width) else _resize(image, *size, preprocess)
 
 
-def _short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
+def short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """(H, W) of an image once its short side has `side` pixels."""
     if min(width, height) == side:
         return height, width
     if width <= height:
@@ -350,7 +275,7 @@ def _center(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     """Resize so that the scaled size is covered, then crop the middle."""
     height, width = _scaled_size(preprocess)
     if height == width:
-        image = _resize_short_side(image, height, preprocess)
+        image = resize_short_side(image, height, preprocess)
     else:
         ratio = min(image.height / height, image.width / width)
         size = round(image.height / ratio), round(image.width / ratio)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -17,7 +17,10 @@ from vpt.models import PromptedBackbone, PromptedModel
 from vpt.structures import Begun, Features
 
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
-"""torch.compile's modes; 'reduce-overhead' and 'max-autotune' use CUDA graphs on a GPU."""
+"""torch.compile's modes."""
+
+CUDA_GRAPH_MODES: tuple[CompileMode, ...] = ("reduce-overhead", "max-autotune")
+"""Those that use CUDA graphs on a GPU."""
 
 
 @contextmanager
@@ -55,6 +58,18 @@ def accelerated(
     finally:
         vars(prompted).pop("forward", None)
         prompted.backbone, prompted.grad_checkpointing = backbone, checkpointing
+
+
+def own_gradients(parameters: Iterable[Tensor]) -> None:
+    """Move gradients into memory of their own, before the next batch is added to them.
+
+    After the first backward pass of a CUDA graph, `grad` is the graph's own output. The next
+    replay overwrites it, and the sum over several batches would be one of the last batch with
+    itself (pytorch/pytorch#96693).
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
 
 
 _LIMITS: dict[str, Any] = {"recompile_limit": 256, "fail_on_recompile_limit_hit": True}

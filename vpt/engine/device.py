@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 
 import torch
 
 from vpt.errors import ConfigError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What autocast computes in, by precision."""
@@ -47,8 +51,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory taken so far: of the GPU on CUDA, else of this process."""
+    """The most memory taken so far: of the GPU on CUDA, else of this process.
+
+    It is 0 on Windows, which does not count it in this way.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -118,7 +118,8 @@ def _drop_inherited() -> None:
     _notes.clear()
 
 
-os.register_at_fork(after_in_child=_drop_inherited)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def _meet(store: Store, own_rank: int, size: int) -> None:

@@ -63,11 +63,18 @@ class Events:
         self.step = resume_step or 0
         self._metrics_path = run_dir_path / "metrics.jsonl"
         self._lines = cut_back_metrics(self._metrics_path, resume_step, resume_lines)
+        if resume_lines is not None and self._lines < resume_lines:
+            log(
+                f"{self._metrics_path} has lost {resume_lines - self._lines} of the {resume_lines} "
+                f"lines up to step {resume_step}; the run goes on, its curves have a gap"
+            )
         self._metrics = self._open_metrics()
         self._writer: SummaryWriter | None = None
         purge_step = 0 if resume_step is None else resume_step + 1
-        folder = str(run_dir_path / "tensorboard")
-        self._on_tensorboard(lambda: self._start_tensorboard(folder, purge_step))
+        folder = run_dir_path / "tensorboard"
+        if resume_step and not any(folder.glob("events.out.tfevents.*")):
+            log(f"{folder} has lost its curves up to step {resume_step}; the run goes on")
+        self._on_tensorboard(lambda: self._start_tensorboard(str(folder), purge_step))
 
     @property
     def lines(self) -> int:
@@ -189,9 +196,10 @@ class Events:
         self.close()
 
     def _open_metrics(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        if self._metrics_path.is_symlink():  # to a file of another place
+            raise RunError(f"{self._metrics_path} is a link and is not written to; move it away")
         try:
-            return os.open(self._metrics_path, flags, 0o666)
+            return os.open(self._metrics_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise write_error(self._metrics_path, error, 0) from error
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -27,6 +28,8 @@ class StopRequest:
         return self.signal_name is not None
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 _active: list[StopRequest] = []
 """The request that this process answers signals with, if any."""
 
@@ -41,24 +44,50 @@ def stop_request() -> Iterator[StopRequest]:
     if _active:
         yield _active[-1]
         return
-    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield StopRequest()
         return
+    request = StopRequest()
 
     def answer(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
         request.signal_name = signal.Signals(number).name
 
-    before = {number: signal.signal(number, answer) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Known before its handlers are there: a signal between the two is not lost.
     _active.append(request)
     try:
-        yield request
+        with _answered(dict.fromkeys(_SIGNALS, answer)):
+            yield request
     finally:
         _active.remove(request)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+@contextmanager
+def exiting_at_once(code: int, message: str, *, on_sigint: bool) -> Iterator[None]:
+    """Exit with a line on stderr where a signal comes, but for the time of a `stop_request` inside.
+
+    For a command that takes seconds before its loop begins, and whose files survive a kill at any
+    moment. An exception would do less: in the middle of an import a library may catch it, or fail
+    on a half-made module. Outside the main thread no signal can be caught.
+
+    Args:
+        code: of the process.
+        message: what the user reads, with {signal} for what came.
+        on_sigint: at SIGINT as well, which else is a KeyboardInterrupt.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            os.write(2, f"{message.format(signal=signal.Signals(number).name)}\n".encode())
+        os._exit(code)
+
+    with _answered(dict.fromkeys(_SIGNALS if on_sigint else (signal.SIGTERM,), answer)):
+        yield
 
 
 @contextmanager
@@ -68,7 +97,7 @@ def interrupted_at_once(message: str) -> Iterator[None]:
     For work that is safe to cut anywhere. Outside the main thread no signal can be caught.
 
     Args:
-        message: what the user is told, with {signal} for what came.
+        message: what the user reads, with {signal} for what came.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -77,7 +106,33 @@ def interrupted_at_once(message: str) -> Iterator[None]:
     def answer(number: int, frame: FrameType | None) -> None:
         raise Interrupted(message.format(signal=signal.Signals(number).name))
 
-    before = {number: signal.signal(number, answer) for number in (signal.SIGTERM, signal.SIGINT)}
+    with _answered(dict.fromkeys(_SIGNALS, answer)):
+        yield
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM too, so that what is half done is cleaned up.
+
+    For work with nothing to go on from. Outside the main thread no signal can be caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _answered({signal.SIGTERM: answer}):
+        yield
+
+
+@contextmanager
+def _answered(
+    handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]],
+) -> Iterator[None]:
+    """Answer signals with functions, and as before afterwards."""
+    before = {number: signal.signal(number, answer) for number, answer in handlers.items()}
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,11 +43,16 @@ class OptimSettings:
 
 
 def build_optimizer(
-    tensors: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings
+    tensors: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings, *, scaled: bool = False
 ) -> Optimizer:
     """An optimiser over named tensors ('prompt.*', 'head.*', 'backbone.*').
 
     Each group carries 'peak_lr' and the names of its tensors.
+
+    Args:
+        tensors: those that do not require a gradient are left out.
+        settings: the update rule and its numbers.
+        scaled: whether a GradScaler steps it.
     """
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, tensor in tensors:
@@ -58,12 +63,30 @@ def build_optimizer(
         group = groups.setdefault((part, decayed), _new_group(part, decayed, settings))
         group["params"].append(tensor)
         group["names"].append(name)
-    # One kernel for all tensors where it pays; on a CPU the plain update keeps its bits.
-    on_gpu = [tensor.is_cuda for group in groups.values() for tensor in group["params"]]
-    fused = True if on_gpu and all(on_gpu) else None
+    parameters = [tensor for group in groups.values() for tensor in group["params"]]
+    fused = True if may_fuse(settings, parameters, scaled=scaled) else None
     if settings.name == "sgd":
         return SGD(groups.values(), lr=1.0, momentum=settings.momentum, fused=fused)
     return AdamW(groups.values(), lr=1.0, betas=settings.betas, fused=fused)
+
+
+def may_fuse(
+    settings: OptimSettings, parameters: Sequence[Tensor], *, scaled: bool = False
+) -> bool:
+    """Whether one kernel updates all tensors: on a GPU only, for the plain update keeps its bits.
+
+    Under a GradScaler SGD is never fused. When the first step overflows, its kernel skips the
+    update but has allocated the momentum already, and the next step adds to whatever was in that
+    memory.
+
+    Args:
+        settings: the update rule.
+        parameters: all that it updates.
+        scaled: whether a GradScaler steps it.
+    """
+    if settings.name == "sgd" and scaled:
+        return False
+    return bool(parameters) and all(parameter.is_cuda for parameter in parameters)
 
 
 def _new_group(part: str, decayed: bool, settings: OptimSettings) -> dict[str, Any]:
@@ -125,13 +148,18 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`.
 
-    Moments go to their parameter's device, step counts stay on the CPU.
+    Everything goes where torch's own `Optimizer.load_state_dict` puts it: moments to their
+    parameter's device, step counts likewise where the update runs there as a whole (fused or
+    capturable), else they stay on the CPU.
     """
     for group in optimizer.param_groups:
+        counts_on_device = bool(group.get("fused") or group.get("capturable"))
         for name, parameter in zip(group["names"], group["params"], strict=True):
             prefix = f"optimizer.{name}/"
             fields = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
             optimizer.state[parameter] = {
-                field: value.clone() if field == "step" else value.to(parameter.device, copy=True)
+                field: value.clone()
+                if field == "step" and not counts_on_device
+                else value.to(parameter.device, copy=True)
                 for field, value in fields.items()
             }

@@ -12,9 +12,10 @@ import torch
 from pydantic import AfterValidator, FailFast, Field, model_validator
 from torch import Tensor
 
+from vpt.choices import CropMode
 from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
-from vpt.config.run import check_tuning
+from vpt.config.run import ValueRange, check_tuning
 from vpt.errors import ConfigError, PromptFileError
 from vpt.limits import MAX_CLASSES, MAX_METHODS, MAX_NAME, MAX_SIDE
 from vpt.storage.sealed_file import (
@@ -26,7 +27,7 @@ from vpt.storage.sealed_file import (
     sealed_head_size,
     write_sealed,
 )
-from vpt.structures import CropMode, Preprocess
+from vpt.structures import Preprocess
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 3 * 2**20
@@ -41,11 +42,24 @@ DETECTION_FEATURE = "detection"
 MULTI_LABEL_FEATURE = "multi_label"
 """Required by files of models whose images may be of several classes: logits are no softmax's."""
 
+POOL_FEATURE = "pool"
+"""Required where the feature is made in another way than the backbone's own."""
+
 SENTENCES_FEATURE = "sentences"
 """Required by files whose sentences of each class are in a tensor: they may be many."""
 
+VALUE_RANGE_FEATURE = "value_range"
+"""Required where `preprocess` says which values of images of more than 8 bits are 0 and 255."""
+
 KNOWN_FEATURES = frozenset(
-    {TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE, SENTENCES_FEATURE}
+    {
+        TEXT_FEATURE,
+        DETECTION_FEATURE,
+        MULTI_LABEL_FEATURE,
+        POOL_FEATURE,
+        SENTENCES_FEATURE,
+        VALUE_RANGE_FEATURE,
+    }
 )
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
@@ -86,6 +100,7 @@ class BackboneRecord(Schema):
             people, and never opened.
         image_size: (H, W) in pixels.
         grid: (h, w) of the patch tokens.
+        pool: what the feature is made of, see `Backbone.pooling`; None in files of older versions.
         activation: class name of the blocks' activation, which the weights do not tell.
     """
 
@@ -96,6 +111,7 @@ class BackboneRecord(Schema):
     image_size: tuple[Side, Side]
     grid: tuple[Side, Side]
     activation: Word | None = None
+    pool: Annotated[str, Field(max_length=100)] | None = None
 
 
 class PreprocessRecord(Schema):
@@ -108,6 +124,7 @@ class PreprocessRecord(Schema):
     crop_pct: float = Field(1.0, ge=0.1, le=2.0)
     crop_mode: CropMode = "center"
     fill: tuple[Colour, Colour, Colour] | None = None
+    value_range: ValueRange | None = None
 
     @model_validator(mode="after")
     def _check_resized(self) -> PreprocessRecord:
@@ -139,6 +156,24 @@ class TextRecord(Schema):
     tokenizer: Word
     context_length: int = Field(ge=1, le=65_536)
     names: Annotated[tuple[TextName, ...], FailFast()] = Field(min_length=1, max_length=50_000)
+
+
+class CutRecord(Schema):
+    """How the run's data were cut into splits by what images hold; see `vpt.data.ContentCut`.
+
+    Attributes:
+        val: fraction of the images that was cut out for validation, or None.
+        test: likewise for testing.
+        seed: of the cut.
+        images: in each split.
+        sha256: of each split's images.
+    """
+
+    val: float | None = Field(default=None, gt=0, lt=1)
+    test: float | None = Field(default=None, gt=0, lt=1)
+    seed: int = Field(ge=0, lt=2**63)
+    images: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=1)]]
+    sha256: dict[Literal["train", "val", "test"], Digest]
 
 
 def _check_method(options: dict[str, Any]) -> dict[str, Any]:
@@ -237,6 +272,7 @@ class PromptHeader(Schema):
         text: the text tower and the names in the sentences, for a head whose classes are texts.
         metrics: name to value, as measured when the file was written.
         seed: of the run.
+        cut: how the run's data were cut into splits, where they had none; else None.
         config: the run's resolved config, of absolute paths only the last part.
         requires: features that a reader has to know to use the file rightly.
     """
@@ -255,6 +291,7 @@ class PromptHeader(Schema):
     text: TextRecord | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    cut: CutRecord | None = None
     config: Annotated[dict[str, Any], AfterValidator(_check_used)] | None = None
     requires: list[str] = Field(default_factory=list, max_length=100)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -18,18 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import torch
-
-from vpt.engine.distributed import world_size
 from vpt.engine.projector import FILE_NAMES
 from vpt.errors import RunError, RunInUseError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
+from vpt.storage.lock_file import lock, open_lock_file
 
 __all__ = [
     "PROMPT_NAME",
     "RESULT_NAME",
     "OpenMode",
     "RunDirectory",
+    "check_run_directory",
     "discard_weights",
     "environment",
     "free_bytes",
@@ -54,6 +52,7 @@ _FILES = (
     "metrics.jsonl",
     PROMPT_NAME,
     "prompt_last.safetensors",
+    "prompt_previous.safetensors",
     "split.json",
     "test_results.json",
     "val_results.json",
@@ -83,6 +82,7 @@ class RunDirectory:
         tensorboard: folder of the event files.
         best_prompt: prompt file of the best validation result.
         last_prompt: prompt file of the last step.
+        previous_prompt: the best prompt file before this one, until a checkpoint knows this one.
         split: which samples are in which split.
         result: what the run measured, written at its end.
         val_results: a detector's detections in the newest validation, as COCO results.
@@ -99,6 +99,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.best_prompt = path / PROMPT_NAME
         self.last_prompt = path / "prompt_last.safetensors"
+        self.previous_prompt = path / "prompt_previous.safetensors"
         self.split = path / "split.json"
         self.result = path / RESULT_NAME
         self.val_results = path / "val_results.json"
@@ -143,16 +144,28 @@ def open_run_directory(path: Path, *, mode: OpenMode) -> RunDirectory:
         # A directory that was never a run's is refused without leaving a lock file in it.
         if not (path / _LOCK).exists():
             _refuse_unfit(path, mode)
-        lock = _take_lock(path)
+        held = _take_lock(path)
     except OSError as error:
         raise RunError(f"cannot use {path} as a run directory: {error.strerror}") from error
     try:
         _refuse_unfit(path, mode)
         _tidy(path, mode)
     except BaseException:
-        _unlock(lock)
+        _unlock(held)
         raise
-    return RunDirectory(path, lock)
+    return RunDirectory(path, held)
+
+
+def check_run_directory(path: Path, *, mode: OpenMode) -> None:
+    """Refuse a directory that `open_run_directory` would refuse; nothing is made or changed.
+
+    Raises:
+        RunError: its content does not fit the mode, or it is no directory.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"cannot use {path} as a run directory: it is a file; choose another")
+    if path.is_dir():
+        _refuse_unfit(path, mode)
 
 
 def discard_weights(path: Path) -> None:
@@ -163,7 +176,7 @@ def discard_weights(path: Path) -> None:
     """
     with open_run_directory(path, mode="resume") as run:
         try:
-            for file in (run.best_prompt, run.last_prompt):
+            for file in (run.best_prompt, run.last_prompt, run.previous_prompt):
                 file.unlink(missing_ok=True)
             if run.checkpoints.is_dir():
                 for file in run.checkpoints.iterdir():
@@ -194,6 +207,10 @@ def write_json_atomic(path: Path, obj: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and devices, as JSON values; a package that is missing is None."""
+    import torch
+
+    from vpt.engine.distributed import world_size
+
     packages = ("vpt", "torch", "torchvision", "timm", "open_clip_torch")
     cuda = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return {
@@ -220,6 +237,8 @@ def _refuse_unfit(path: Path, mode: OpenMode) -> None:
         raise RunError(f"{path} is not empty ({names[0]}); use --resume or --overwrite")
     if mode == "resume" and names and not any(name in (*_FILES, *_FOLDERS) for name in names):
         raise RunError(f"{path} holds no run to resume, but {names[0]}; choose another directory")
+    if mode == "resume":
+        _refuse_odd_files(path)
     if mode == "overwrite":
         foreign = next(_foreign_files(path), None)
         if foreign is not None:
@@ -227,6 +246,17 @@ def _refuse_unfit(path: Path, mode: OpenMode) -> None:
                 f"{path} is not overwritten: {foreign.relative_to(path)} is not a run's file; "
                 f"move it away or choose another directory"
             )
+
+
+def _refuse_odd_files(path: Path) -> None:
+    """What has the name of a run's file and cannot be read, or replaced, as one."""
+    for name in _FILES:
+        file = path / name
+        if not file.is_file() and (file.exists() or file.is_symlink()):
+            raise RunError(f"{file} is no regular file, so the run cannot go on; move it away")
+    checkpoints = path / "checkpoints"
+    if not checkpoints.is_dir() and (checkpoints.exists() or checkpoints.is_symlink()):
+        raise RunError(f"{checkpoints} is no folder, so the run cannot go on; move it away")
 
 
 def _foreign_files(path: Path) -> Iterator[Path]:
@@ -269,9 +299,9 @@ def _remove_run(path: Path) -> None:
 
 def _take_lock(path: Path) -> int:
     """A descriptor that holds the lock: the kernel frees it when the process ends in any way."""
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_lock_file(path / _LOCK)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)
         _held.add(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _self_description().encode(), 0)
@@ -322,4 +352,5 @@ def _drop_inherited() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_drop_inherited)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_drop_inherited)

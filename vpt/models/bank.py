@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -19,11 +20,16 @@ from torch import Tensor, nn
 from vpt.backbones import Backbone
 from vpt.errors import ConfigError
 from vpt.heads import ClassRows
-from vpt.models.base import PromptedModel
+from vpt.models.base import PromptedModel, model_in
 from vpt.models.classifier import Classifier
+from vpt.models.inputs import check_images
 from vpt.models.prompted import PromptedBackbone
+from vpt.models.turns import Turns
 from vpt.prompts import NoPrompt, Prompt, PromptList
 from vpt.structures import Context, Preprocess
+
+_PLACES = 2**32
+"""A handle is a task's place plus this times how often the place was given to another task."""
 
 _FITTING = "a bank holds vpt_deep with layers all or last: k, kv, and none"
 
@@ -38,6 +44,7 @@ class BankTask:
         class_names: C names, if known.
         multi_label: whether an image may be of several classes, or of none.
         preprocess: how its images are prepared.
+        generation: how often its place was given to something else before.
     """
 
     slot: int
@@ -45,6 +52,12 @@ class BankTask:
     class_names: tuple[str, ...] | None
     multi_label: bool
     preprocess: Preprocess
+    generation: int = 0
+
+    @property
+    def handle(self) -> int:
+        """By which a batch names it: the number is no other task's, before or later."""
+        return self.generation * _PLACES + self.slot
 
 
 class TaskBank(nn.Module):
@@ -55,6 +68,10 @@ class TaskBank(nn.Module):
     things alone make another graph: `grow`, and the first task with fewer tokens than the bank has
     at some layer, as from then on these layers mask the padding. State dicts hold the backbone
     alone: a bank is made again from its tasks.
+
+    Several threads may share a bank. A forward pass, compiled or not, sees the tasks as they were
+    when it began: `add`, `replace`, `remove` and `grow` wait for the passes that have begun, and
+    passes that begin later wait for them.
 
     Class rows lie one after another for all tasks, and a table says which rows are whose. Padded to
     the largest head they would take capacity * C numbers a feature, though most heads are small;
@@ -105,8 +122,10 @@ class TaskBank(nn.Module):
         self.tasks: dict[str, BankTask] = {}
         self.masked = (False,) * backbone.depth
         self.free_rows: list[int] = []
+        self._turns = Turns()
         rows = capacity * num_classes if num_rows is None else num_rows
         self._check_sizes(capacity=capacity, num_classes=num_classes, num_rows=rows)
+        self._generations = [0] * capacity
         self._allocate(capacity, self._per_layer(num_tokens), num_classes, rows)
         self.free_rows = list(range(rows, 0, -1))
         self.eval()
@@ -206,9 +225,20 @@ class TaskBank(nn.Module):
         Raises:
             ConfigError: a number is smaller than what the bank has.
         """
-        now = {"capacity": self.capacity, "num_classes": self.num_classes}
-        now["num_rows"] = self.num_rows
-        given = {"capacity": capacity, "num_classes": num_classes, "num_rows": num_rows}
+        with self._changing():
+            self._grow(
+                {"capacity": capacity, "num_classes": num_classes, "num_rows": num_rows},
+                num_tokens,
+            )
+
+    def _grow(
+        self, given: Mapping[str, int | None], num_tokens: int | Sequence[int] | None
+    ) -> None:
+        now = {
+            "capacity": self.capacity,
+            "num_classes": self.num_classes,
+            "num_rows": self.num_rows,
+        }
         wanted = {key: now[key] if size is None else size for key, size in given.items()}
         tokens = self.num_tokens if num_tokens is None else self._per_layer(num_tokens)
         for key, size in wanted.items():
@@ -219,6 +249,7 @@ class TaskBank(nn.Module):
                 f"num_tokens {list(tokens)}: the bank has {list(self.num_tokens)}, and only grows"
             )
         self.free_rows += range(self.num_rows + 1, wanted["num_rows"] + 1)
+        self._generations += [0] * (wanted["capacity"] - self.capacity)
         before = dict(self._buffers)
         self._allocate(wanted["capacity"], tokens, wanted["num_classes"], wanted["num_rows"])
         for name, old in before.items():
@@ -239,80 +270,124 @@ class TaskBank(nn.Module):
         Raises:
             ConfigError: it cannot be in this bank, or there is no room.
         """
-        if name in self.tasks:
-            raise ConfigError(f"the bank has a task '{name}'; use replace, or another name")
-        self._insert(name, _examine(self.backbone, name, model))
+        self._refuse_known(name)
+        entry = _examine(self.backbone, name, model)
+        with self._changing():
+            self._refuse_known(name)  # another thread may have added it meanwhile
+            self._insert(name, entry)
 
     def replace(self, name: str, model: PromptedModel) -> None:
         """Copy another model in at a task's place, or change nothing at all.
 
+        Handles of the task stay good if the new model has the same classes and prepares images
+        alike: what they were taken for is still what they give.
+
         Raises:
             ConfigError: there is no such task, or see `add`.
         """
-        slot = self._task(name).slot
+        self._task(name)
         entry = _examine(self.backbone, name, model)
-        self._check_room(name, entry, self.tasks[name].num_classes)
-        self.remove(name)
-        self._write(name, entry, slot)
+        with self._changing():
+            before = self._task(name)
+            self._check_room(name, entry, before.num_classes)
+            entry = entry.to(self.bias.device)  # first, as a device may have no room for it
+            self._free(before)
+            self._write(name, entry, before.slot)
+            after = self.tasks[name]
+            if replace(before, generation=after.generation) != after:
+                self._generations[after.slot] += 1
+                self.tasks[name] = replace(after, generation=after.generation + 1)
 
     def remove(self, name: str) -> None:
-        """Free a task's place.
+        """Free a task's place; its handles are refused from now on.
 
         Raises:
             ConfigError: there is no such task.
         """
-        slot = self._task(name).slot
-        del self.tasks[name]
-        self.free_rows += [row for row in self.rows_of[slot].tolist() if row]
-        for table in (self.counts, self.rows_of):
-            table[slot] = 0
-        self._look_for_padding()
+        with self._changing():
+            task = self._task(name)
+            del self.tasks[name]
+            self._generations[task.slot] += 1
+            self._free(task)
+            self._look_for_padding()
 
     def slots(self, task: str | Sequence[str] | Tensor, batch_size: int) -> Tensor:
-        """(B,) int64: the places of the tasks of a batch.
+        """(B,) int64 on the CPU: the handles of the tasks of a batch, which `forward` takes.
+
+        A handle stands for one task for ever. Once that was removed, or replaced by one of other
+        classes, the handle is refused, whatever has the task's place since.
 
         Args:
-            task: one name for all images, B names, or the places themselves; those on the CPU are
-                checked.
+            task: one name for all images, B names, or handles, which are checked.
             batch_size: B.
 
         Raises:
-            ConfigError: an unknown task, or another number than B.
+            ConfigError: an unknown task, a handle of a task that the bank has no longer, or
+                another number than B.
         """
+        with self._turns.using:
+            handles: Tensor = self._handles(task, batch_size)
+            return handles
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _handles(self, task: str | Sequence[str] | Tensor, batch_size: int) -> Tensor:
         if not isinstance(task, Tensor):
             names = [task] * batch_size if isinstance(task, str) else task
-            task = torch.tensor([self._task(name).slot for name in names], dtype=torch.int64)
+            task = torch.tensor([self._task(name).handle for name in names], dtype=torch.int64)
         if task.ndim != 1 or task.dtype != torch.int64:
             raise ConfigError(
-                f"places of shape {tuple(task.shape)} and type {task.dtype}; give (B,) int64, as "
+                f"handles of shape {tuple(task.shape)} and type {task.dtype}; give (B,) int64, as "
                 "bank.slots does"
             )
         if len(task) != batch_size:
             raise ConfigError(f"{len(task)} tasks for {batch_size} images; give one for each")
-        if not torch.compiler.is_compiling() and task.device.type == "cpu":
-            unknown = set(task.tolist()) - {each.slot for each in self.tasks.values()}
-            if unknown:
-                raise ConfigError(f"no task of the bank is at {min(unknown)}; take bank.slots")
-        return task.to(self.rows_of.device)
+        handles = task.cpu()
+        unknown = set(handles.tolist()) - {each.handle for each in self.tasks.values()}
+        if unknown:
+            raise ConfigError(self._about_unknown(min(unknown)))
+        return handles
+
+    def _about_unknown(self, handle: int) -> str:
+        generation, place = divmod(handle, _PLACES)
+        if place < self.capacity and 0 <= generation < self._generations[place]:
+            return (
+                f"handle {handle} is of a task that was removed, or replaced by one of other "
+                "classes, after bank.slots gave it; call bank.slots again"
+            )
+        return f"no task of the bank is at {handle}; take bank.slots"
 
     # ---------------------------------------------------------------------------------- forward
 
-    @torch.no_grad()
+    # Of a compiled bank `_run` is the graph. Handles are checked and changes kept away outside of
+    # it, where Python can raise and wait.
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call]
     def forward(self, images: Tensor, task: str | Sequence[str] | Tensor) -> Tensor:
         """Logits (B, C) float32, -inf beyond an image's own classes.
 
         Args:
             images: (B, 3, H, W), each prepared as its task wants it.
-            task: one name for all images, B names, or (B,) int64 places, as `slots` gives them:
-                a compiled bank wants places, for names would be part of its graph.
+            task: one name for all images, B names, or (B,) int64 handles, as `slots` gives them.
+                Handles are best on the CPU: to check others, this thread waits for the device.
+
+        Raises:
+            ConfigError: see `slots`.
         """
-        slots = self.slots(task, len(images))
+        check_images(images, self.backbone)
+        with self._turns.using:
+            return self._run(images, self._places(self._handles(task, len(images))))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _places(self, handles: Tensor) -> Tensor:
+        return (handles % _PLACES).to(self.rows_of.device)
+
+    @torch.no_grad()
+    def _run(self, images: Tensor, places: Tensor) -> Tensor:
         prompted = any(self.num_tokens)
         features = self.prompted(
-            images, context_at=(lambda layer: self._context(layer, slots)) if prompted else None
+            images, context_at=(lambda layer: self._context(layer, places)) if prompted else None
         )
         assert features.pooled is not None
-        return self._logits(features.pooled, slots)
+        return self._logits(features.pooled, places)
 
     def predict(self, images: Tensor, task: str | Sequence[str] | Tensor) -> list[Tensor]:
         """For each image the probabilities of its own task's classes, (C of the task,).
@@ -324,10 +399,12 @@ class TaskBank(nn.Module):
             images: (B, 3, H, W), each prepared as its task wants it.
             task: see `forward`.
         """
-        slots = self.slots(task, len(images))
-        logits: Tensor = self(images, slots)
-        at = {each.slot: each for each in self.tasks.values()}
-        owners = [at[slot] for slot in slots.tolist()]
+        check_images(images, self.backbone)
+        with self._turns.using:
+            handles = self._handles(task, len(images))
+            logits: Tensor = self(images, handles)
+            at = {each.handle: each for each in self.tasks.values()}
+            owners = [at[handle] for handle in handles.tolist()]
         own = [row[: owner.num_classes] for row, owner in zip(logits, owners, strict=True)]
         return [
             row.sigmoid() if owner.multi_label else row.softmax(dim=0)
@@ -400,7 +477,7 @@ class TaskBank(nn.Module):
                 "remove one, or grow(capacity=..)"
             )
         self._check_room(name, entry, 0)
-        self._write(name, entry, slot)
+        self._write(name, entry.to(self.bias.device), slot)
 
     def _check_room(self, name: str, entry: _Entry, freed: int) -> None:
         counts = entry.counts(self.backbone.depth)
@@ -428,7 +505,7 @@ class TaskBank(nn.Module):
         for layer, context in entry.contexts.items():
             count = context.keys.shape[2]
             for kind, given in (("keys", context.keys), ("values", context.values)):
-                self.get_buffer(f"{kind}_{layer}")[slot, :, :count] = given[0].to(self.bias.device)
+                self.get_buffer(f"{kind}_{layer}")[slot, :, :count] = given[0]
         self.counts[slot] = torch.tensor(entry.counts(self.backbone.depth))
         numbers = [self.free_rows.pop() for _ in range(entry.num_classes)]
         rows = torch.tensor(numbers, device=self.bias.device)
@@ -439,15 +516,42 @@ class TaskBank(nn.Module):
         self.scales[slot] = entry.rows.scale.to(self.scales)
         self.normalizes[slot] = entry.rows.normalizes
         self.tasks[name] = BankTask(
-            slot, entry.num_classes, entry.class_names, entry.multi_label, entry.preprocess
+            slot,
+            entry.num_classes,
+            entry.class_names,
+            entry.multi_label,
+            entry.preprocess,
+            self._generations[slot],
         )
         self._look_for_padding()
+
+    def _free(self, task: BankTask) -> None:
+        """Give back the rows of a task; its place has no classes from now on."""
+        self.free_rows += [row for row in self.rows_of[task.slot].tolist() if row]
+        for table in (self.counts, self.rows_of):
+            table[task.slot] = 0
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """No forward pass runs inside, on whichever stream of a GPU it was begun."""
+        with self._turns.changing():
+            self._wait_for_device()
+            yield
+            self._wait_for_device()
+
+    def _wait_for_device(self) -> None:
+        if self.bias.is_cuda:
+            torch.cuda.synchronize(self.bias.device)
 
     def _look_for_padding(self) -> None:
         """A mask rules out some kernels: there is one only where a task has fewer tokens."""
         slots = [task.slot for task in self.tasks.values()]
         fewest = self.counts[slots].amin(dim=0).tolist() if slots else self.num_tokens
         self.masked = tuple(map(int.__lt__, fewest, self.num_tokens))
+
+    def _refuse_known(self, name: str) -> None:
+        if name in self.tasks:
+            raise ConfigError(f"the bank has a task '{name}'; use replace, or another name")
 
     def _task(self, name: str) -> BankTask:
         if name not in self.tasks:
@@ -482,6 +586,18 @@ class _Entry:
     def num_classes(self) -> int:
         return len(self.rows.weight)
 
+    def to(self, device: torch.device) -> _Entry:
+        """The same with its tensors on a device."""
+        contexts = {
+            layer: Context(context.keys.to(device), context.values.to(device))
+            for layer, context in self.contexts.items()
+        }
+        rows = replace(
+            self.rows,
+            **{name: getattr(self.rows, name).to(device) for name in ("weight", "bias", "scale")},
+        )
+        return replace(self, contexts=contexts, rows=rows)
+
     def counts(self, depth: int) -> list[int]:
         """Prompt tokens at each layer."""
         return [
@@ -497,6 +613,7 @@ def _examine(backbone: Backbone, name: str, model: PromptedModel) -> _Entry:
     Raises:
         ConfigError: a bank on this backbone cannot hold it.
     """
+    model = model_in(model)
     if not isinstance(model, Classifier):
         raise ConfigError(f"task '{name}' is a {type(model).__name__}; a bank holds classifiers")
     if backbone.stored_dtype is not None:
@@ -537,6 +654,7 @@ def _refuse_backbone(backbone: Backbone, name: str, model: PromptedModel) -> Non
     for what, one, other in (
         ("image size", own.preprocess.size, backbone.preprocess.size),
         ("activation", own.activation, backbone.activation),
+        ("pooling", own.pooling, backbone.pooling),
     ):
         if one != other:
             raise ConfigError(f"task '{name}' has {what} {one}, the bank's backbone {other}")

@@ -16,10 +16,11 @@ from vpt.config import RunConfig, Schema, load_yaml, validate
 from vpt.config.run import Count
 from vpt.data import (
     Descriptor,
+    ScanMemory,
     Split,
     Splits,
     evaluation_transform,
-    load_descriptor,
+    layout_lines,
     read_splits,
     scan_images,
 )
@@ -28,6 +29,7 @@ from vpt.engine.run_dir import OpenMode
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import FREE_BASELINES, Measured
 from vpt.experiment import backbone_of, head_with_templates, preprocess_of
+from vpt.experiment.classification import described
 from vpt.models import Classifier
 from vpt.protocols.setup import (
     OWN_KEYS,
@@ -256,7 +258,9 @@ class Bench:
             class_names=splits.class_names,
             text_names=splits.text_names,
             text=self.text,
-            preprocess=preprocess_of(self.backbone, self.run.data.preprocess),
+            preprocess=preprocess_of(
+                self.backbone, self.run.data.preprocess, self.run.data.value_range
+            ),
         ).to(self.device)
 
     def measure(self, model: Classifier, split: Split, *, precision: str) -> Measured:
@@ -284,8 +288,10 @@ def set_up(
         VptError: anything that does not fit together.
     """
     run = config.base_config()
-    descriptor = load_descriptor(run.data.dataset)
+    descriptor = described(run)
     splits = read_splits(descriptor, run.data.root)
+    for line in [*layout_lines(descriptor), *splits.notes]:
+        log(line)
     splits.require_single_label("clip-eval")
     splits.require("test")
     options, backbone = run.backbone, backbone_of(run)
@@ -305,7 +311,14 @@ def _check_images(run: RunConfig, splits: Splits) -> None:
     if not run.data.scan:
         return
     present = [split for name in ("train", "val", "test") if (split := splits.get(name))]
-    bad = [image for split in present for image in scan_images(split, run.data.num_workers)]
+    memory = ScanMemory.of_user()
+    bad = [
+        image
+        for split in present
+        for image in scan_images(
+            split, run.data.num_workers, value_range=run.data.value_range, memory=memory
+        )
+    ]
     if bad:
         listing = "\n".join(f"{image.path}: {image.reason}" for image in bad)
         raise DataError(

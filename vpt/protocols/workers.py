@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
@@ -15,6 +18,7 @@ from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
 from vpt.errors import RunError
 
 _LOOK_SECONDS = 0.5  # between looks for a signal
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 _END_SECONDS = 10  # until a process that was asked to end is made to
 
 Key = TypeVar("Key")
@@ -31,7 +35,7 @@ def run_apart(
     """The results of all jobs, in their order.
 
     Each has a process of its own, so that its peak memory is its own. A job's error ends the
-    others and is raised here.
+    others and is raised here. The processes end when this one is gone, however it ended.
 
     Args:
         jobs: functions that can be pickled, by a name of any kind.
@@ -144,6 +148,8 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 
 def _work(job: Callable[[], Any], pipe: Connection) -> None:
+    if not _is_told_of_owners_death():
+        _watch_owner()
     outcome: tuple[Exception | None, Any]
     try:
         outcome = (None, job())
@@ -151,3 +157,30 @@ def _work(job: Callable[[], Any], pipe: Connection) -> None:
         outcome = (error, None)
     with contextlib.suppress(BrokenPipeError):  # the owner is gone
         pipe.send(outcome)
+
+
+def _is_told_of_owners_death() -> bool:
+    """Have Linux send SIGTERM when the process, or the thread, that started this one is gone.
+
+    False where that is not to be had. A run that gets the signal saves its state and stops.
+    """
+    owner = multiprocessing.parent_process()
+    if sys.platform != "linux" or owner is None:
+        return False
+    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        return False
+    if os.getppid() != owner.pid:  # it was gone before
+        os._exit(1)
+    return True
+
+
+def _watch_owner() -> None:
+    """The same with a thread that waits for the end of the owner's pipe."""
+
+    def wait_and_stop() -> None:
+        owner = multiprocessing.parent_process()
+        if owner is not None:
+            owner.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait_and_stop, daemon=True).start()

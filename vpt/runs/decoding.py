@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from vpt.engine.progress import Log
 from vpt.errors import ConfigError, DataError
 from vpt.experiment import Experiment, bytes_text, plan_cache
 from vpt.storage.atomic_file import free_bytes
+from vpt.storage.cache import cache_folder
 from vpt.storage.records import RecordsError
 
 _NAMES: dict[SplitName, str] = {"train": "training", "val": "validation"}
@@ -32,7 +32,7 @@ def decoded_folder(config: RunConfig) -> Path:
     """Where decoded images are: `data.decoded_dir`, or `decoded` in $VPT_CACHE or ~/.cache/vpt."""
     if config.data.decoded_dir is not None:
         return config.data.decoded_dir
-    return Path(os.environ.get("VPT_CACHE") or "~/.cache/vpt").expanduser() / "decoded"
+    return cache_folder("decoded")
 
 
 def decoded_images(experiment: Experiment, log: Log) -> dict[SplitName, DecodedImages]:
@@ -113,7 +113,7 @@ def _found(path: Path, log: Log) -> DecodedImages | None:
 def _check_use(experiment: Experiment, split: Split, name: SplitName) -> None:
     """Leave out what was never encoded; with 'auto' also what is not read again."""
     config = experiment.config
-    if any(isinstance(sample.source, int) for sample in split.samples):
+    if split.table.sources.in_arrays:
         raise _LeftOut("they are in memory already", by_config=True)
     if config.data.decoded == "disk":
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from vpt.runs.outputs import make_folder
 from vpt.storage.archive import is_archive, new_folder, remove_unfinished, unpack
 from vpt.storage.atomic_file import write_atomic, write_error
 from vpt.storage.download import download, verified
+from vpt.storage.lock_file import lock, open_lock_file
 
 FILES_JSON = "vpt_files.json"
 """In a data set's folder: which files it was made of, with their SHA-256."""
@@ -171,7 +171,7 @@ def _without_hint(error: DataError) -> str:
 
 def _summary(descriptor: Descriptor, folder: Path, root: Path) -> str:
     splits: DetectionSplits | Splits
-    if descriptor.format == "coco":
+    if descriptor.holds_boxes:
         splits = read_detection(descriptor, folder)
     else:
         splits = read_splits(descriptor, folder)
@@ -187,17 +187,17 @@ def _summary(descriptor: Descriptor, folder: Path, root: Path) -> str:
 @contextmanager
 def _alone(downloads: Path) -> Iterator[None]:
     """Only one call at a time writes to a folder of downloads; the kernel frees the lock."""
-    lock = os.open(downloads / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_lock_file(downloads / ".lock")
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor, wait=False)
         except BlockingIOError as error:
             raise DataError(f"another command is fetching into {downloads}; wait for it") from error
         except OSError as error:
             raise DataError(f"{downloads} cannot be locked: {error.strerror}") from error
         yield
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _by_hand(descriptor: Descriptor, files: list[PublishedFile], downloads: Path) -> str:

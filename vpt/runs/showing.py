@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vpt.engine.events import Events
 from vpt.engine.progress import Log
 from vpt.engine.projector import Points, write_projector
 from vpt.engine.run_dir import RunDirectory
@@ -21,6 +21,9 @@ from vpt.experiment import AnyExperiment
 from vpt.models import PromptedModel
 from vpt.runs.feeding import dataset_of
 from vpt.runs.start import flat
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 WORST = 16
 """Errors that are shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,16 +15,18 @@ from vpt.data import (
     BadImage,
     DetectionSplits,
     EpochBatches,
+    ScanMemory,
     Splits,
     Workers,
     boxes_hash,
+    depth_warning,
     drop_bad,
     scan_images,
     share_of,
 )
 from vpt.data.splits import SplitName
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
-from vpt.engine.distributed import gathered, rank, world_size
+from vpt.engine.distributed import gathered, is_first, rank, world_size
 from vpt.engine.events import Events
 from vpt.engine.progress import Log
 from vpt.engine.run_dir import (
@@ -36,8 +38,12 @@ from vpt.engine.run_dir import (
 )
 from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import AnyExperiment
+from vpt.models import PromptedModel
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -78,7 +84,8 @@ def check_space(run: RunDirectory, experiment: AnyExperiment) -> None:
 def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     """The experiment without unreadable images, or one error that lists them all.
 
-    Several processes share the images out, and all of them get the same.
+    Several processes share the images out, and all of them get the same. Images that a run has
+    scanned before are decoded again only where their files have changed.
     """
     config, splits = experiment.config, experiment.splits
     if not config.data.scan:
@@ -86,7 +93,9 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     bad: dict[str, list[BadImage]] = {}
     for name in SPLIT_NAMES:
         split = splits.get(name)
-        bad[name] = _unreadable(split, config.data.num_workers) if split else []
+        bad[name] = (
+            _unreadable(split, config.data.num_workers, config.data.value_range) if split else []
+        )
     problems = [f"{image.path}: {image.reason}" for images in bad.values() for image in images]
     if not problems:
         return experiment
@@ -102,17 +111,84 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     return experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
 
 
-def _unreadable(split: Any, num_workers: Workers) -> list[BadImage]:
+def _unreadable(
+    split: Any, num_workers: Workers, value_range: tuple[float, float] | None
+) -> list[BadImage]:
     own = split.with_samples(share_of(split.samples, rank(), world_size()))
-    found = scan_images(own, num_workers) if own.samples else []
+    memory = ScanMemory.of_user()
+    found = (
+        scan_images(own, num_workers, value_range=value_range, memory=memory) if own.samples else []
+    )
     return [image for part in gathered(found) for image in part]
 
 
-def newest_checkpoint(run: RunDirectory, config: AnyRunConfig, log: Log) -> Checkpoint | None:
-    """What to go on from, if anything; a run of another config is refused."""
-    if run.config.exists():
-        _refuse_other_config(load_config(run.config), config, run.path)
+def tell_pooling(model: PromptedModel, log: Log) -> None:
+    """A line that says what a model's feature is made of, where it has one."""
+    backbone, pooling = model.backbone, model.pooling
+    if pooling is None:
+        return
+    own = pooling == backbone.own_pooling
+    others = " or ".join(each for each in backbone.poolings if each != pooling)
+    origin = "the backbone's own" if own else f"by backbone.pool; its own is {backbone.own_pooling}"
+    hint = f", {others} by backbone.pool" if own and others else ""
+    log(f"features: {pooling} pooling ({origin}{hint})")
+
+
+def warn_of_depth(experiment: AnyExperiment, log: Log) -> None:
+    """A line where images of more than 8 bits do not fit the range that they are scaled by."""
+    for name in SPLIT_NAMES[:2] if is_first() else ():
+        split = experiment.splits.get(name)
+        found = depth_warning(split, experiment.config.data.value_range) if split else None
+        if found is not None:
+            log(f"warning: {found}")
+            return
+
+
+def newest_checkpoint(run: RunDirectory, log: Log) -> Checkpoint | None:
+    """What to go on from, if anything."""
     return CheckpointStore(run.checkpoints).load_newest(log) if run.checkpoints.exists() else None
+
+
+def refuse_other_config(run: RunDirectory, config: AnyRunConfig) -> None:
+    """A run goes on, and its result stands, only with the config that it began with.
+
+    Raises:
+        ConfigError: naming what differs.
+        RunError: the config that it began with is missing or damaged.
+    """
+    if not run.config.exists():
+        raise _unusable(run.config, "is missing")
+    try:
+        before = load_config(run.config)
+    except ConfigError as error:
+        raise _unusable(run.config, f"is damaged ({error})") from error
+    _refuse_other_config(before, config, run.path)
+
+
+def _unusable(path: Path, what: str) -> RunError:
+    return RunError(
+        f"{path} {what}, so nothing shows whether this is the same run; put it back, or start anew "
+        "with --overwrite"
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """A JSON object that the run wrote at its start.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise _unusable(path, "is missing") from error
+    except OSError as error:
+        raise _unusable(path, f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise _unusable(path, "is damaged") from error
+    if not isinstance(values, dict):
+        raise _unusable(path, "is damaged")
+    return values
 
 
 def _refuse_other_config(before: AnyRunConfig, now: AnyRunConfig, path: Path) -> None:
@@ -142,11 +218,9 @@ def refuse_other_model(run: RunDirectory, experiment: AnyExperiment) -> None:
     """A run goes on, and its result stands, only with the weights and texts that it began with.
 
     Raises:
-        RunError: naming what differs.
+        RunError: naming what differs; also where the record of it is missing or damaged.
     """
-    if not run.identity.exists():  # of a run that wrote none
-        return
-    before, now = json.loads(run.identity.read_text()), _identity(experiment)
+    before, now = _read_record(run.identity), _identity(experiment)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         raise RunError(
@@ -171,8 +245,13 @@ def _identity(experiment: AnyExperiment) -> dict[str, Any]:
 
 
 def refuse_other_data(run: RunDirectory, experiment: AnyExperiment) -> None:
-    """A run goes on with the images, and the boxes, that it began with."""
-    before, now = json.loads(run.split.read_text()), _split_keys(experiment.splits)
+    """A run goes on with the images, and the boxes, that it began with.
+
+    Raises:
+        DataError: naming what differs.
+        RunError: the record of them is missing or damaged.
+    """
+    before, now = _read_keys(run.split), _split_keys(experiment.splits)
     boxes, new_boxes = before.pop(_BOXES, {}), now.pop(_BOXES, {})
     for name in boxes.keys() & new_boxes.keys():
         if boxes[name] != new_boxes[name]:
@@ -189,6 +268,16 @@ def refuse_other_data(run: RunDirectory, experiment: AnyExperiment) -> None:
                 f"{run.path} began with other data ('{name}': {what}); restore them, or start a "
                 "new run_dir"
             )
+
+
+def _read_keys(path: Path) -> dict[str, Any]:
+    """What `_split_keys` gave when the run began."""
+    keys = _read_record(path)
+    for name, value in keys.items():
+        is_whole = isinstance(value, dict if name == _BOXES else list)
+        if not is_whole or not all(isinstance(key, str) for key in value):
+            raise _unusable(path, "is damaged")
+    return keys
 
 
 def write_start(run: RunDirectory, experiment: AnyExperiment) -> None:

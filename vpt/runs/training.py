@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
+from torch import Tensor
 
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
-from vpt.data import told
+from vpt.data import layout_lines, told
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.distributed import (
@@ -28,7 +30,7 @@ from vpt.engine.energy import EnergyMeter, open_meter
 from vpt.engine.events import Events
 from vpt.engine.fit import FitState, OnValidation, Outputs, fit, format_metrics
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
-from vpt.engine.progress import LeftOut, Log
+from vpt.engine.progress import LeftOut, Log, loading_line, said_if_slow
 from vpt.engine.prompt_file import read_prompt_file
 from vpt.engine.run_dir import (
     OpenMode,
@@ -36,26 +38,35 @@ from vpt.engine.run_dir import (
     open_run_directory,
     write_json_atomic,
 )
+from vpt.errors import RunError
 from vpt.evaluation import NOTHING
-from vpt.evaluation.energy import Energy, energies
-from vpt.experiment import AnyExperiment, DetectionExperiment, build
+from vpt.evaluation.energy import Energy
+from vpt.experiment import AnyExperiment, DetectionExperiment, Experiment, build
 from vpt.models import PromptedModel
+from vpt.runs.advice import advice_lines
+from vpt.runs.best import refuse_other_best, replace_best, restore_best
 from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.breakdown import Breakdown, Confused, breakdown_of
 from vpt.runs.cost import flops_of
 from vpt.runs.detection import show_validation
 from vpt.runs.feeding import coco_eval_of, fit_data, start_prompts
-from vpt.runs.inference import confusions_of, measure, per_class_of
+from vpt.runs.inference import confusions_of, measure
 from vpt.runs.showing import harmless, show_errors, show_result, write_points
 from vpt.runs.start import (
     check_space,
     newest_checkpoint,
+    refuse_other_config,
     refuse_other_data,
     refuse_other_model,
     scanned,
     show_start,
+    tell_pooling,
+    warn_of_depth,
     write_start,
 )
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class RunResult:
         test: metrics of the best epoch on the test split, read once; None without such a split.
         val: metrics of the best epoch on the validation split.
         best_epoch: 0-based.
+        best_epoch_number: the same from 1 on, as the console counts; None: no epochs.
         steps: optimiser steps done.
         finished: 'done', or why the run stopped early.
         parameters: `count_parameters`, and 'trained'.
@@ -78,6 +90,8 @@ class RunResult:
         left_out: images, boxes and entries of the data that were left out.
         test_per_class: share of each class's test images that is right, None where it has none;
             of boxes and of multi-label data the class's average precision.
+        test_counts: each class's test images, or boxes.
+        test_confused: the most frequent confusions of the test split, most first.
         forward_flops: floating-point operations per image in evaluation, see `count_flops`.
         step_flops: the same in training, forward and backward; None where there are no steps.
         val_images_per_second: in validation; None without such images.
@@ -102,6 +116,9 @@ class RunResult:
     step_flops: int | None = None
     val_images_per_second: float | None = None
     energy: tuple[Energy, ...] = ()
+    best_epoch_number: int | None = None
+    test_counts: dict[str, int] | None = None
+    test_confused: tuple[Confused, ...] = ()
 
 
 @lost_partners_told()
@@ -139,7 +156,10 @@ def train(
     device = own_device(choose_device(config.train.device))
     if not is_first():
         log, console, on_validation = _silent, None, lambda epoch, metrics: None
-    experiment = build(config, backbone=backbone, text=text)
+    record = config.backbone
+    line = loading_line(record.name, record.weights, pretrained=record.pretrained)
+    with said_if_slow(line, log):
+        experiment = build(config, backbone=backbone, text=text)
     if not read_test:
         rest = replace(experiment.splits, test=None)
         experiment = experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
@@ -149,7 +169,18 @@ def train(
             return earlier
         resume = earlier
         on_first(lambda: check_space(run, experiment))
+        if isinstance(experiment, DetectionExperiment):
+            lines = layout_lines(experiment.descriptor)
+        else:
+            lines = experiment.data_lines
+        for line in lines:
+            log(line)
+        for line in advice_lines(experiment):
+            log(line)
         log(_trained_line(experiment.model))
+        tell_pooling(experiment.model, log)
+        for note in experiment.notes if resume is None else ():
+            log(note)
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
@@ -157,6 +188,7 @@ def train(
             for line in told(experiment.splits.findings):
                 left_out(line)
         experiment = scanned(experiment, left_out)
+        warn_of_depth(experiment, log)
         begin = write_start if resume is None else refuse_other_data
         on_first(lambda: begin(run, experiment))
         with _open_events(run, resume, log) as events:
@@ -178,6 +210,7 @@ def train(
             if read_test and (flops := flops_of(experiment, log)):
                 whole = replace(whole, forward_flops=flops.forward, step_flops=flops.step)
             write_json_atomic(run.result, asdict(whole))
+            run.previous_prompt.unlink(missing_ok=True)
             return whole
 
         return on_first(finish)
@@ -197,18 +230,43 @@ def _opened(path: Path, mode: OpenMode) -> RunDirectory:
 def _earlier(
     run: RunDirectory, experiment: AnyExperiment, log: Log
 ) -> Checkpoint | RunResult | None:
-    """What there is to go on from: the newest checkpoint, the result of a finished run, nothing."""
-    resume = newest_checkpoint(run, experiment.config, log)
-    is_finished = run.result.exists()
-    if resume is None and not is_finished:
+    """What there is to go on from: the newest checkpoint, the result of a finished run, nothing.
+
+    Raises:
+        VptError: the run is another one, or a file that it cannot go on without is damaged.
+    """
+    checkpoint = newest_checkpoint(run, log)
+    result = _earlier_result(run, checkpoint, log)
+    if checkpoint is None and result is None:
+        if run.config.exists():
+            refuse_other_config(run, experiment.config)
         log(f"{run.path} holds no checkpoint to go on from: starts anew")
+        return None
+    refuse_other_config(run, experiment.config)
     refuse_other_model(run, experiment)
-    if not is_finished:
-        return resume
+    if result is None:
+        assert checkpoint is not None
+        restore_best(run, checkpoint)
+        return checkpoint
     if not experiment.config.data.scan:  # else bad images may have been left out
         refuse_other_data(run, experiment)
     log(f"{run.path} is finished; its result stands")
-    return _read_result(run.result)
+    if checkpoint is not None and not run.best_prompt.exists():
+        log(f"{run.best_prompt} is missing; --overwrite trains it anew")
+    return result
+
+
+def _earlier_result(run: RunDirectory, checkpoint: Checkpoint | None, log: Log) -> RunResult | None:
+    """The result of a finished run; where it is damaged, the run's end is done once more."""
+    if not run.result.exists():
+        return None
+    try:
+        return _read_result(run.result)
+    except (OSError, ValueError, TypeError) as error:
+        if checkpoint is None:
+            raise RunError(f"{run.result} is damaged; start anew with --overwrite") from error
+        log(f"{run.result} is damaged; the end of the run is done again")
+        return None
 
 
 def _processes_line(batch_size: int) -> str:
@@ -298,31 +356,38 @@ def _train_in(
         log(f"going on from step {resume.step}")
     data = fit_data(experiment, device, results=run.val_results, log=log)
 
-    def keep_best(metrics: dict[str, float]) -> None:
+    def keep_best(metrics: dict[str, float]) -> str | None:
         if events is None:
-            return
-        _save(run.best_prompt, experiment, metrics)
+            return None
+        sha256 = replace_best(run, lambda path: _save(path, experiment, metrics))
         if isinstance(data.evaluator, BoxEvaluator):
             show_validation(events, data.evaluator)
         with harmless("errors", log):
             show_errors(events, experiment, data.evaluator)
+        return sha256
 
     with stop_request() as stop, _open_meter(device) as meter:
         outputs = replace(outputs, on_best=keep_best, meter=meter)
         state = fit(model, data, experiment.settings, device=device, outputs=outputs, resume=resume)
         assert state.best is not None
         on_first(lambda: _save(run.last_prompt, experiment, {}))
-        model.load_trained(on_first(lambda: read_prompt_file(run.best_prompt)[1]))
-        test, per_class = _test(run, experiment, events, state, device, stop)
+        model.load_trained(on_first(lambda: _best_tensors(run, state)))
+        test, breakdown = _test(run, experiment, events, state, device, stop)
         if events is not None:
             with harmless("settings", log):
                 show_result(events, experiment, state.best, test)
             with harmless("tokens", log):
                 write_points(run, model)
-        result = on_first(lambda: _result(run, experiment, state, test, per_class, device))
+        result = on_first(lambda: _result(run, experiment, state, test, breakdown, device))
     found = {"test": test} if test is not None else {"val": state.best} if state.best else {}
     log("; ".join([f"{k}: {format_metrics(v)}" for k, v in found.items()] + [str(run.best_prompt)]))
     return result
+
+
+def _best_tensors(run: RunDirectory, state: FitState) -> dict[str, Tensor]:
+    """What the best epoch's prompt file holds, if it is the one that was validated."""
+    refuse_other_best(run, state.best_sha256)
+    return read_prompt_file(run.best_prompt)[1]
 
 
 def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | None]:
@@ -333,7 +398,8 @@ def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | No
 def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> None:
     config = experiment.config
     values = {f"val/{name}": value for name, value in metrics.items()}
-    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config)
+    cut = experiment.splits.cut if isinstance(experiment, Experiment) else None
+    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config, cut=cut)
 
 
 def _test(
@@ -343,8 +409,8 @@ def _test(
     state: FitState,
     device: torch.device,
     stop: StopRequest,
-) -> tuple[dict[str, float] | None, dict[str, float | None] | None]:
-    """Read the test split, once: its metrics, and the accuracy or AP of each class.
+) -> tuple[dict[str, float] | None, Breakdown | None]:
+    """Read the test split, once: its metrics, and what they are class by class.
 
     Of several processes only the first knows of the classes.
     """
@@ -372,14 +438,14 @@ def _test(
     if events is None:
         return metrics, None
     events.scalars(state.step, {f"test/{name}": value for name, value in metrics.items()})
-    names, per_class = list(split.class_names), per_class_of(evaluator)
+    names = list(split.class_names)
     if isinstance(evaluator, BoxEvaluator):
         names = [*names, NOTHING]
         events.precision_recall(state.step, "test/precision_recall", evaluator.coco.pr_curves())
     counts = confusions_of(evaluator)
     if counts is not None:
         events.confusion_matrix(state.step, "test/confusion_matrix", counts, names)
-    return metrics, dict(zip(split.class_names, per_class, strict=True))
+    return metrics, breakdown_of(evaluator, split)
 
 
 def _result(
@@ -387,7 +453,7 @@ def _result(
     experiment: AnyExperiment,
     state: FitState,
     test: dict[str, float] | None,
-    per_class: dict[str, float | None] | None,
+    breakdown: Breakdown | None,
     device: torch.device,
 ) -> RunResult:
     trained = sum(p.numel() for p in experiment.model.trainable_parameters())
@@ -404,12 +470,19 @@ def _result(
         peak_memory_bytes=peak_memory_bytes(device),
         seed=experiment.config.seed,
         trained_parameters=experiment.model.trained_counts(),
-        test_per_class=per_class,
+        test_per_class=None if breakdown is None else breakdown.values,
         val_images_per_second=state.val_images / state.val_seconds if state.val_images else None,
         energy=state.energy,
+        best_epoch_number=state.best_epoch + 1,
+        test_counts=None if breakdown is None else breakdown.counts,
+        test_confused=() if breakdown is None else breakdown.confused,
     )
 
 
 def _read_result(path: Path) -> RunResult:
-    values = json.loads(path.read_text())
-    return RunResult(**{**values, "energy": energies(values.get("energy", ()))})
+    """What a run wrote when it ended.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return TypeAdapter(RunResult).validate_json(path.read_bytes())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from vpt.errors import RunError
 
@@ -24,21 +28,120 @@ def write_atomic(path: Path, chunks: Sequence[Chunk]) -> None:
     """Replace `path` with the chunks, one after the other; on any failure it keeps its old bytes.
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync), and only then take
-    the name.
+    the name. A pipe or a device is no file and is written to as it is.
 
     Raises:
         RunError: no space left, no permission, no such folder, or another failure of the disk.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    size = sum(len(chunk) for chunk in chunks)
+    with atomic_stream(path, size=size) as stream:
+        for chunk in chunks:
+            stream.write(chunk)
+
+
+@contextmanager
+def atomic_stream(path: Path, *, size: int = 0) -> Iterator[BinaryIO]:
+    """A stream whose bytes replace `path` when the block has ended; if it fails, nothing does.
+
+    Otherwise as `write_atomic`.
+
+    Args:
+        path: the file.
+        size: bytes that will be written, if they are known; for the message.
+
+    Raises:
+        RunError: as of `write_atomic`.
+    """
+    if _is_pipe_or_device(path):
+        with _naming_errors(path, size), io.BufferedWriter(_Output(path, "wb", path)) as stream:
+            yield stream
+        return
+    temporary = _temporary_beside(path)
     try:
-        _write_synced(temporary, chunks)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, error, sum(len(chunk) for chunk in chunks)) from error
+        with _naming_errors(path, size):
+            output = _Output(temporary, "xb", path, size)
+        try:
+            stream = io.BufferedWriter(output)
+            yield stream
+            stream.flush()
+            with _naming_errors(path, size):
+                os.fsync(output.fileno())
+        finally:
+            output.close()
+        with _naming_errors(path, size):
+            temporary.replace(path)
+            sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Create `path` with all of the content, or not at all; a file that exists is never replaced.
+
+    Whether a crash of the machine leaves it is not waited for: of many files that takes too long.
+
+    Raises:
+        FileExistsError: there is something of that name.
+        RunError: as of `write_atomic`.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        with _naming_errors(path, len(content)):
+            with _Output(temporary, "xb", path, len(content)) as output:
+                stream = io.BufferedWriter(output)
+                stream.write(content)
+                stream.flush()
+            _name_new(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _name_new(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # no hard links there
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "File exists", str(path)) from error
+        temporary.replace(path)
+
+
+class _Output(io.FileIO):
+    """An open file; an error of the disk names the file that the user knows."""
+
+    def __init__(self, file: Path, mode: str, path: Path, size: int = 0):
+        super().__init__(file, mode)
+        self._path, self._size = path, size
+
+    def write(self, data: Any, /) -> int:
+        with _naming_errors(self._path, self._size or memoryview(data).nbytes):
+            return super().write(data)
+
+
+@contextmanager
+def _naming_errors(path: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise write_error(path, error, size) from error
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A new name in the same folder, short enough for any file system."""
+    return path.with_name(f".{path.name[:48]}.{secrets.token_hex(4)}.tmp")
+
+
+def _is_pipe_or_device(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def write_error(path: Path, error: OSError, size: int) -> RunError:
@@ -78,18 +181,6 @@ def remove_leftovers(folder: Path) -> None:
 
 def _files_of(folder: Path) -> Iterable[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _write_synced(path: Path, chunks: Iterable[Chunk]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -74,7 +74,7 @@ def _connection(
     kind: type[http.client.HTTPConnection], pace: Pace, host: str, **options: Any
 ) -> http.client.HTTPConnection:
     connection = kind(host, **options)
-    connection.response_class = partial(_answer, pace)
+    connection.response_class = partial(_answer, pace)  # type: ignore[assignment]
     return connection
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from vpt.errors import BackboneError, ConfigError, VptError
 from vpt.registry import nearest
+from vpt.storage.cache import cache_folder
 from vpt.storage.sealed_file import read_sealed, write_sealed
 from vpt.text.names import check_distinct, check_known, check_names
 from vpt.text.templates import fill, resolve_class_prompts, resolve_templates
@@ -119,8 +119,7 @@ class TextClassifier:
 
 def default_cache() -> Path:
     """Where classifiers are kept: `text_classifiers` in $VPT_CACHE, or else in ~/.cache/vpt."""
-    root = os.environ.get("VPT_CACHE") or "~/.cache/vpt"
-    return Path(root).expanduser() / "text_classifiers"
+    return cache_folder("text_classifiers")
 
 
 def build_classifier(

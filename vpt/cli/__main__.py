@@ -1,0 +1,5 @@
+"""`python -m vpt.cli`, for torchrun."""
+
+from vpt.cli import main
+
+main()

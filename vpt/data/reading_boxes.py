@@ -1,0 +1,557 @@
+"""From a descriptor to splits with boxes: annotations and image headers, checked and joined."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vpt.data.box_units import COCO_UNITS, BoxUnits, ForeignUnits, find_foreign_units, xywh_pixels
+from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
+from vpt.data.detection import (
+    DetectionSample,
+    DetectionSamples,
+    DetectionSplit,
+    DetectionSplits,
+    Finding,
+    check_findings,
+    detection_holdout,
+    to_coco_dict,
+)
+from vpt.data.headers import read_headers
+from vpt.data.images import ImageHeader
+from vpt.data.near_paths import explain_missing, find_accepted, is_foreign_path
+from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage, read_coco_files
+from vpt.data.readers.hf_objects import read_hf_objects
+from vpt.data.readers.parts import check_counts, find_root, hint
+from vpt.data.readers.voc import read_voc
+from vpt.data.readers.yolo import read_yolo
+from vpt.data.splits import SPLIT_NAMES, SplitName
+from vpt.errors import DataError
+from vpt.registry import nearest
+
+__all__ = ["Problems", "read_detection", "to_coco_dict"]
+
+Problems = Literal["raise", "skip", "report"]
+
+_OVER_EDGE = 1.0  # pixels: rounding, not worth a word
+_AREA_OVER_BOX = 1.1  # an outline lies in its box, but for rounding
+_SMALLEST_SIDE = 0.01  # pixels: less is no box
+
+
+def read_detection(
+    descriptor: Descriptor,
+    root: Path | None = None,
+    *,
+    problems: Problems = "raise",
+    needed: Collection[SplitName] = SPLIT_NAMES,
+) -> DetectionSplits:
+    """The splits of a data set with boxes; of the images only the headers are read.
+
+    Label k is the k-th smallest category id of the training file, in every split.
+
+    Args:
+        descriptor: the data set, of one of `BOX_FORMATS`.
+        root: its folder; the descriptor's own if None.
+        problems: 'raise' on the first error; 'skip' images, boxes and entries with errors where
+            that mends them; 'report' skips likewise and never raises for a finding.
+        needed: the splits whose images must be there; missing ones of the others are taken as the
+            annotation file describes them.
+
+    Raises:
+        DataError: a file is missing or no COCO ground truth, or there are errors; one line.
+    """
+    if not descriptor.holds_boxes:
+        raise DataError(
+            f"'{descriptor.name}' has classes of whole images (format {descriptor.format}) and no "
+            "boxes; train with a config of task classification, e.g. configs/finetune.yaml, or "
+            f"name boxes in a descriptor of format {', '.join(BOX_FORMATS)} "
+            "(datasets/custom_coco.yaml is a template)"
+        )
+    root = find_root(descriptor, root)
+    files = _READERS[descriptor.format](descriptor, root)
+    builder = _Builder(descriptor, root, next(iter(files.values())), _sources(descriptor, needed))
+    found = {split: builder.split(split, file) for split, file in files.items()}
+    if problems != "report":
+        check_findings(builder.findings, skip=problems == "skip")
+    empty = [name for name, split in found.items() if not split.samples]
+    if empty and problems != "report":
+        first = next((f": {each}" for each in builder.findings if each.severity == "error"), "")
+        raise DataError(f"no usable image in split '{empty[0]}' of '{descriptor.name}'{first}")
+    for name in empty:
+        text = f"no usable image in split '{name}'"
+        builder.findings.append(Finding("split_empty", files[name].path, text))
+    splits = _cut(descriptor, found, builder.findings, report=problems == "report")
+    if splits.train and not any(splits.train.class_counts()) and problems != "report":
+        raise DataError(f"no box in split 'train' of '{descriptor.name}'")
+    if problems == "raise":
+        counts: dict[str, int] = {name: len(splits.get(name) or ()) for name in SPLIT_NAMES}
+        check_counts(descriptor, counts)
+    return splits
+
+
+_READERS: dict[str, Callable[[Descriptor, Path], dict[SplitName, CocoFile]]] = {
+    "coco": read_coco_files,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "hf_objects": read_hf_objects,
+}
+
+
+def _sources(descriptor: Descriptor, needed: Collection[SplitName]) -> frozenset[SplitName]:
+    """The splits whose files hold the needed ones."""
+    cut = {name for name in needed if isinstance(getattr(descriptor.splits, name), Cut)}
+    return frozenset(needed) - cut | ({"train"} if cut else set())
+
+
+def _cut(
+    descriptor: Descriptor,
+    found: dict[SplitName, DetectionSplit],
+    findings: list[Finding],
+    *,
+    report: bool,
+) -> DetectionSplits:
+    """Test is cut out of train where the descriptor says so, then val."""
+    for name in ("test", "val"):
+        cut = descriptor.splits.test if name == "test" else descriptor.splits.val
+        if isinstance(cut, Cut):
+            if report and not found.get("train", ()):
+                continue
+            if "train" not in found:
+                raise DataError(
+                    f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no "
+                    "train split"
+                )
+            found["train"], held = detection_holdout(found["train"], cut.fraction, cut.seed)
+            found[name] = held.with_samples(held.samples, name)
+    first = next(iter(found.values()))
+    return DetectionSplits(
+        found.get("train"),
+        found.get("val"),
+        found.get("test"),
+        first.class_names,
+        first.category_ids,
+        tuple(findings),
+    )
+
+
+@dataclass
+class _Builder:
+    """Joins the files of a data set: classes by the first of them, the training file."""
+
+    descriptor: Descriptor
+    root: Path
+    reference: CocoFile
+    needed: frozenset[SplitName]
+    findings: list[Finding] = field(default_factory=list)
+    split_of: dict[str, str] = field(default_factory=dict)  # by the path of the image
+
+    def __post_init__(self) -> None:
+        self.category_ids = tuple(self.reference.categories)
+        self.class_names = tuple(self.descriptor.classes or self._names_told_apart())
+        if len(self.class_names) != len(self.category_ids):
+            raise DataError(
+                f"{self.reference.path} has {len(self.category_ids)} categories, the descriptor "
+                f"{len(self.class_names)} classes"
+            )
+        self._compare_names()
+
+    def _compare_names(self) -> None:
+        """Class names of the descriptor against the file's: another order is a mistake."""
+        written = list(self.reference.categories.values())
+        given = list(self.class_names)
+        if self.descriptor.classes is None or given == written:
+            return
+        if sorted(given) == sorted(written):
+            raise DataError(
+                f"classes {given} of '{self.descriptor.name}' are in another order than the "
+                f"categories of {self.reference.path}, sorted by id: {written}"
+            )
+        message = f"{written} of the file are called {given}"
+        self.findings.append(Finding("classes_renamed", self.reference.path, message))
+
+    def _names_told_apart(self) -> list[str]:
+        """The categories' names, with the ids added to those that are not alone."""
+        names = dict(self.reference.categories)
+        for name, count in Counter(names.values()).items():
+            if count > 1:
+                ids = ", ".join(str(number) for number, other in names.items() if other == name)
+                message = f"categories {ids} are all called '{name}'; their ids are added to it"
+                self.findings.append(Finding("category_name_twice", self.reference.path, message))
+        while len(set(names.values())) < len(names):
+            counts = Counter(names.values())
+            names = {
+                number: name if counts[name] == 1 else f"{name} ({number})"
+                for number, name in names.items()
+            }
+        return list(names.values())
+
+    def split(self, name: SplitName, file: CocoFile) -> DetectionSplit:
+        self.findings += file.findings
+        labels = self._labels(file)
+        samples = DetectionSamples.of(self._samples(name, file, labels))
+        split = DetectionSplit(name, samples, self.class_names, self.category_ids, file.image_names)
+        sizes = zip(samples.image_ids.tolist(), samples.sizes.tolist(), strict=True)
+        if self._accuse_units(file, dict(sizes)):
+            return split
+        self._check_losses(name, file, split)
+        self._check_crowds(name, file, split)
+        if name == "train" and samples:
+            self._check_classes(file, split)
+        empty = int((samples.target_counts == 0).sum())
+        if empty:
+            message = f"{empty} of {len(samples)} images have no target; kept as negatives"
+            self.findings.append(Finding("images_without_boxes", file.path, message, count=empty))
+        return split
+
+    def _check_losses(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
+        """More than an odd box that is lost: what it outlined would be learned as background."""
+        used = split.table.image_ids.tolist()
+        given = sum(len(file.boxes[image_id]) for image_id in used) + file.unusable
+        lost = given - int(split.table.box_counts.sum())
+        if lost <= max(1, _LOST * given) or self.descriptor.dropped_boxes == "allow":
+            return
+        message = (
+            f"{lost} of {given} boxes of '{name}' cannot be used, so their objects would become "
+            "background; correct them, or write 'dropped_boxes: allow' in the descriptor"
+        )
+        self.findings.append(Finding("boxes_lost", file.path, message, count=lost))
+
+    def _check_crowds(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
+        if any(split.class_counts()):
+            return
+        crowds = int(split.table.box_counts.sum())
+        if crowds:
+            message = (
+                f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; set "
+                "iscrowd to 0 where one object is outlined (some tools write 1 for every RLE mask)"
+            )
+            self.findings.append(Finding("all_crowds", file.path, message, count=crowds))
+        elif name == "test" and split.samples:
+            message = "it has no box, so AP is undefined"
+            self.findings.append(Finding("test_without_boxes", file.path, message))
+
+    def _labels(self, file: CocoFile) -> dict[int, int]:
+        """The label of each category of a file."""
+        if self.descriptor.match_categories == "id" or file is self.reference:
+            self._compare_categories(file)
+            return {number: label for label, number in enumerate(self.category_ids)}
+        return self._labels_by_name(file)
+
+    def _labels_by_name(self, file: CocoFile) -> dict[int, int]:
+        known = list(self.reference.categories.values())
+        for source in (self.reference, file):
+            for name, count in Counter(source.categories.values()).items():
+                if count > 1:
+                    raise DataError(
+                        f"{source.path} has {count} categories called '{name}', which cannot be "
+                        "matched by name; remove match_categories from the descriptor"
+                    )
+        used = _used_categories(file)
+        labels = {}
+        for number, name in file.categories.items():
+            if name in known:
+                labels[number] = known.index(name)
+                continue
+            kind = "category_not_in_train" if number in used else "category_unused"
+            state = "has boxes, but" if number in used else "has no boxes, and"
+            near = nearest(name, known)
+            message = f"category '{name}' {state} is not in {self.reference.path}{near}"
+            self.findings.append(Finding(kind, file.path, message))
+        return labels
+
+    def _compare_categories(self, file: CocoFile) -> None:
+        used = _used_categories(file)
+        reference = self.reference.categories
+        shared = set(file.categories.values()) & set(reference.values())
+        moved = {
+            name
+            for number, name in file.categories.items()
+            if name in shared and reference.get(number) != name
+        }
+        by_name = (
+            "; write 'match_categories: name' in the descriptor to go by the names" if moved else ""
+        )
+        for number, name in file.categories.items():
+            known = reference.get(number)
+            if known is None and number in used:
+                kind, text = "category_not_in_train", f"category {number} '{name}' has boxes, but"
+            elif known is None:
+                kind, text = "category_unused", f"category {number} '{name}' has no boxes, and"
+            elif known != name:
+                kind, text = "category_renamed", f"category {number} is '{name}', but '{known}' in"
+            else:
+                continue
+            there = "" if known is not None else "is not in "
+            message = f"{text} {there}{self.reference.path}{by_name}"
+            self.findings.append(Finding(kind, file.path, message))
+
+    def _check_classes(self, file: CocoFile, split: DetectionSplit) -> None:
+        counts = zip(split.category_ids, split.class_names, split.class_counts(), strict=True)
+        for number, name, count in counts:
+            if count == 0:
+                message = f"category {number} '{name}' has no box to learn from"
+                self.findings.append(Finding("class_without_boxes", file.path, message))
+
+    # Images
+
+    def _samples(
+        self, name: SplitName, file: CocoFile, labels: dict[int, int]
+    ) -> Iterator[DetectionSample]:
+        below = file.folder
+        folder = self.root / below
+        if name in self.needed and not folder.is_dir():
+            raise DataError(f"no folder of images '{folder}'{hint(self.descriptor)}")
+        # A folder elsewhere is another one on each machine: it is no part of an image's name.
+        prefix = Path() if below.is_absolute() else below
+        accepted: dict[str, str] = {}
+        if self.descriptor.name_variants and name in self.needed:
+            listed = [image.file_name for image in file.images]
+            accepted = find_accepted(listed, folder, self.descriptor.name_variants)
+        images = [
+            replace(image, file_name=accepted[image.file_name])
+            if image.file_name in accepted
+            else image
+            for image in file.images
+        ]
+        missing = [image for image in images if is_foreign_path(image.file_name)]
+        images = [image for image in images if not is_foreign_path(image.file_name)]
+        headers = read_headers(folder, [image.file_name for image in images])
+        for image, header in zip(images, headers, strict=True):
+            source = folder / image.file_name
+            size = self._size(file, image, source, header, missing, needed=name in self.needed)
+            if size is None:
+                continue
+            place = os.path.normpath(source)
+            if self.split_of.setdefault(place, name) != name:
+                message = f"also an image of '{self.split_of[place]}'"
+                self._add("image_in_two_splits", file, message, image)
+            key = (prefix / image.file_name).as_posix()
+            yield self._sample(file, image, labels, source=source, key=key, size=size)
+        self._explain_missing(file, folder, missing)
+
+    def _explain_missing(self, file: CocoFile, folder: Path, missing: list[CocoImage]) -> None:
+        """One finding for each missing file, with the one that it probably means."""
+        reasons = explain_missing([image.file_name for image in missing], folder)
+        for image in missing:
+            kind, why = "image_missing", f"{folder / image.file_name}: no such file"
+            if is_foreign_path(image.file_name):
+                kind, why = "file_name_invalid", "not relative to the folder of the images"
+            self._add(kind, file, reasons.get(image.file_name, why), image)
+
+    def _size(
+        self,
+        file: CocoFile,
+        image: CocoImage,
+        source: Path,
+        header: ImageHeader | str,
+        missing: list[CocoImage],
+        *,
+        needed: bool,
+    ) -> tuple[int, int] | None:
+        """(H, W) of the upright image; None where it is of no use, or added to the missing ones.
+
+        Args:
+            file: of the image.
+            image: one that it lists.
+            source: the image file.
+            header: of it, or why that cannot be read.
+            missing: the images that are not there, to be explained together.
+            needed: whether it must be there.
+        """
+        if isinstance(header, str):
+            if header != "no such file":
+                self._add("image_unreadable", file, f"{source}: {header}", image)
+            elif not needed and image.size is not None:
+                return image.size
+            else:
+                missing.append(image)
+            return None
+        written, turned = image.size, header.size != header.stored_size
+        if written in (None, header.size):
+            if header.orientation > 1 and (not turned or written is None):
+                message = f"EXIF orientation {header.orientation}; boxes are taken as of upright"
+                self._add("orientation", file, message, image)
+            return header.size
+        return self._settle_size(file, image, header)
+
+    def _settle_size(
+        self, file: CocoFile, image: CocoImage, header: ImageHeader
+    ) -> tuple[int, int] | None:
+        """For a size that is not the upright image's: it is, if only its sides are exchanged."""
+        height, width = image.size or header.size
+        written, upright = f"{width} x {height}", f"{header.size[1]} x {header.size[0]}"
+        if (height, width) == header.stored_size:
+            message = (
+                f"{written} is the size as stored; upright (EXIF orientation "
+                f"{header.orientation}) it is {upright}. Annotate upright images, or remove the tag"
+            )
+            self._add("size_turned", file, message, image)
+            return None
+        if (width, height) == header.size:
+            message = f"width and height are exchanged: {written} for {upright}"
+            self._add("size_exchanged", file, message, image)
+            return header.size
+        self._add("size_differs", file, f"{written} is written, the file has {upright}", image)
+        return None
+
+    def _add(
+        self,
+        kind: str,
+        file: CocoFile,
+        message: str,
+        image: CocoImage,
+        annotation: int | None = None,
+    ) -> None:
+        labels = file.label_files.get(image.id)
+        if labels is None:
+            found = Finding(kind, file.path, message, image.file_name, annotation)
+        else:
+            found = Finding(kind, labels, message, image.file_name, line=annotation)
+        self.findings.append(found)
+
+    # Boxes
+
+    def _sample(
+        self,
+        file: CocoFile,
+        image: CocoImage,
+        labels: dict[int, int],
+        *,
+        source: Path,
+        key: str,
+        size: tuple[int, int],
+    ) -> DetectionSample:
+        kept: list[tuple[CocoBox, tuple[float, float, float, float]]] = []
+        seen: set[tuple[int, tuple[float, float, float, float]]] = set()
+        for box in _in_pixels(file, image, size):
+            corners = self._corners(file, image, box, size)
+            if corners is None or box.category_id not in labels:
+                continue
+            if (box.category_id, corners) in seen:
+                message = f"the same box and category again: {_xywh(box)}"
+                self._add("box_twice", file, message, image, box.written_id)
+            seen.add((box.category_id, corners))
+            kept.append((box, corners))
+        boxes = np.array([corners for _, corners in kept], dtype=np.float64).reshape(-1, 4)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        areas = [
+            self._area(file, image, box, float(width * height))
+            for (box, _), (width, height) in zip(kept, sides, strict=True)
+        ]
+        return DetectionSample(
+            source,
+            key,
+            image.id,
+            size,
+            boxes,
+            np.array([labels[box.category_id] for box, _ in kept], dtype=np.int64),
+            np.array([box.crowd for box, _ in kept], dtype=np.bool_),
+            np.array(areas, dtype=np.float64),
+            np.array([box.id for box, _ in kept], dtype=np.int64),
+        )
+
+    def _area(self, file: CocoFile, image: CocoImage, box: CocoBox, inside: float) -> float:
+        """The object's; of its box inside the image where the file has none that can be."""
+        if box.area is None:
+            return inside
+        if box.area > _AREA_OVER_BOX * box.box[2] * box.box[3] + 1:
+            message = f"area {box.area:.6g} is larger than the bbox {_xywh(box)}"
+            self._add("area_invalid", file, message, image, box.written_id)
+            return inside
+        return box.area
+
+    def _corners(
+        self, file: CocoFile, image: CocoImage, box: CocoBox, size: tuple[int, int]
+    ) -> tuple[float, float, float, float] | None:
+        """The xyxy inside the image; None where nothing is left of the box."""
+        left, top, width, height = box.box
+        if min(width, height) < _SMALLEST_SIDE:
+            self._add("box_empty", file, f"bbox {_xywh(box)} has no area", image, box.written_id)
+            return None
+        x1, y1, x2, y2 = left, top, left + width, top + height
+        inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(size[1])), min(y2, float(size[0]))
+        over = max(inside[0] - x1, inside[1] - y1, x2 - inside[2], y2 - inside[3])
+        gone = min(inside[2] - inside[0], inside[3] - inside[1]) < _SMALLEST_SIDE
+        if gone or over > _OVER_EDGE:
+            text = f"bbox {_xywh(box)} in an image of {size[1]} x {size[0]}"
+            kind, text = (
+                ("box_outside", text) if gone else ("box_clipped", f"{text}, {over:.1f} over")
+            )
+            self._add(kind, file, text, image, box.written_id)
+        return None if gone else inside
+
+    # Units
+
+    def _accuse_units(self, file: CocoFile, sizes: dict[int, list[int]]) -> bool:
+        """Whether a file's boxes are not what COCO's are; then that alone is said of them."""
+        if self.descriptor.box_units is not None or file.units != COCO_UNITS:
+            return False
+        rows = (
+            (*box.box, *sizes[image_id], np.nan if box.area is None else box.area)
+            for image_id, boxes in file.boxes.items()
+            if image_id in sizes
+            for box in boxes
+            if not box.outlined
+        )
+        table = np.fromiter(chain.from_iterable(rows), dtype=np.float64).reshape(-1, 7)
+        found = find_foreign_units(table[:, :4], table[:, 4:6], table[:, 6])
+        if found is None:
+            return False
+        message = f"they look like {found.names}: {found.evidence}{self._units_advice(found)}"
+        if not found.certain:
+            self.findings.append(Finding("box_units_doubtful", file.path, message))
+            return False
+        self.findings = [
+            finding
+            for finding in self.findings
+            if finding.file != file.path or finding.kind not in _OF_WRONG_UNITS
+        ]
+        self.findings.append(Finding("box_units", file.path, message))
+        return True
+
+    def _units_advice(self, found: ForeignUnits) -> str:
+        """The key that converts the boxes, and the one that says that they are right."""
+        if self.descriptor.format not in ("coco", "hf_objects"):
+            return "; correct them"
+        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
+        if not found.units:
+            return f"; correct them, or write {right}"
+        likely = f"'box_units: {found.units[0].written}' in the descriptor to have them converted"
+        return f"; write {likely}, or {right}"
+
+
+_LOST = 0.05
+"""More of a split's boxes must not be lost."""
+
+_OF_WRONG_UNITS = frozenset(
+    {"area_invalid", "area_missing", "box_clipped", "box_empty", "box_outside", "box_twice"}
+)
+"""What boxes in other units look like one by one."""
+
+
+def _in_pixels(file: CocoFile, image: CocoImage, size: tuple[int, int]) -> list[CocoBox]:
+    """An image's boxes in pixels; areas of other units are left to the boxes."""
+    boxes, scale = file.boxes[image.id], file.units.scale
+    if scale == "pixels" or not boxes:
+        return boxes
+    written = np.array([box.box for box in boxes])
+    scaled = xywh_pixels(written, np.tile(size, (len(boxes), 1)), BoxUnits(scale=scale)).tolist()
+    return [
+        box if box.outlined else replace(box, box=tuple(values), area=None)
+        for box, values in zip(boxes, scaled, strict=True)
+    ]
+
+
+def _used_categories(file: CocoFile) -> set[int]:
+    return {box.category_id for boxes in file.boxes.values() for box in boxes}
+
+
+def _xywh(box: CocoBox) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in box.box) + "]"
