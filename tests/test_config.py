@@ -636,6 +636,7 @@ def test_every_number_of_a_config__has_a_largest_value(schema: type[Schema]) -> 
         ("prompt={name: adapter, width: 10000000}", "must be at most 16,384"),
         ("prompt={name: pixels, width: 100000000}", "must be at most 8,192"),
         ("prompt={name: lora, rank: 10000000}", "must be at most 16,384"),
+        (f"prompt=[{'none,' * 33}]", "must have at most 32 members, not 33"),
     ],
 )
 def test_a_value_that_would_cost_gigabytes__is_one_line_with_the_reason(

@@ -12,5 +12,8 @@ MAX_CLASSES = 1_000_000
 MAX_NAME = 1_000
 """Characters of a class name."""
 
-MAX_VALUES = 2_000_000_000
-"""Trained values of a prompt, a neck or a head."""
+MAX_VALUES = 500_000_000
+"""Trained values of a prompt, a neck or a head: 2 GB without the optimiser's averages."""
+
+MAX_METHODS = 32
+"""Prompt methods side by side."""

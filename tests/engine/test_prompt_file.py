@@ -234,7 +234,7 @@ def test_prompt_file__sentences_and_what_it_requires__belong_together(path):
 
 
 def test_prompt_file__quotes_in_the_header__are_counted_as_they_are_written(path):
-    quotes = header(config={"note": '"' * 1_000_000})
+    quotes = header(config={"note": '"' * 1_100_000})
     problem = prompt_file_problem(TENSORS, quotes)
     assert problem is not None
     assert "'config'" in problem

@@ -52,11 +52,13 @@ def test_a_classifier_or_a_bank__says_what_to_pass(model, wrong):
         assert "\n" not in str(caught.value)
 
 
-def test_images_of_another_size__are_refused_by_the_backbone(model):
-    with pytest.raises(
-        BackboneError, match="takes images of 32x32 pixels, not 64x48; prepare them"
-    ):
-        model.predict(torch.zeros(1, 3, 64, 48))
+def test_images_of_another_size__are_refused_by_the_backbone_or_the_frame(model):
+    images = torch.zeros(1, 3, 64, 48)
+    with pytest.raises(ConfigError, match="for images of 32x32, not 64x48; prepare them"):
+        model.predict(images)
+    plain = create_model("bundled/glyph_vit", num_classes=3)
+    with pytest.raises(BackboneError, match="takes images of 32x32 pixels, not 64x48; prepare"):
+        plain.predict(images)
 
 
 @pytest.mark.parametrize("wrong", WRONG)

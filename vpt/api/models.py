@@ -55,6 +55,7 @@ def create_model(
     pretrained: bool = True,
     weights: Path | str | None = None,
     image_size: int | tuple[int, int] | None = None,
+    pool: str | None = None,
     class_names: Sequence[str] | None = None,
     text_names: Sequence[str] | None = None,
     text: TextTower | None = None,
@@ -78,6 +79,8 @@ def create_model(
         pretrained: load the named weights.
         weights: a local safetensors file with them, instead of a download.
         image_size: pixels, or (H, W); None keeps the backbone's own.
+        pool: what the feature is made of, see `create_backbone`; None: as the backbone makes it. A
+            shared backbone is copied first.
         class_names: C names for predictions and the prompt file.
         text_names: the classes as a sentence calls them; None: `class_names`. Heads without texts
             have no use for them.
@@ -101,10 +104,10 @@ def create_model(
     if isinstance(backbone, str):
         check_head(head, backbone)
         body = create_backbone(
-            backbone, pretrained=pretrained, weights=weights, image_size=image_size
+            backbone, pretrained=pretrained, weights=weights, image_size=image_size, pool=pool
         )
     else:
-        body = wrap_backbone(backbone)
+        body = _pooled(wrap_backbone(backbone), pool)
     body = _tuned(body, tuning)
     learned = make_prompt(prompt, prompt_options, body)
     built_head, identity = None, None
@@ -117,6 +120,7 @@ def create_model(
                     f"head {options['name']} compares the classes with each other, and multi-label "
                     "images may be of several; use head linear or mlp"
                 )
+            _check_own_pooling(options["name"], body)
             written = names if text_names is None else text_names
             if written is not None and len(written) != num_classes:
                 raise ConfigError(f"{len(written)} text_names for num_classes {num_classes}")
@@ -208,6 +212,25 @@ def create_detector(
         preprocess=preprocess,
         tuning=tuning,
     )
+
+
+def _pooled(backbone: Backbone, pool: str | None) -> Backbone:
+    """The backbone itself, or a copy that makes its feature in another way."""
+    if pool is None or pool == backbone.pooling:
+        return backbone
+    other = copy.deepcopy(backbone)
+    other.set_pooling(pool)
+    return other
+
+
+def _check_own_pooling(head: str, backbone: Backbone) -> None:
+    """Texts were trained to match the feature that the tower itself makes."""
+    if backbone.pooling != backbone.own_pooling:
+        raise ConfigError(
+            f"head {head} compares images with texts, which were trained with the feature of "
+            f"'{backbone.name}' by '{backbone.own_pooling}' pooling; leave out backbone.pool, or "
+            "use head linear or mlp"
+        )
 
 
 def _tuned(backbone: Backbone, tuning: str) -> Backbone:

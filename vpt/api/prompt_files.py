@@ -19,6 +19,7 @@ from vpt.data.splits import ContentCut
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
+    POOL_FEATURE,
     TEXT_FEATURE,
     VALUE_RANGE_FEATURE,
     PromptHeader,
@@ -115,8 +116,11 @@ def _header(
             "category_ids": None if model.category_ids is None else list(model.category_ids),
             "requires": [DETECTION_FEATURE],
         }
+    requires = own.pop("requires", [])
     if model.preprocess.value_range is not None:
-        own["requires"] = [*own.get("requires", []), VALUE_RANGE_FEATURE]
+        requires = [*requires, VALUE_RANGE_FEATURE]
+    if model.backbone.pooling != model.backbone.own_pooling:
+        requires = [*requires, POOL_FEATURE]
     head = model.head
     values = {
         "backbone": _record(model.backbone),
@@ -129,6 +133,7 @@ def _header(
         "seed": seed,
         "cut": None if cut is None else asdict(cut),
         "config": None if config is None else portable_config(config.model_dump()),
+        "requires": requires,
         **own,
     }
     return validate(PromptHeader, values, source="the prompt file's header")
@@ -155,6 +160,7 @@ def _record(backbone: Backbone) -> dict[str, Any]:
         "pretrained": backbone.pretrained,
         "weights": None if backbone.weights is None else Path(backbone.weights).name,
         "image_size": backbone.preprocess.size,
+        "pool": backbone.pooling,
         "grid": backbone.grid,
         "activation": backbone.activation,
     }
@@ -332,6 +338,7 @@ def _read(
         pretrained=outline.backbone.pretrained,
         weights=weights,
         image_size=outline.backbone.image_size,
+        pool=outline.backbone.pool,
     )
     _check_belongs(header, path, body)
     if known is None:
@@ -369,7 +376,7 @@ def _outline_of(
     if name != record.name:
         return None
     try:
-        outline = outline_backbone(name, record.image_size)
+        outline = outline_backbone(name, record.image_size, record.pool)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
     _check_shape(header, path, outline)
@@ -406,6 +413,11 @@ def _check_shape(header: PromptHeader, path: Path, body: Backbone) -> None:
         raise PromptFileError(
             f"{path} was trained with {record.activation}, '{body.name}' computes "
             f"{body.activation}: same weights, other numbers"
+        )
+    if record.pool is not None and body.pooling != record.pool:
+        raise PromptFileError(
+            f"{path} was trained on features by '{record.pool}' pooling, the backbone given pools "
+            f"'{body.pooling}'; create it with pool='{record.pool}'"
         )
     if body.preprocess.size != record.image_size or body.grid != record.grid:
         raise PromptFileError(

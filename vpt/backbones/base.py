@@ -42,6 +42,7 @@ class Backbone(nn.Module, ABC):
         weights: the local file they came from instead, if any.
         stored_dtype: what its frozen weights were cast to (`stored_in`); None: as loaded.
         activation: class name of the MLP's activation, e.g. 'GELU'.
+        own_pooling: how the checkpoint makes its feature, before anyone chose another way.
         in_channels: of an image, 3 for RGB.
         embed_dim, feature_dim, depth, patch_size, num_prefix: see `Dimensions`.
         prompt_placement, prompt_init: see `Dimensions`; the paper's for vision transformers.
@@ -54,6 +55,7 @@ class Backbone(nn.Module, ABC):
     weights: str | None = None
     stored_dtype: torch.dtype | None = None
     activation: str
+    own_pooling: str
     in_channels: int
     embed_dim: int
     feature_dim: int
@@ -139,6 +141,34 @@ class Backbone(nn.Module, ABC):
 
         Prompt tokens are left out.
         """
+
+    @property
+    @abstractmethod
+    def pooling(self) -> str:
+        """What `pool` makes its feature of, in timm's words: 'token', 'avg', 'map', ..."""
+
+    @property
+    @abstractmethod
+    def poolings(self) -> tuple[str, ...]:
+        """What `pooling` may be; a pooling by attention only where the checkpoint has one."""
+
+    def set_pooling(self, pooling: str) -> None:
+        """Make the feature in another way, of the same weights.
+
+        Raises:
+            BackboneError: it cannot be made so.
+        """
+        if pooling not in self.poolings:
+            raise BackboneError(
+                f"'{self.name}' cannot pool '{pooling}': it can pool {', '.join(self.poolings)}; "
+                f"backbone.pool null is its own, {self.own_pooling}"
+            )
+        if pooling != self.pooling:
+            self._set_pooling(pooling)
+
+    @abstractmethod
+    def _set_pooling(self, pooling: str) -> None:
+        """`set_pooling` to one of `poolings` that is not the present one."""
 
     @property
     @abstractmethod

@@ -32,6 +32,7 @@ def create_backbone(
     pretrained: bool = True,
     weights: Path | str | None = None,
     image_size: int | tuple[int, int] | None = None,
+    pool: str | None = None,
 ) -> Backbone:
     """A frozen backbone by name.
 
@@ -41,11 +42,17 @@ def create_backbone(
         weights: a local safetensors file in timm's or open_clip's tensor names, instead of a
             download; of open_clip, the whole model's.
         image_size: pixels, or (H, W); None keeps the backbone's own.
+        pool: what the feature is made of, one of `Backbone.poolings`; None: as timm or open_clip
+            do it for this model.
 
     Raises:
-        BackboneError: unknown or unsupported name, weights that are missing or do not fit.
+        BackboneError: unknown or unsupported name or pooling, weights that are missing or do not
+            fit.
     """
     file = None if weights is None else Path(weights)
+    if pool is not None and (pretrained or file is not None):  # before weights are loaded
+        with torch.device("meta"):
+            create_backbone(name, pretrained=False, pool=pool)
     backbone: Backbone
     if is_clip_name(name):
         from vpt.backbones.open_clip_towers import create_image_tower
@@ -63,10 +70,12 @@ def create_backbone(
         size = (size[0], size[1])
         if size != backbone.preprocess.size:
             backbone.resize(size)
+    if pool is not None:
+        backbone.set_pooling(pool)
     return backbone
 
 
-def outline_backbone(name: str, image_size: tuple[int, int]) -> Backbone:
+def outline_backbone(name: str, image_size: tuple[int, int], pool: str | None = None) -> Backbone:
     """A backbone of a name on the meta device: all of its shapes, none of its memory.
 
     Nothing is downloaded.
@@ -75,7 +84,7 @@ def outline_backbone(name: str, image_size: tuple[int, int]) -> Backbone:
         BackboneError: unknown or unsupported name, or a size that does not fit.
     """
     with torch.device("meta"):
-        return create_backbone(name, pretrained=False, image_size=image_size)
+        return create_backbone(name, pretrained=False, image_size=image_size, pool=pool)
 
 
 def wrap_backbone(module: nn.Module) -> Backbone:

@@ -21,6 +21,9 @@ from vpt.backbones.storage import register_operands
 from vpt.errors import BackboneError
 from vpt.structures import Context, Inside, Preprocess, Tokens
 
+_POOLINGS = {"tok": "token", "avg": "avg"}
+"""open_clip's `pool_type` in timm's words."""
+
 _BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock)
 register_operands(VisionTransformer, ("proj",))
 
@@ -53,6 +56,7 @@ class OpenClipViT(Backbone):
         self.patch_size = tuple(body.patch_size)
         self.num_prefix = 1
         self.activation = activation_of(body.transformer.resblocks[0], "gelu")
+        self.own_pooling = self.pooling
         self.preprocess = preprocess
         self.sha256 = weights_hash(dict(body.state_dict()))
         self.freeze()
@@ -118,6 +122,19 @@ class OpenClipViT(Backbone):
         if self.body.proj is not None:
             pooled = pooled @ self.body.proj
         return pooled.flatten(1)  # type: ignore[no-any-return]
+
+    @property
+    def pooling(self) -> str:
+        """See `Backbone.pooling`."""
+        return "map" if self.body.attn_pool is not None else _POOLINGS[self.body.pool_type]
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """See `Backbone.poolings`; a projection was trained for the tower's own."""
+        return ("map",) if self.body.attn_pool is not None else tuple(_POOLINGS.values())
+
+    def _set_pooling(self, pooling: str) -> None:
+        self.body.pool_type = next(own for own, name in _POOLINGS.items() if name == pooling)
 
     @property
     def pooled_tokens(self) -> int | None:

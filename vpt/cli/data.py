@@ -29,7 +29,13 @@ def get_data(
         Path | None, typer.Option(help="the data set's folder; default: the descriptor's root")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=1, help="seconds that a server may be silent, or very slow")
+        float,
+        typer.Option(
+            min=1,
+            max=86_400,
+            help="seconds that a server has for each part of an answer: connection, headers, every "
+            "piece of the file",
+        ),
     ] = 60.0,
 ) -> None:
     """Fetch a data set, verify and unpack it, and say what is there.

@@ -63,6 +63,14 @@ def predict(
     pictures: Annotated[
         Path | None, typer.Option(help="of a detector: folder for copies with the boxes drawn")
     ] = None,
+    draw: Annotated[
+        Literal["best", "all"],
+        typer.Option(help="of --pictures: the best box of each object over all classes, or all"),
+    ] = "best",
+    captions: Annotated[
+        Literal["fit", "all", "none"],
+        typer.Option(help="of --pictures: those that hide nothing, all, or none"),
+    ] = "fit",
 ) -> None:
     """Name the class or classes of images, or find boxes in them."""
     from vpt.engine.progress import images_progress, loading_line, said_if_slow
@@ -83,6 +91,8 @@ def predict(
     if header.task == "detection":
         of_classes = ("top_k", "probabilities", "classes")
         refuse_options(context, of_classes, f"{prompt} holds a detector")
+        if pictures is None:
+            refuse_options(context, ("draw", "captions"), "no --pictures are drawn")
         unreadable = runs.write_predictions(
             prompt,
             paths,
@@ -90,6 +100,8 @@ def predict(
             output_format=output_format,
             coco=coco,
             pictures=pictures,
+            draw=draw,
+            captions=captions,
             min_score=0.3 if min_score is None else min_score,
             batch_size=batch_size or 8,
             device=device,
@@ -101,7 +113,8 @@ def predict(
                 log(f"written to {path}")
         _tell_unreadable(unreadable, len(paths))
         return
-    refuse_options(context, ("coco", "pictures"), f"{prompt} holds no detector")
+    of_boxes = ("coco", "pictures", "draw", "captions")
+    refuse_options(context, of_boxes, f"{prompt} holds no detector")
     if not header.multi_label:
         reason = f"{prompt} holds neither a detector nor several labels per image"
         refuse_options(context, ("min_score",), reason)

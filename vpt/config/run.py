@@ -102,6 +102,13 @@ class BackboneConfig(NamedSchema):
     image_size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="input side, or [height, width], in pixels; null: the backbone's own"
     )
+    pool: str | None = Field(
+        None,
+        max_length=100,
+        description="what the feature is made of: token (the class token), avg, avgmax or max of "
+        "the patch tokens, or map where the model has an attention pooling; null: as timm or "
+        "open_clip do it for this model",
+    )
 
 
 class RandAugmentConfig(Schema):
@@ -409,7 +416,11 @@ class TrainConfig(Schema):
         int, Field(ge=2), AtMost(10_000, "the disk would be full of them")
     ] = Field(3, description="newest checkpoints kept; at least one to fall back to")
     log_every: Count = Field(20, description="optimiser steps between logged training values")
-    init_from: Path | None = Field(None, description="a prompt file to start from")
+    init_from: Path | None = Field(
+        None,
+        description="a prompt file to start from; classes that it shares with the data keep their "
+        "rows of the head, by name",
+    )
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
         "none",
         description="torch.compile of the backbone with its prompts: default; reduce-overhead and "

@@ -65,6 +65,7 @@ COCO_UNITS = BoxUnits()
 _SHARE_ODD = 0.05  # so many boxes may be odd in any file
 _LOOKED_AT = 20_000  # boxes, evenly spread
 _OVER_PIXELS, _OVER_SIDE = 1.0, 0.05  # what may lie over the edge: rounding and haste
+_OVER_SHARE, _FEWEST_SHARES = 0.01, 5
 _AREA_OVER_BOX = 1.1  # an outline lies in its box, but for rounding
 _SAME_AREA, _SAME_FEW_AREAS = 2e-3, 1e-6  # relative; of fewer than three boxes a coincidence counts
 _DOUBT_FROM = 20  # boxes, before their mere position raises a doubt
@@ -153,6 +154,38 @@ def find_foreign_units(
     places = places[:: -(-len(places) // _LOOKED_AT)]
     seen = _Seen(boxes[places], sizes[places], areas[places])
     return seen.in_shares() or seen.by_area() or seen.by_edges() or seen.doubt()
+
+
+def find_other_layout(boxes: Floats, units: BoxUnits) -> tuple[BoxUnits, int] | None:
+    """What boxes in shares look like where many reach out of their images, and how many do.
+
+    Args:
+        boxes: (K, 4) as written, finite.
+        units: that their format has, in shares.
+
+    Returns:
+        None: fewer than five boxes, or nothing speaks against these units, or for others.
+    """
+    if len(boxes) < _FEWEST_SHARES:
+        return None
+    wrong = int((~_fits_shares(boxes, units.layout)).sum())
+    if not _many(wrong, len(boxes)):
+        return None
+    others: tuple[BoxLayout, ...] = ("xyxy", "xywh", "yxyx")
+    counts = {layout: int(_fits_shares(boxes, layout).sum()) for layout in others}
+    layout = max(counts, key=lambda each: counts[each])
+    if not _most(counts[layout], len(boxes)):
+        return None
+    return BoxUnits(layout=layout, scale=units.scale), wrong
+
+
+def _fits_shares(boxes: Floats, layout: BoxLayout) -> Bools:
+    """(K,): boxes that have sides and lie in 0..1, but for haste."""
+    xywh = as_xywh(boxes, layout)
+    sides = xywh[:, 2:]
+    over = np.maximum(-xywh[:, :2], xywh[:, :2] + sides - 1)
+    inside = (over <= _OVER_SHARE + _OVER_SIDE * np.abs(sides)).all(axis=1)
+    return np.asarray(inside & (sides > 0).all(axis=1))
 
 
 def _most(count: int, total: int) -> bool:

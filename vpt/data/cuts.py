@@ -102,7 +102,7 @@ def cut_by_content(
                 + ("=0, which does without" if name == "test" else " higher")
             )
         parted[name] = replace(train.take(places), name=name)
-        held = "\n".join(sorted(contents[place] for place in places))
+        held = "\n".join(sorted(contents[place] for place in places.tolist()))
         digests[name] = hashlib.sha256(held.encode()).hexdigest()
     record = ContentCut(
         fractions.get("val"),

@@ -296,7 +296,7 @@ class Descriptor(Schema):
                 call_default_factory=True
             )
             if given and self.format not in formats:
-                belongs = " and ".join(formats)
+                belongs = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
         if isinstance(self.images, ImageFolders) and self.format != "coco":
             raise ValueError(f"'images' of {self.format} is one folder, not one for each split")
@@ -364,7 +364,7 @@ _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "difficult": ("voc",),
     "suffix": ("path_list",),
     "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
-    "box_units": ("coco", "hf_objects"),
+    "box_units": ("coco", "hf_objects", "yolo"),
     "dropped_boxes": BOX_FORMATS,
     "match_categories": ("coco",),
 }

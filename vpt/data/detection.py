@@ -24,7 +24,7 @@ Severity = Literal["error", "warning", "note"]
 
 # kind -> (severity, what it is and what becomes of it). 'error' stops a run.
 KINDS: dict[str, tuple[Severity, str]] = {
-    "box_units": ("error", "the boxes do not look like [x, y, width, height] in pixels"),
+    "box_units": ("error", "the boxes do not look like those of their format"),
     "boxes_lost": ("error", "more than 5 % of the boxes of a split cannot be used"),
     "all_crowds": ("error", "every object is marked as a crowd (iscrowd 1): nothing to learn from"),
     "annotations_missing": ("error", "a named file has no annotations"),

@@ -46,8 +46,8 @@ def load_descriptor(path: Path) -> Descriptor:
         return recognise_folder(path)
     if not path.exists():
         raise DataError(
-            f"no data set at '{path}'{_near(path)}; give a descriptor (YAML) or a folder with "
-            "train/, val/ and test/ that hold one folder of images per class"
+            f"no data set at '{path}'{_near(path)} Give a descriptor (YAML), or a folder that "
+            "holds a folder of images for each class, directly or in train/, val/ and test/"
         )
     if is_data_yaml(load_foreign_yaml(path)):
         return _of_data_yaml(path)
@@ -88,11 +88,11 @@ def recognise_folder(path: Path) -> Descriptor:
 
 
 def _near(path: Path) -> str:
-    """', did you mean ...?' for what lies beside a path that does not exist."""
+    """', did you mean ...?' for what lies beside a path that does not exist; else a full stop."""
     try:
-        return nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+        return nearest(path.name, [entry.name for entry in path.parent.iterdir()]) or "."
     except OSError:
-        return ""
+        return "."
 
 
 def _template(path: Path) -> str:

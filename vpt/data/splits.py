@@ -125,15 +125,16 @@ class Split:
         places = {name: place for place, name in enumerate(class_names)}
         if missing := next((name for name in self.class_names if name not in places), None):
             raise ValueError(f"class {missing!r} is not among the others")
-        moved = [places[name] for name in self.class_names]
-
-        def relabelled(sample: Sample) -> Sample:
-            if isinstance(sample.label, int):
-                return replace(sample, label=moved[sample.label])
-            return replace(sample, label=tuple(sorted(moved[label] for label in sample.label)))
-
-        samples = tuple(relabelled(sample) for sample in self.samples)
-        return replace(self, samples=samples, class_names=tuple(class_names))
+        moved = np.array([places[name] for name in self.class_names], dtype=np.int32)
+        names = tuple(class_names)
+        if not self.multi_label:
+            samples = self.table.relabelled(moved[self.label_array])
+            return replace(self, samples=samples, class_names=names)
+        several = (
+            replace(sample, label=tuple(sorted(int(moved[label]) for label in sample.classes)))
+            for sample in self.samples
+        )
+        return replace(self, samples=Samples.of(several), class_names=names)
 
 
 AnySplit = TypeVar("AnySplit")

@@ -17,7 +17,7 @@ from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
 from vpt.config.run import ValueRange, check_tuning
 from vpt.errors import ConfigError, PromptFileError
-from vpt.limits import MAX_CLASSES, MAX_NAME, MAX_SIDE
+from vpt.limits import MAX_CLASSES, MAX_METHODS, MAX_NAME, MAX_SIDE
 from vpt.storage.sealed_file import (
     HEAD_LIMIT,
     SealedFileError,
@@ -42,6 +42,9 @@ DETECTION_FEATURE = "detection"
 MULTI_LABEL_FEATURE = "multi_label"
 """Required by files of models whose images may be of several classes: logits are no softmax's."""
 
+POOL_FEATURE = "pool"
+"""Required where the feature is made in another way than the backbone's own."""
+
 SENTENCES_FEATURE = "sentences"
 """Required by files whose sentences of each class are in a tensor: they may be many."""
 
@@ -53,6 +56,7 @@ KNOWN_FEATURES = frozenset(
         TEXT_FEATURE,
         DETECTION_FEATURE,
         MULTI_LABEL_FEATURE,
+        POOL_FEATURE,
         SENTENCES_FEATURE,
         VALUE_RANGE_FEATURE,
     }
@@ -92,6 +96,7 @@ class BackboneRecord(Schema):
             people, and never opened.
         image_size: (H, W) in pixels.
         grid: (h, w) of the patch tokens.
+        pool: what the feature is made of, see `Backbone.pooling`; None in files of older versions.
         activation: class name of the blocks' activation, which the weights do not tell.
     """
 
@@ -102,6 +107,7 @@ class BackboneRecord(Schema):
     image_size: tuple[Side, Side]
     grid: tuple[Side, Side]
     activation: Word | None = None
+    pool: Annotated[str, Field(max_length=100)] | None = None
 
 
 class PreprocessRecord(Schema):
@@ -272,7 +278,7 @@ class PromptHeader(Schema):
     task: Literal["classification", "detection"] = "classification"
     backbone: BackboneRecord
     preprocess: PreprocessRecord
-    prompt: Method | Annotated[list[Method], Field(min_length=1, max_length=32)]
+    prompt: Method | Annotated[list[Method], Field(min_length=1, max_length=MAX_METHODS)]
     neck: dict[str, Any] | None = None
     head: HeadOptions | None = None
     tuning: Annotated[str, AfterValidator(check_tuning)] = "frozen"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class DetectionHead(nn.Module, ABC):
         channels: width of the maps that it takes.
         strides: pixels per cell of each map.
         loss_names: the parts of its loss.
+        per_class: see `vpt.heads.Head`.
     """
 
     options: dict[str, Any]
@@ -34,6 +36,7 @@ class DetectionHead(nn.Module, ABC):
     channels: int
     strides: tuple[float, ...]
     loss_names: tuple[str, ...] = ("classification", "box")
+    per_class: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def outputs(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -102,6 +105,8 @@ class TorchvisionHead(DetectionHead):
         self._anchors = anchors
         self.options, self.num_classes, self.channels = options, num_classes, channels
         self.strides = anchors.strides
+        logits, boxes = "layers.classification_head.cls_logits", anchors.num_anchors_per_location()
+        self.per_class = {f"{logits}.weight": boxes[0], f"{logits}.bias": boxes[0]}
 
     @property
     def _model(self) -> Any:

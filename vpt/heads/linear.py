@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ class LinearHead(Head):
         init: 'normal' (std 0.01, bias 0), 'zeros', or 'paper' (Kaiming normal by fan-out, bias -ln
             99, as the authors of VPT start theirs).
     """
+
+    per_class = MappingProxyType({"weight": 1, "bias": 1})
 
     def __init__(self, feature_dim: int, num_classes: int, *, init: Initializer = "normal"):
         super().__init__()

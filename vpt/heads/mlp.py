@@ -7,6 +7,7 @@ place. Without the batch norm of common implementations: an image's logits do no
 from __future__ import annotations
 
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class MlpHead(Head):
         width: of the hidden layers; None takes F.
         dropout: after each hidden layer, in training.
     """
+
+    per_class = MappingProxyType({"last.weight": 1, "last.bias": 1})
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -79,6 +80,8 @@ class ZeroShotHead(TextHead):
         log_scale = torch.tensor(math.log(text.logit_scale))
         self.log_scale = nn.Parameter(log_scale) if learn_scale else None
         self.context = text.context
+        own_words = (options.get("context") or {}).get("class_specific")
+        self.per_class = {"context.tokens": 1} if own_words else {}
         self._encoded: tuple[list[Tensor], Tensor] | None = None
 
     def forward(self, features: Features) -> Tensor:
@@ -124,6 +127,8 @@ class LinearFromTextHead(TextHead):
     as the model's bias or zero; the scale stays the model's. Untrained it is the zero-shot
     classifier (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 2).
     """
+
+    per_class = MappingProxyType({"weight": 1, "bias": 1})
 
     def __init__(self, options: dict[str, Any], num_classes: int, text: TextParts):
         super().__init__(options, num_classes, text)

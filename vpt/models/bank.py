@@ -654,6 +654,7 @@ def _refuse_backbone(backbone: Backbone, name: str, model: PromptedModel) -> Non
     for what, one, other in (
         ("image size", own.preprocess.size, backbone.preprocess.size),
         ("activation", own.activation, backbone.activation),
+        ("pooling", own.pooling, backbone.pooling),
     ):
         if one != other:
             raise ConfigError(f"task '{name}' has {what} {one}, the bank's backbone {other}")

@@ -72,6 +72,14 @@ class PromptedModel(nn.Module):
         """What is learned beside the head."""
         return self.prompted.prompt
 
+    @property
+    def pooling(self) -> str | None:
+        """What the feature that its head reads is made of, see `Backbone.pooling`.
+
+        None where it reads none.
+        """
+        return None
+
     def bake(self) -> Self:
         """Compute the keys and values of prompts once, for all images to come; gives itself.
 

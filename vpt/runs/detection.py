@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from torchvision.ops import nms
 
 from vpt.api import load_detector
 from vpt.data import (
@@ -46,6 +47,13 @@ MIN_SCORE = 0.3
 
 _BATCH_SIZE = 8
 _SHOWN, _SIDE = 8, 320  # images that are shown of a split; pixels of each
+_CROWD, _CROWD_SIDE = 20, 640  # boxes from which a picture is larger; pixels of it then
+
+Drawn = Literal["best", "all"]
+"""Which detections are in a picture: the best box of each object, over all classes, or all."""
+
+_SAME_OBJECT = 0.6
+"""IoU from which two boxes are of one object."""
 
 _Found = tuple[list[float], int, float]
 """Box (x1, y1, x2, y2) in the image's pixels, label, score."""
@@ -260,6 +268,15 @@ def predict_boxes(
                     yield BoxPrediction(path, detections[detections.scores >= min_score])
 
 
+def best_per_object(detections: Detections) -> Detections:
+    """The detections without those that lie on a better one, of whatever class.
+
+    A detector suppresses what lies on a better box of the same class alone, so that an object of
+    two likely classes has a box for each.
+    """
+    return detections[nms(detections.boxes.float(), detections.scores.float(), _SAME_OBJECT)]
+
+
 def show_validation(events: Events, evaluator: BoxEvaluator) -> None:
     """'val/boxes': some validation images, the truth on the left, on the right what was found.
 
@@ -277,6 +294,7 @@ def truth_and_found(
     results: Sequence[Mapping[str, Any]],
     count: int = _SHOWN,
     min_score: float = MIN_SCORE,
+    drawn: Drawn = "best",
 ) -> list[Image.Image]:
     """Pictures of images spread over the split: the truth on the left, on the right what was found.
 
@@ -287,6 +305,7 @@ def truth_and_found(
         results: records of a COCO results file.
         count: of pictures.
         min_score: detections below are not shown.
+        drawn: which of the others are.
     """
     count = min(count, len(split))
     samples = [split.samples[place * len(split) // count] for place in range(count)]
@@ -297,20 +316,33 @@ def truth_and_found(
             x, y, width, height = record["bbox"]
             box = [x, y, x + width, y + height]
             found[record["image_id"]].append((box, labels[record["category_id"]], record["score"]))
+    if drawn == "best":
+        found = {image_id: _best(each) for image_id, each in found.items()}
+    most = max((len(sample.boxes) for sample in samples), default=0)
+    side = _CROWD_SIDE if most >= _CROWD else _SIDE
     pictures = []
     for sample in samples:
         with suppress(DataError):
-            pictures.append(_truth_and_found(sample, found[sample.image_id], split.class_names))
+            boxes = found[sample.image_id]
+            pictures.append(_truth_and_found(sample, boxes, split.class_names, side))
     return pictures
+
+
+def _best(found: list[_Found]) -> list[_Found]:
+    """See `best_per_object`; best first."""
+    boxes = torch.tensor([box for box, _, _ in found], dtype=torch.float64).reshape(-1, 4)
+    scores = torch.tensor([score for _, _, score in found], dtype=torch.float64)
+    return [found[row] for row in nms(boxes, scores, _SAME_OBJECT).tolist()]
 
 
 def _truth_and_found(
     sample: DetectionSample,
     found: list[_Found],
     names: tuple[str, ...],
+    side: int,
 ) -> Image.Image:
     image = read_image(sample.source)
-    letterbox = Letterbox.fit((image.height, image.width), _SIDE)
+    letterbox = Letterbox.fit((image.height, image.width), side)
     height, width = letterbox.content_size
     small = image.resize((width, height))
 
@@ -327,7 +359,7 @@ def _truth_and_found(
         [label for _, label, _ in found],
         [caption(names[label], score) for _, label, score in found],
     )
-    return side_by_side(left, right, _SIDE)
+    return side_by_side(left, right, side)
 
 
 def caption(name: str, score: float) -> str:

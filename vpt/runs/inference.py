@@ -191,7 +191,9 @@ def measure_prompt(
         kinds = ("multi-label", "of one class per image")
         file, data = kinds if model.multi_label else reversed(kinds)
         raise PromptFileError(f"{path} is {file}, {dataset} is {data}: they cannot be compared")
-    if not set(splits.class_names) <= set(known):
+    # A folder of test images alone may lack classes; training images say what the classes are.
+    same, fewer = set(splits.class_names) == set(known), set(splits.class_names) <= set(known)
+    if not (same or (fewer and splits.train is None)):
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")

@@ -38,6 +38,7 @@ from vpt.engine.run_dir import (
 )
 from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import AnyExperiment
+from vpt.models import PromptedModel
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
 
@@ -119,6 +120,18 @@ def _unreadable(
         scan_images(own, num_workers, value_range=value_range, memory=memory) if own.samples else []
     )
     return [image for part in gathered(found) for image in part]
+
+
+def tell_pooling(model: PromptedModel, log: Log) -> None:
+    """A line that says what a model's feature is made of, where it has one."""
+    backbone, pooling = model.backbone, model.pooling
+    if pooling is None:
+        return
+    own = pooling == backbone.own_pooling
+    others = " or ".join(each for each in backbone.poolings if each != pooling)
+    origin = "the backbone's own" if own else f"by backbone.pool; its own is {backbone.own_pooling}"
+    hint = f", {others} by backbone.pool" if own and others else ""
+    log(f"features: {pooling} pooling ({origin}{hint})")
 
 
 def warn_of_depth(experiment: AnyExperiment, log: Log) -> None:

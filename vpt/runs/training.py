@@ -60,6 +60,7 @@ from vpt.runs.start import (
     refuse_other_model,
     scanned,
     show_start,
+    tell_pooling,
     warn_of_depth,
     write_start,
 )
@@ -177,6 +178,9 @@ def train(
         for line in advice_lines(experiment):
             log(line)
         log(_trained_line(experiment.model))
+        tell_pooling(experiment.model, log)
+        for note in experiment.notes if resume is None else ():
+            log(note)
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vpt.data.descriptor import Descriptor, ImageFolders, SplitSources
+from vpt.data.image_files import has_images
 from vpt.data.images import SUFFIXES
 from vpt.data.readers.label_folders import HELD_OUT
 from vpt.data.recognising import question, recognised, split_of_name
@@ -16,8 +19,9 @@ from vpt.data.splits import SPLIT_NAMES, SplitName
 _HEAD = 4_000_000  # bytes in which an annotation file shows what it is
 _SAMPLE = 5  # images whose files are looked for
 _OTHER_KINDS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info", "lvis_")
+_IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img")
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:')
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
@@ -104,41 +108,47 @@ def _listed(path: Path) -> tuple[str, ...] | None:
             tail = file.read(_HEAD)
     except OSError:
         return None
-    names = [each[1] for each in _FILE_NAME.finditer(head)][:_SAMPLE]
-    names = names or [each[1] for each in _FILE_NAME.finditer(tail)][:_SAMPLE]
+    names = _names_in(head) or _names_in(tail)
     keys = {each[1] for part in (head, tail) for each in _KEYS.finditer(part)}
     if b"images" not in keys and path.name != "_annotations.coco.json":
         return None
     if b"annotations" not in keys and _split_of_file(path) == "test":
         return None
-    return tuple(name.decode("utf-8", "replace").replace("\\/", "/") for name in names)
+    return names
+
+
+def _names_in(part: bytes) -> tuple[str, ...]:
+    """Some file names in a part of a JSON file, with slashes."""
+    found = []
+    for each in islice(_FILE_NAME.finditer(part), _SAMPLE):
+        try:
+            found.append(str(json.loads(each[1])).replace("\\", "/"))
+        except ValueError:  # no UTF-8: its reader says so
+            continue
+    return tuple(found)
 
 
 def _images_of(folder: Path, split: SplitName, file: _Annotations) -> str:
     """The folder, relative to the root, in which the images of a file are; '' is the root.
 
-    Raises:
-        DataError: they are in several; with a descriptor for each.
+    Where none of the images that were looked for is found, the first usual place with images.
     """
     beside = file.path.parent
     named = re.sub(r"^(instances|coco)_", "", file.path.stem)
-    words = [named, *(path.name for path in _subfolders(folder) if _is_split(path, split))]
+    places = [folder / "images", folder, beside / "images"]
     candidates = [
         *([beside] if split_of_name(beside.name) else []),
-        *(folder / "images" / word for word in words),
-        *(folder / word for word in words),
-        *(beside / "images" / word for word in words),
-        beside / "images",
-        folder / "images",
-        *(folder / name for name in ("data", "JPEGImages", "imgs", "img")),
+        *(place / named for place in places),
+        *(path for place in places for path in _subfolders(place) if _is_split(path, split)),
+        *(place / name for place in (beside, folder) for name in _IMAGE_FOLDERS),
         folder,
         beside,
     ]
     for candidate in dict.fromkeys(candidates):
         if candidate.is_dir() and _holds(candidate, file.images):
             return _below(folder, candidate)
-    usual = [each for each in candidates if each.is_dir() and each != folder]
-    return _below(folder, usual[0]) if usual else ""
+    usual = (each for each in candidates if each.is_dir() and has_images(each))
+    return _below(folder, next(usual, folder))
 
 
 def _holds(folder: Path, images: tuple[str, ...]) -> bool:
@@ -154,7 +164,7 @@ def _is_split(path: Path, split: SplitName) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _why(folder: Path, found: list[_Annotations]) -> str:

@@ -16,12 +16,13 @@ from vpt.data.readers.parts import (
     split_paths,
     usual_paths,
 )
-from vpt.data.recognising import question, recognised
+from vpt.data.recognising import question, recognised, split_of_name
 from vpt.data.splits import USUAL_NAMES, Sample, SplitName
 from vpt.errors import DataError
 from vpt.registry import nearest
 
-_OF_BOXES = frozenset({"images", "labels", "annotations", "jpegimages", "imagesets"})
+_IMAGES = frozenset({"images", "imgs", "img", "jpegimages"})
+_OF_BOXES = _IMAGES | {"labels", "annotations", "imagesets", "data"}
 """Folders that hold images and the boxes in them, not images of a class; in lower case."""
 
 
@@ -65,13 +66,15 @@ def recognise(folder: Path) -> Descriptor | None:
 
 
 def _are_of_boxes(names: Sequence[str]) -> bool:
-    return bool(names) and _OF_BOXES.issuperset(name.casefold() for name in names)
+    """Whether folders are of all images and of what is in them: one of images suffices."""
+    usual = {name.casefold() for name in names}
+    return bool(usual) and (usual <= _OF_BOXES or not usual.isdisjoint(_IMAGES))
 
 
 def _are_splits(names: Sequence[str]) -> bool:
     """Whether folders of images are splits without classes, not classes of which one is 'train'."""
-    usual = {each for names in USUAL_NAMES.values() for each in names}
-    return sum(name.casefold() in usual for name in names) > 1
+    found = [name for name in names if split_of_name(name)]
+    return len(found) > 1 or (bool(found) and _OF_BOXES.issuperset({*names} - {*found}))
 
 
 def _is_data_set(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from vpt.data.box_units import COCO_UNITS, BoxUnits
 from vpt.data.descriptor import Cut, Descriptor, ImageFolders
 from vpt.data.detection import Finding
+from vpt.data.image_files import find_files
 from vpt.data.images import SUFFIXES
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage
 from vpt.data.readers.parts import UNPRINTABLE, hint
@@ -137,7 +138,8 @@ def find_pairs(sources: Sequence[Place], suffix: str) -> Pairs:
     twice = 0
     _look_anew()
     for place in sources:
-        images = listed_images(place) if place.source.is_file() else images_in(place.source)
+        listed = place.source.is_file()
+        images = listed_images(place) if listed else find_files(place.source).images
         if not images:
             raise DataError(f"no images in '{place.source}'")
         for image in images:
@@ -152,21 +154,6 @@ def find_pairs(sources: Sequence[Place], suffix: str) -> Pairs:
                     break
     pairs = [Pair(image, label) for image, label in found.items()]
     return Pairs(sources[0].source, pairs, frozenset(folders), twice)
-
-
-def images_in(folder: Path) -> list[Path]:
-    """All images in a folder and the folders in it, sorted; hidden ones are left out."""
-    if not folder.is_dir():
-        raise DataError(f"no folder of images '{folder}'")
-    found = []
-    for parent, below, names in os.walk(folder, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and PurePath(name).suffix.lower() in SUFFIXES
-        ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def listed_images(place: Place) -> list[Path]:
@@ -253,7 +240,7 @@ def without_image(splits: Iterable[Pairs], suffix: str) -> list[Path]:
         folder / entry
         for folder in folders
         for entry in _names_in(folder)
-        if entry.lower().endswith(suffix) and entry.lower() not in NO_LABELS
+        if entry.lower().endswith(suffix) and entry[0] != "." and entry.lower() not in NO_LABELS
     )
     return sorted(path for path in found if path not in used)
 

@@ -110,8 +110,9 @@ def _kind_first(folder: Path, layout: LabelLayout) -> Finds:
     """images/train and labels/train, or images/train and all labels in one folder."""
     for images in _folders(folder, _IMAGE_FOLDERS):
         for labels in _folders(folder, layout.labels):
+            in_one = any(labels.glob(f"*{layout.suffix}"))
             pairs = [
-                (split, Found(each, below if (below := labels / each.name).is_dir() else labels))
+                (split, Found(each, labels if in_one else labels / each.name))
                 for each in _subfolders(images)
                 if (split := split_of_name(each.name))
             ]

@@ -12,7 +12,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpt.data.box_units import BoxUnits
+import numpy as np
+from numpy.typing import NDArray
+
+from vpt.data.box_units import BoxUnits, edges_and_sides, find_other_layout
 from vpt.data.descriptor import Cut, Descriptor, SplitSources
 from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile
@@ -46,9 +49,16 @@ from vpt.errors import DataError
 from vpt.storage.whole_file import read_whole
 
 _LARGEST = 20_000_000  # bytes of a label file
-_NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "train/classes.txt", "*.names")
+_NAME_FILES = (
+    "classes.txt",
+    "obj.names",
+    "labels/classes.txt",
+    "train/classes.txt",
+    "train/_darknet.labels",
+    "*.names",
+)
 _ROUNDING = 0.01  # of a side: how far a share may be outside of 0..1
-_UNITS = BoxUnits(scale="share")  # once the centre has become the left and upper edge
+YOLO_UNITS = BoxUnits(layout="cxcywh", scale="share")
 
 Box = tuple[float, float, float, float]
 
@@ -107,7 +117,7 @@ def _is_yolo(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return not line.strip() or len(_numbers(line)[0]) >= 5
+        return not line.strip() or len(numbers_of(line)[0]) >= 5
     except LineError:
         return False
 
@@ -137,7 +147,7 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     lost = without_image(pairs.values(), ".txt")
     categories = _categories(descriptor, root, content)
     read = {
-        name: _read_split(_base(root, content, each), each, categories, content)
+        name: _read_split(descriptor, _base(root, content, each), each, categories, content)
         for name, each in pairs.items()
     }
     if lost:
@@ -213,18 +223,26 @@ def _name_by_index(
 ) -> None:
     """Call classes after their indices where nothing names them."""
     if not seen:
-        raise DataError(f"no object in any label file of '{descriptor.name}'")
+        faults = (str(each) for split in read.values() for each in split.findings)
+        fault = next((f": {each}" for each in faults), "")
+        raise DataError(f"no object in any label file of '{descriptor.name}'{fault}")
     first = next(iter(read.values()))
     text = "no data.yaml or classes.txt names the classes; they are called by their indices"
     first.findings.append(Finding("category_unnamed", first.source, text))
     for split in read.values():
-        split.categories = {index: str(index) for index in range(max(seen) + 1)}
+        split.categories = {index: str(index) for index in sorted(seen)}
 
 
 def _read_split(
-    base: Path, pairs: Pairs, categories: dict[int, str] | None, content: DataYaml | None
+    descriptor: Descriptor,
+    base: Path,
+    pairs: Pairs,
+    categories: dict[int, str] | None,
+    content: DataYaml | None,
 ) -> LabelledSplit:
-    split = LabelledSplit(pairs.source, base, categories or {}, _UNITS)
+    units = descriptor.box_units or YOLO_UNITS
+    split = LabelledSplit(pairs.source, base, categories or {}, BoxUnits(scale=units.scale))
+    plain: list[float] = []
     split.counts["image_listed_twice"] = pairs.twice
     point_values = content.point_values if content is not None else None
     for pair in pairs.pairs:
@@ -237,19 +255,38 @@ def _read_split(
         split.counts["label_missing"] += pair.label is None
         for number, line in lines:
             try:
-                label, box = read_line(line, point_values=point_values, counts=split.counts)
+                numbers, commas = numbers_of(line)
+                split.counts["commas_in_labels"] += commas
+                label, box = read_numbers(numbers, units=units, point_values=point_values)
                 _check_class(label, categories)
             except LineError as fault:
                 split.add(fault.kind, fault.reason, pair.image, pair.label, number)
-            else:
-                split.add_box(image, label, box, line=number)
+                continue
+            split.add_box(image, label, box, line=number)
+            plain += numbers[1:] if len(numbers) == 5 else []
     missing = split.counts["label_missing"]
     kind = "label_missing" if 2 * missing <= len(pairs.pairs) else "labels_mostly_missing"
     split.counts[kind] = missing
     split.count(kind, f"of {len(pairs.pairs)} images have no label file; kept as negatives")
     split.count("image_listed_twice", "lines name an image again; taken once")
     split.count("commas_in_labels", "lines have commas between their numbers, or in them")
+    if descriptor.box_units is None:
+        _accuse_layout(split, np.array(plain).reshape(-1, 4))
     return split
+
+
+def _accuse_layout(split: LabelledSplit, boxes: NDArray[np.float64]) -> None:
+    """An error where boxes look like corners, which their format does not have."""
+    found = find_other_layout(boxes, YOLO_UNITS)
+    if found is None:
+        return
+    units, count = found
+    text = (
+        f"they look like {units}: {count:,} of {len(boxes):,} boxes reach out of their images as "
+        f"{YOLO_UNITS}; write 'box_units: {units.written}' in the descriptor to have them "
+        f"converted, or 'box_units: {YOLO_UNITS.written}' if they are right as they are"
+    )
+    split.findings.append(Finding("box_units", split.source, text))
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -277,42 +314,46 @@ def _check_class(label: int, categories: dict[int, str] | None) -> None:
 # Lines
 
 
-def read_line(
-    line: str, *, point_values: int | None = None, counts: dict[str, int] | None = None
+def read_numbers(
+    numbers: Sequence[float],
+    *,
+    units: BoxUnits = YOLO_UNITS,
+    point_values: int | None = None,
 ) -> tuple[int, Box]:
-    """(class, xywh as shares of the sides) of a line.
+    """(class, xywh) of the numbers in a line, in the scale that they have.
 
     Args:
-        line: a box, an outline, a pose, or a box and its score.
+        numbers: the class, and a box, an outline, a pose, or a box and its score.
+        units: of a box.
         point_values: numbers for each key point of a pose, 2 or 3; None: no poses are expected.
-        counts: commas are counted here, as 'commas_in_labels'.
 
     Raises:
-        LineError: it is none of them.
+        LineError: they are none of these.
     """
-    numbers, commas = _numbers(line)
-    if counts is not None:
-        counts["commas_in_labels"] = counts.get("commas_in_labels", 0) + commas
     label, values = numbers[0], numbers[1:]
     if not all(map(math.isfinite, numbers)):
-        raise LineError("box_not_finite", f"{shown(line.strip())} is not finite")
+        raise LineError("box_not_finite", f"{_written(numbers)} is not finite")
     if not label.is_integer() or not 0 <= label < 2**31:
         raise LineError("unknown_category", f"class {label:g} is no index of a class")
     if len(values) < 4:
-        raise LineError("box_malformed", f"{shown(line.strip())} is not 'class cx cy w h'")
+        raise LineError("box_malformed", f"{_written(numbers)} is not 'class cx cy w h'")
     if _is_outline(values, point_values):
         if len(values) % 2:
             text = f"{len(values)} numbers are neither a box, pairs of an outline nor a pose"
             raise LineError("box_malformed", text)
-        _check_shares(values)
+        _check_scale(values, units)
         xs, ys = values[0::2], values[1::2]
         left, top = min(xs), min(ys)
         return int(label), (left, top, max(xs) - left, max(ys) - top)
-    _check_shares(values[:4])
-    x, y, width, height = values[:4]
-    if min(width, height) < 0:
-        raise LineError("box_negative", f"a box of {width:g} x {height:g}")
-    return int(label), (x - width / 2, y - height / 2, width, height)
+    _check_scale(values[:4], units)
+    box = edges_and_sides(units.layout, *values[:4])
+    if min(box[2:]) < 0:
+        raise LineError("box_negative", f"{_written(numbers)} has a negative side")
+    return int(label), box
+
+
+def _written(numbers: Sequence[float]) -> str:
+    return "'" + " ".join(f"{number:g}" for number in numbers[:6]) + "'"
 
 
 def _is_outline(values: Sequence[float], point_values: int | None) -> bool:
@@ -326,10 +367,15 @@ def _is_outline(values: Sequence[float], point_values: int | None) -> bool:
     return rest % 3 != 0 or any(value not in (0, 1, 2) for value in values[6::3])
 
 
-def _check_shares(values: Sequence[float]) -> None:
+def _check_scale(values: Sequence[float], units: BoxUnits) -> None:
+    """Shares of the sides are in 0..1."""
     outside = [value for value in values if not -_ROUNDING <= value <= 1 + _ROUNDING]
-    if outside:
-        text = f"{outside[0]:g} is no share of the image's side, which is in 0..1"
+    if outside and units.scale == "share":
+        pixels = BoxUnits(layout=units.layout).written
+        text = (
+            f"{outside[0]:g} is no share of the image's side, which is in 0..1; if these are "
+            f"pixels, write 'box_units: {pixels}' in the descriptor"
+        )
         raise LineError("box_not_relative", text)
 
 
@@ -338,8 +384,12 @@ _NUMBER = re.compile(
 )
 
 
-def _numbers(line: str) -> tuple[list[float], bool]:
-    """The numbers of a line, and whether commas stood between them or in them."""
+def numbers_of(line: str) -> tuple[list[float], bool]:
+    """The numbers of a line, and whether commas stood between them or in them.
+
+    Raises:
+        LineError: there is something else.
+    """
     commas = "," in line
     words = line.split()
     if commas and len(words) >= 5 and all(re.fullmatch(r"[^,]+(,[^,]+)?", word) for word in words):

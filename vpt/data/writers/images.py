@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import shutil
 from collections import Counter
@@ -29,19 +30,22 @@ _SUFFIX_OF = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "HEIF": ".heic
 def new_names(keys: Sequence[str], suffix: str = "") -> list[str]:
     """A file name for each image: its own, or where several share it one with its folders.
 
-    No two have one stem, whatever the case: label files are named after it, and some disks know no
-    case.
+    Folders that all images are in are left out. No two names have one stem, whatever the case:
+    label files are named after it, and some disks know no case.
 
     Args:
         keys: names of images in their data set, each once.
         suffix: for names that end in none of an image.
     """
-    paths = [PurePosixPath(key) for key in keys]
+    if not keys:
+        return []
+    paths = [PurePosixPath(key.lstrip("/")) for key in keys]
     counts = Counter(path.stem.casefold() for path in paths)
+    common = len(PurePosixPath(os.path.commonpath([path.parent for path in paths])).parts)
     taken: set[str] = set()
     names = []
     for path in paths:
-        name = path.name if counts[path.stem.casefold()] == 1 else "_".join(path.parts)
+        name = path.name if counts[path.stem.casefold()] == 1 else "_".join(path.parts[common:])
         name = _usual(name if len(name.encode()) <= _LONGEST else path.name, suffix)
         names.append(_untaken(name, taken))
         taken.add(PurePosixPath(names[-1]).stem.casefold())
