@@ -32,7 +32,7 @@ from vpt.registry import DETECTION_HEADS
 class DetectionDataConfig(Schema):
     """The data set with boxes and how batches are made of it."""
 
-    dataset: Path = Field(description="a descriptor YAML of format coco")
+    dataset: Path = Field(description="a folder of COCO, YOLO or PASCAL VOC boxes, or a descriptor")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
     value_range: ValueRange | None = VALUE_RANGE
     val_fraction: Decay | None = Field(

@@ -23,7 +23,9 @@ from vpt.data.image_files import (
     printable,
 )
 from vpt.data.near_paths import explain_missing
+from vpt.data.readers.missing_files import missing_files
 from vpt.data.readers.text_files import read_text
+from vpt.data.samples import Samples
 from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
@@ -271,16 +273,16 @@ def check_files(samples: Iterable[Sample], root: Path | None = None) -> None:
         root: the folder that their keys are relative to, where the files are looked for that were
             probably meant.
     """
-    listed = [sample for sample in samples if isinstance(sample.source, Path)]
-    missing = [sample for sample in listed if not is_file(Path(str(sample.source)))]
+    sources = Samples.of(samples).sources
+    missing = missing_files(sources)
     if not missing:
         return
-    first = missing[0]
-    meant = explain_missing([sample.key for sample in missing], root) if root else {}
-    reason = meant.get(first.key, "").removeprefix(f"'{first.key}' does not exist")
+    first, keys = sources.keys[missing[0]], [sources.keys[place] for place in missing]
+    reason = explain_missing(keys, root).get(first, "") if root else ""
     raise DataError(
-        f"'{first.source}' is listed but does not exist ({len(missing)} of {len(listed)} listed "
-        f"images are missing){reason}"
+        f"'{sources.source(missing[0])}' is listed but does not exist ({len(missing)} of "
+        f"{len(sources)} listed images are missing)"
+        + reason.removeprefix(f"'{first}' does not exist")
     )
 
 
@@ -295,11 +297,3 @@ def check_classes(descriptor: Descriptor, splits: Splits) -> None:
                 f"class '{name}' has no image in 'train'{nearest(name, others)}; add some or "
                 "remove the class"
             )
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is a file; no error where no file can have such a name."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for any file, or with a NUL
-        return False
