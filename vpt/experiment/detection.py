@@ -18,6 +18,7 @@ from vpt.data import (
     load_descriptor,
     read_detection,
 )
+from vpt.engine.distributed import on_first
 from vpt.engine.fit import FitSettings
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import check_coco_eval
@@ -72,6 +73,8 @@ def build_detection(
         config: checked.
         backbone: one in memory, to share between runs, instead of the config's.
 
+    Several processes call it together.
+
     Raises:
         VptError: anything in the config that does not fit together.
     """
@@ -83,7 +86,10 @@ def build_detection(
     check_coco_eval(config.train.coco_eval)
     descriptor = load_descriptor(config.data.dataset)
     skip = config.data.on_bad_image == "skip"
-    splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
+    # Of several processes one reads the head of every image; the others get what it found.
+    splits = on_first(
+        lambda: read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
+    )
     for name in ("train", "val"):
         splits.require(name)
     _check_measurable(config, splits)
