@@ -169,8 +169,8 @@ def test_mistakes__are_answered_before_torch_is_imported(place):
 
 
 def test_an_error_without_a_command__is_its_own_message():
-    class Plain(Exception):
+    class PlainError(Exception):
         def format_message(self):
             return "two\n  lines"
 
-    assert refusal(Plain(), []) == "two lines"
+    assert refusal(PlainError(), []) == "two lines"

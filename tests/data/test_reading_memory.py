@@ -15,7 +15,7 @@ from vpt.data.descriptor import Descriptor
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
 
-IMAGES = 2000
+IMAGES = 1000
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_coco_file__takes_less_than_a_thousand_bytes_a_box(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "images").mkdir()
     make_image(size=(90, 60)).save(tmp_path / "images/one.png")
-    boxes = 2000
+    boxes = 600
     outline = [[float(value) for value in range(40)]]  # is parsed, and never held
     content = {
         "images": [{"id": 1, "file_name": "one.png", "width": 90, "height": 60}],

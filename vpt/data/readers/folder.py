@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
-from vpt.data.image_files import find_files, has_images, is_skipped, left_out_line
+from vpt.data.image_files import check_names, find_files, has_images, is_skipped, left_out_line
 from vpt.data.images import SUFFIXES
 from vpt.data.readers import hf_images
 from vpt.data.readers.parts import (
@@ -133,6 +133,7 @@ def read_folder(descriptor: Descriptor, root: Path) -> Parts:
                     raise DataError(f"'{folder}' has no folder for class '{name}'")
                 continue
             files = find_files(folder / name)
+            check_names(files.images, folder / name)
             left_out.update(files.left_out)
             if split == "train" and not files.images and descriptor.missing_classes == "error":
                 raise DataError(_empty_class(folder / name, left_out_line(files.left_out)))

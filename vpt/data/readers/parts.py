@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.data.descriptor import Cut, Descriptor
-from vpt.data.image_files import find_files, is_skipped, is_utf8, left_out_line, printable
+from vpt.data.image_files import (
+    check_names,
+    find_files,
+    is_skipped,
+    is_utf8,
+    left_out_line,
+    printable,
+)
 from vpt.data.near_paths import explain_missing
 from vpt.data.readers.missing_files import missing_files
 from vpt.data.readers.text_files import read_text
@@ -222,6 +229,7 @@ def images_below(folder: Path) -> tuple[Path, ...]:
         raise DataError(
             f"class folder '{folder}' has no images" + (f" ({others})" if others else "")
         )
+    check_names(found.images, folder)
     return found.images
 
 
