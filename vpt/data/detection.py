@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vpt.data.detection_samples import DetectionSample as DetectionSample
 from vpt.data.detection_samples import DetectionSamples as DetectionSamples
 from vpt.data.sampling import shuffled
-from vpt.data.splits import SplitsOf
+from vpt.data.splits import ContentCut, SplitsOf
 from vpt.data.texts import Places
 from vpt.errors import DataError
 
@@ -207,6 +208,17 @@ class DetectionSplit:
         ).tolist()
         return counts
 
+    def rarest_classes(self) -> NDArray[np.int64]:
+        """(N,): of each image the class that has the fewest boxes in the split, without any -1."""
+        counts = self.class_counts()
+        return np.array(
+            [
+                min(set(sample.target_labels.tolist()), key=lambda k: (counts[k], k), default=-1)
+                for sample in self.samples
+            ],
+            dtype=np.int64,
+        )
+
     def with_samples(
         self, samples: Iterable[DetectionSample], name: str | None = None
     ) -> DetectionSplit:
@@ -225,10 +237,12 @@ class DetectionSplits(SplitsOf[DetectionSplit]):
     Attributes:
         category_ids: in label order, from the training file.
         findings: what was found wrong and, unless it is an error, mended.
+        cut: how val and test were made of the training images; None: they were not, or by name.
     """
 
     category_ids: tuple[int, ...]
     findings: tuple[Finding, ...] = field(default=(), repr=False)
+    cut: ContentCut | None = field(default=None, compare=False)
 
 
 def detection_holdout(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.config import dump, load_foreign_yaml, load_yaml, validate
+from vpt.config import load_foreign_yaml, load_yaml, validate
 from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
 from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parquet, voc, yolo
 from vpt.data.readers.parts import class_folders
@@ -75,14 +76,15 @@ def recognise_folder(path: Path) -> Descriptor:
     if len(found) > 1:
         raise question(path, f"can be read in {len(found)} ways", found)
     if not found:
+        nothing = f"'{path}' is no data set that is recognised ({_holds(path)})"
         inside = [path / name for name in class_folders(path) if _is_data_set(path / name)]
+        if len(inside) == 1:
+            raise DataError(f"{nothing}; '{inside[0]}' is one: name that")
         raise DataError(
-            f"'{path}' is no data set that is recognised ({_holds(path)}); "
-            + (f"'{inside[0]}' is one: name that; " if len(inside) == 1 else "")
-            + "read as it lies is a folder that holds a folder of images for each class, directly "
-            "or in train/ and val/, images with metadata.csv, or boxes in the format of COCO, "
-            "PASCAL VOC or YOLO; anything else needs a descriptor, a file such as this one (for "
-            f"labels.csv with the columns path and label):\n\n{_template(path)}"
+            f"{nothing}; read as it lies is a folder that holds a folder of images for each class, "
+            "directly or in train/ and val/, images with metadata.csv, or boxes in the format of "
+            "COCO, PASCAL VOC or YOLO; anything else needs a descriptor, a file such as this one "
+            f"(for labels.csv with the columns path and label):\n\n{_template(path)}"
         )
     return found[0]
 
@@ -96,7 +98,7 @@ def _near(path: Path) -> str:
 
 
 def _template(path: Path) -> str:
-    """A descriptor of a list of images in a folder, in YAML."""
+    """A descriptor of a list of images in a folder, in YAML on one line."""
     listed = Descriptor(
         name=path.resolve().name or "data",
         format="csv",
@@ -104,7 +106,7 @@ def _template(path: Path) -> str:
         file="labels.csv",
         splits=SplitSources(val=AUTOMATIC_CUT, test=AUTOMATIC_CUT),
     )
-    return dump(listed, defaults=False).rstrip()
+    return json.dumps(listed.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)
 
 
 def _is_data_set(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vpt.data.box_units import BoxUnits, xywh_pixels
 from vpt.data.categories import Categories
+from vpt.data.cuts import cut_by_content, cuts_of
 from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
@@ -31,7 +32,8 @@ from vpt.data.readers.hf_objects import read_hf_objects
 from vpt.data.readers.parts import check_counts, find_root, hint
 from vpt.data.readers.voc import read_voc
 from vpt.data.readers.yolo import read_yolo
-from vpt.data.splits import SPLIT_NAMES, SplitName
+from vpt.data.recognising import with_written
+from vpt.data.splits import SPLIT_NAMES, ContentCut, SplitName
 from vpt.data.whole_files import OF_WRONG_UNITS, judge_crowds, judge_losses, judge_units
 from vpt.errors import DataError
 
@@ -50,6 +52,7 @@ def read_detection(
     *,
     problems: Problems = "raise",
     needed: Collection[SplitName] = SPLIT_NAMES,
+    cut: ContentCut | None = None,
 ) -> DetectionSplits:
     """The splits of a data set with boxes; of the images only the headers are read.
 
@@ -62,6 +65,7 @@ def read_detection(
             that mends them; 'report' skips likewise and never raises for a finding.
         needed: the splits whose images must be there; missing ones of the others are taken as the
             annotation file describes them.
+        cut: of an earlier reading, to be made again in place of any other cut by content.
 
     Raises:
         DataError: a file is missing or no COCO ground truth, or there are errors; one line.
@@ -73,9 +77,23 @@ def read_detection(
             f"name boxes in a descriptor of format {', '.join(BOX_FORMATS)} "
             "(datasets/custom_coco.yaml is a template)"
         )
-    root = find_root(descriptor, root)
+    try:
+        return _read(descriptor, find_root(descriptor, root), problems, needed, cut)
+    except DataError as error:
+        raise with_written(error, descriptor) from error
+
+
+def _read(
+    descriptor: Descriptor,
+    root: Path,
+    problems: Problems,
+    needed: Collection[SplitName],
+    cut: ContentCut | None,
+) -> DetectionSplits:
     files = _READERS[descriptor.format](descriptor, root)
-    builder = _Builder(descriptor, root, next(iter(files.values())), _sources(descriptor, needed))
+    builder = _Builder(
+        descriptor, root, next(iter(files.values())), _sources(descriptor, needed, cut)
+    )
     found = {split: builder.split(split, file) for split, file in files.items()}
     if problems != "report":
         check_findings(builder.findings, skip=problems == "skip")
@@ -86,7 +104,7 @@ def read_detection(
     for name in empty:
         text = f"no usable image in split '{name}'"
         builder.findings.append(Finding("split_empty", files[name].path, text))
-    splits = _cut(descriptor, found, builder.findings, report=problems == "report")
+    splits = _cut(descriptor, found, builder.findings, again=cut, report=problems == "report")
     if splits.train and not any(splits.train.class_counts()) and problems != "report":
         raise DataError(f"no box in split 'train' of '{descriptor.name}'")
     if problems == "raise":
@@ -103,10 +121,13 @@ _READERS: dict[str, Callable[[Descriptor, Path], dict[SplitName, CocoFile]]] = {
 }
 
 
-def _sources(descriptor: Descriptor, needed: Collection[SplitName]) -> frozenset[SplitName]:
+def _sources(
+    descriptor: Descriptor, needed: Collection[SplitName], again: ContentCut | None
+) -> frozenset[SplitName]:
     """The splits whose files hold the needed ones."""
     cut = {name for name in needed if isinstance(getattr(descriptor.splits, name), Cut)}
-    return frozenset(needed) - cut | ({"train"} if cut else set())
+    made_again = again is not None and any(getattr(again, name, None) for name in needed)
+    return frozenset(needed) - cut | ({"train"} if cut or made_again else set())
 
 
 def _cut(
@@ -114,19 +135,25 @@ def _cut(
     found: dict[SplitName, DetectionSplit],
     findings: list[Finding],
     *,
+    again: ContentCut | None,
     report: bool,
 ) -> DetectionSplits:
-    """Test is cut out of train where the descriptor says so, then val."""
-    for name in ("test", "val"):
-        cut = descriptor.splits.test if name == "test" else descriptor.splits.val
-        if isinstance(cut, Cut):
-            if report and not found.get("train", ()):
-                continue
-            if "train" not in found:
-                raise DataError(
-                    f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no "
-                    "train split"
-                )
+    """Test is cut out of train where the descriptor, or an earlier reading, says so, then val."""
+    cuts = cuts_of(descriptor, found, again)
+    if report and not found.get("train", ()):
+        cuts = {}
+    if cuts and "train" not in found:
+        raise DataError(
+            f"splits.{next(iter(cuts))} is to be cut out of train, but '{descriptor.name}' has no "
+            "train split"
+        )
+    record = None
+    by_content = {name: cut for name, cut in cuts.items() if cut.by == "content"}
+    if by_content:
+        parted, record = cut_by_content(found["train"], by_content)
+        found |= parted
+    for name, cut in cuts.items():
+        if cut.by == "name":
             found["train"], held = detection_holdout(found["train"], cut.fraction, cut.seed)
             found[name] = held.with_samples(held.samples, name)
     first = next(iter(found.values()))
@@ -137,6 +164,7 @@ def _cut(
         first.class_names,
         first.category_ids,
         tuple(findings),
+        record,
     )
 
 

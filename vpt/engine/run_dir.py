@@ -234,7 +234,9 @@ def _installed_version(package: str) -> str | None:
 def _refuse_unfit(path: Path, mode: OpenMode) -> None:
     names = sorted(p.name for p in path.iterdir() if p.name != _LOCK and not is_leftover(p.name))
     if mode == "new" and names:
-        raise RunError(f"{path} is not empty ({names[0]}); use --resume or --overwrite")
+        raise RunError(
+            f"{path} is not empty ({names[0]}); use --resume or --overwrite, or another run_dir"
+        )
     if mode == "resume" and names and not any(name in (*_FILES, *_FOLDERS) for name in names):
         raise RunError(f"{path} holds no run to resume, but {names[0]}; choose another directory")
     if mode == "resume":

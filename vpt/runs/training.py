@@ -16,6 +16,7 @@ from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
 from vpt.data import layout_lines, told
+from vpt.data.cuts import cut_line
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.distributed import (
@@ -41,7 +42,7 @@ from vpt.engine.run_dir import (
 from vpt.errors import RunError
 from vpt.evaluation import NOTHING
 from vpt.evaluation.energy import Energy
-from vpt.experiment import AnyExperiment, DetectionExperiment, Experiment, build
+from vpt.experiment import AnyExperiment, DetectionExperiment, build
 from vpt.models import PromptedModel
 from vpt.runs.advice import advice_lines
 from vpt.runs.best import refuse_other_best, replace_best, restore_best
@@ -170,7 +171,8 @@ def train(
         resume = earlier
         on_first(lambda: check_space(run, experiment))
         if isinstance(experiment, DetectionExperiment):
-            lines = layout_lines(experiment.descriptor)
+            cut = experiment.splits.cut
+            lines = layout_lines(experiment.descriptor) + ([cut_line(cut)] if cut else [])
         else:
             lines = experiment.data_lines
         for line in lines:
@@ -398,7 +400,7 @@ def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | No
 def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> None:
     config = experiment.config
     values = {f"val/{name}": value for name, value in metrics.items()}
-    cut = experiment.splits.cut if isinstance(experiment, Experiment) else None
+    cut = experiment.splits.cut
     save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config, cut=cut)
 
 
