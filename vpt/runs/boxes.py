@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -51,5 +52,13 @@ class BoxEvaluator:
     def compute(self) -> dict[str, float]:
         """See `DetectionEvaluator.compute`."""
         if self._results is not None:
-            write_json_atomic(self._results, self.coco.results())
+            write_json_atomic(self._results, self._named_results())
         return self.coco.compute()
+
+    def _named_results(self) -> list[dict[str, Any]]:
+        """The results with the images' ids as the annotation file has them."""
+        names, records = self.split.image_names, self.coco.results()
+        if names:
+            for record in records:
+                record["image_id"] = names.get(record["image_id"], record["image_id"])
+        return records
