@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.config import load_foreign_yaml, load_yaml, validate
+from vpt.config import dump, load_foreign_yaml, load_yaml, validate
 from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
 from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parquet, voc, yolo
 from vpt.data.readers.parts import class_folders
@@ -98,7 +97,7 @@ def _near(path: Path) -> str:
 
 
 def _template(path: Path) -> str:
-    """A descriptor of a list of images in a folder, in YAML on one line."""
+    """A descriptor of a list of images in a folder, in YAML."""
     listed = Descriptor(
         name=path.resolve().name or "data",
         format="csv",
@@ -106,7 +105,7 @@ def _template(path: Path) -> str:
         file="labels.csv",
         splits=SplitSources(val=AUTOMATIC_CUT, test=AUTOMATIC_CUT),
     )
-    return json.dumps(listed.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)
+    return dump(listed, defaults=False).rstrip()
 
 
 def _is_data_set(folder: Path) -> bool:
