@@ -105,6 +105,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "corners_from_zero": ("note", "PASCAL VOC's corners count from 0 here"),
     "difficult_left_out": ("note", "objects are marked as difficult; left out"),
     "label_missing": ("note", "images have no label file; kept as negatives"),
+    "file_name_variant": ("note", "files with other names, as the descriptor accepts"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
     "as_read": ("note", "how the images were found and parted"),
     "class_rare": ("note", "classes with few examples to learn from"),

@@ -54,7 +54,7 @@ def judge_units(
     for outlined in (False, True):
         found = _foreign_units(file, sizes, outlined=outlined)
         if found is not None:
-            what = "the outlines" if outlined else "they"
+            what = "the outlines" if outlined else "the boxes"
             text = f"{what} look like {found.names}: {found.evidence}"
             kind = "box_units" if found.certain else "box_units_doubtful"
             return Finding(kind, file.path, text + _advice(descriptor, found))
