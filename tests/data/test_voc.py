@@ -78,6 +78,13 @@ def test_difficult_objects__are_what_the_descriptor_says(tmp_path, choice, crowd
     assert kinds(found) == said
 
 
+def test_difficult_objects_alone__stop_with_the_key_that_settles_it(tmp_path):
+    hard = voc_xml(voc_object("dog", 31, 11, 50, 40, difficult=1))
+    root = flat(tmp_path, **{f"i{k}": hard for k in range(5)})
+    assert "write 'difficult: object' in the descriptor" in error_of(root)
+    assert len(read_flat(root, difficult="object").require("train")) == 5
+
+
 def test_vocs_own_layout__has_its_lists(tmp_path):
     write_images(tmp_path / "JPEGImages", "2007_1.jpg", "2007_2.jpg", "2007_3.jpg")
     names = {"train": "2007_1\n", "val": "2007_2\n", "trainval": "2007_1\n2007_2\n"}

@@ -237,10 +237,17 @@ class _Builder:
             return
         crowds = int(split.table.box_counts.sum())
         if crowds:
-            message = (
-                f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; set "
-                "iscrowd to 0 where one object is outlined (some tools write 1 for every RLE mask)"
-            )
+            message = f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; "
+            if self.descriptor.format == "voc":
+                message += (
+                    "they are marked as difficult: write 'difficult: object' in the descriptor if "
+                    "that mark means nothing here"
+                )
+            else:
+                message += (
+                    "set iscrowd to 0 where one object is outlined (some tools write 1 for every "
+                    "RLE mask)"
+                )
             self.findings.append(Finding("all_crowds", file.path, message, count=crowds))
         elif name == "test" and split.samples:
             message = "it has no box, so AP is undefined"

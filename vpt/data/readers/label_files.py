@@ -149,8 +149,8 @@ def find_pairs(sources: Sequence[Place], suffix: str) -> Pairs:
             found[image] = None
             for candidate in _label_paths(image, place, suffix):
                 folders.add(candidate.parent)
-                if candidate.name in _names_in(candidate.parent):
-                    found[image] = candidate
+                if name := _by_lower_suffix(candidate.parent).get(candidate.name):
+                    found[image] = candidate.with_name(name)
                     break
     pairs = [Pair(image, label) for image, label in found.items()]
     return Pairs(sources[0].source, pairs, frozenset(folders), twice)
@@ -217,6 +217,13 @@ def _names_in(folder: Path) -> frozenset[str]:
 
 
 @cache
+def _by_lower_suffix(folder: Path) -> dict[str, str]:
+    """The names in a folder by the same with suffixes in lower case: 'a.txt' -> 'a.TXT'."""
+    names = (PurePath(name) for name in sorted(_names_in(folder)))
+    return {name.stem + name.suffix.lower(): name.name for name in names}
+
+
+@cache
 def _images_by_stem(folder: Path) -> dict[str, str]:
     names = (PurePath(name) for name in sorted(_names_in(folder), reverse=True))
     return {name.stem: name.name for name in names if name.suffix.lower() in SUFFIXES}
@@ -225,6 +232,7 @@ def _images_by_stem(folder: Path) -> dict[str, str]:
 def _look_anew() -> None:
     """Forget what lay in folders: it may have changed since they were last read."""
     _names_in.cache_clear()
+    _by_lower_suffix.cache_clear()
     _images_by_stem.cache_clear()
 
 
@@ -247,19 +255,23 @@ def without_image(splits: Iterable[Pairs], suffix: str) -> list[Path]:
 
 def leave_out_unlabelled(
     descriptor: Descriptor, splits: dict[SplitName, Pairs], suffix: str
-) -> None:
-    """Remove a test split without any label file, as challenges publish theirs.
+) -> list[Finding]:
+    """Remove a test split without any label file, as challenges publish theirs, and say so.
 
     Raises:
-        DataError: another split has none: they are elsewhere; the line says where they were
-            looked for.
+        DataError: another split has none, or a written descriptor names that test split: they are
+            elsewhere; the line says where they were looked for.
     """
+    left_out = []
     for name in [*splits]:
         pairs = splits[name]
         if any(pair.label for pair in pairs.pairs):
             continue
-        if name == "test" and len(splits) > 1:
+        written = descriptor.seen is None and isinstance(descriptor.splits.test, str)
+        if name == "test" and len(splits) > 1 and not written:
             del splits[name]
+            text = f"none of the {len(pairs.pairs)} images has a label file; left out"
+            left_out.append(Finding("test_without_truth", pairs.source, text))
             continue
         image = pairs.pairs[0].image
         looked = " and ".join(f"'{folder}'" for folder in sorted(pairs.folders)[:2])
@@ -268,6 +280,7 @@ def leave_out_unlabelled(
             f"label file: there is no '{image.stem}{suffix}' in {looked}; name their folder under "
             "'labels' in a descriptor"
         )
+    return left_out
 
 
 def base_of(

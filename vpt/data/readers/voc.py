@@ -88,7 +88,7 @@ def read_voc(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     descriptor = with_usual_places(descriptor, root, recognise)
     places = named_places(descriptor, root)
     pairs = {split: find_pairs([place], ".xml") for split, place in places.items()}
-    leave_out_unlabelled(descriptor, pairs, ".xml")
+    left_out = leave_out_unlabelled(descriptor, pairs, ".xml")
     lost = _settle_lost(pairs, without_image(pairs.values(), ".xml"))
     read = {
         split: _read_files(base_of(descriptor, root, each), each) for split, each in pairs.items()
@@ -98,6 +98,7 @@ def read_voc(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
         read[split][0].findings.append(Finding("image_missing", path, text, path.stem))
     every = [file for _, files in read.values() for _, file in files]
     first, _ = next(iter(read.values()))
+    first.findings += left_out
     if not every and first.findings:
         raise DataError(f"no XML file of '{descriptor.name}' can be used: {first.findings[0]}")
     shift, names = _shift(every), _class_names(descriptor, root, every)

@@ -144,7 +144,9 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     """
     content = _data_yaml(descriptor, root)
     pairs = _pairs(descriptor, root, content)
-    leave_out_unlabelled(descriptor, pairs, ".txt")
+    left_out = leave_out_unlabelled(descriptor, pairs, ".txt")
+    if content is not None and content.no_test is not None:
+        left_out.append(Finding("test_without_truth", content.path, content.no_test))
     lost = without_image(pairs.values(), ".txt")
     categories = _categories(descriptor, root, content)
     elsewhere = content.base if content is not None else None
@@ -158,8 +160,9 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
         )
         for name, each in pairs.items()
     }
+    first = next(iter(read.values()))
+    first.findings += left_out
     if lost:
-        first = next(iter(read.values()))
         text = f"{len(lost)} label files have no image, such as {lost[0].name}; left out"
         found = Finding("label_without_image", lost[0].parent, text, count=len(lost))
         first.findings.append(found)
@@ -373,11 +376,10 @@ def _check_scale(values: Sequence[float], units: BoxUnits) -> None:
     """Shares of the sides are in 0..1."""
     outside = [value for value in values if not -_ROUNDING <= value <= 1 + _ROUNDING]
     if outside and units.scale == "share":
-        pixels = BoxUnits(layout=units.layout).written
-        text = (
-            f"{outside[0]:g} is no share of the image's side, which is in 0..1; if these are "
-            f"pixels, write 'box_units: {pixels}' in the descriptor"
-        )
+        text = f"{outside[0]:g} is no share of the image's side, which is in 0..1"
+        if max(values) > 2:  # not just a line that someone moved over the edge
+            pixels = BoxUnits(layout=units.layout).written
+            text += f"; if these are pixels, write 'box_units: {pixels}' in the descriptor"
         raise LineError("box_not_relative", text)
 
 
