@@ -129,7 +129,7 @@ def test_a_listed_image_that_is_missing__is_named(tmp_path):
         f"{tmp_path}/JPEGImages/c.jpg: no such file"
     ]
     assert lines(splits, "image_listed_twice") == [
-        f"{tmp_path}/ImageSets/Main/train.txt: 1 lines name an image again; taken once"
+        f"{tmp_path}/ImageSets/Main/train.txt: 1 lines that name an image again; left out"
     ]
 
 
@@ -184,7 +184,7 @@ def test_another_file_name_inside__the_image_beside_is_taken(tmp_path):
     splits = read_flat(flat(tmp_path, **xmls))
     assert keys(splits) == {"train": ["a.png", "b.png"]}
     assert lines(splits, "file_name_differs") == [
-        f"{tmp_path}: 1 XML files name another image than the one beside them"
+        f"{tmp_path}: 1 XML files that name another image than the one beside them"
     ]
 
 
@@ -202,7 +202,7 @@ def test_an_xml_file_of_another_name__belongs_to_the_image_it_names(tmp_path):
     assert lines(splits, "image_missing", "image_without_label") == [
         f"{tmp_path}/annotations/gone.xml: image 'gone': there is no image of its name, nor of the "
         "<filename> in it",
-        f"{tmp_path}/images: 1 images have no XML file; left out",
+        f"{tmp_path}/images: 1 images without an XML file; left out",
     ]
 
 
@@ -313,5 +313,7 @@ def test_label_files_elsewhere__are_asked_for(tmp_path):
     descriptor = Descriptor.model_validate(
         {"name": "x", "format": "voc", "root": tmp_path, "splits": {"train": "train"}}
     )
-    with pytest.raises(Exception, match=r"none of the 1 images of split 'train'.*'a\.xml'.*labels"):
+    with pytest.raises(
+        Exception, match=r"no label file for any image of split 'train'.*'a\.xml'.*labels"
+    ):
         read_detection(descriptor)

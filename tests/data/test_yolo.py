@@ -154,7 +154,7 @@ def test_an_image_without_labels__is_a_negative(tmp_path):
     splits = read(root, "raise")
     assert boxes(splits) == [[BOX], [], [BOX], []]
     assert lines(splits, "label_missing") == [
-        f"{root}/train/images: 1 of 4 images have no label file; kept as negatives"
+        f"{root}/train/images: 1 of 4 images without a label file; kept as negatives"
     ]
     (root / "train" / "labels" / "more.txt").unlink()
     (root / "train" / "labels" / "empty.txt").unlink()
@@ -165,7 +165,7 @@ def test_labels_elsewhere__stop_with_the_place_that_was_looked_at(tmp_path):
     root = split_first(tmp_path, f"{PATHS}names: [cat]\n")
     (root / "train" / "labels").rename(root / "train" / "boxes")
     assert error_of(root) == (
-        f"none of the 1 images of split 'train' of '{root.name}' has a label file: there is no "
+        f"no label file for any image of split 'train' of '{root.name}' (1): there is no "
         f"'a.txt' in '{root}/train/images' and '{root}/train/labels'; name their folder under "
         "'labels' in a descriptor"
     )
@@ -175,7 +175,7 @@ def test_label_files_without_an_image__are_counted(tmp_path):
     root = split_first(tmp_path, "names: [cat]\n")
     write_files(root / "train" / "labels", {"lost.txt": LINE, "classes.txt": "cat\n"})
     assert lines(read(root), "label_without_image") == [
-        f"{root}/train/labels: 1 label files have no image, such as lost.txt; left out"
+        f"{root}/train/labels: 1 label files without an image, such as lost.txt; left out"
     ]
 
 
@@ -419,7 +419,7 @@ def test_a_test_split_without_labels__is_left_out_and_it_is_said(tmp_path):
     splits = read(root, "raise")
     assert list(keys(splits)) == ["train", "val"]
     assert lines(splits, "test_without_truth") == [
-        f"{root}/test/images: none of the 1 images has a label file; left out"
+        f"{root}/test/images: no label file for any of its images (1); left out"
     ]
 
 

@@ -270,15 +270,15 @@ def leave_out_unlabelled(
         written = descriptor.seen is None and isinstance(descriptor.splits.test, str)
         if name == "test" and len(splits) > 1 and not written:
             del splits[name]
-            text = f"none of the {len(pairs.pairs)} images has a label file; left out"
+            text = f"no label file for any of its images ({len(pairs.pairs)}); left out"
             left_out.append(Finding("test_without_truth", pairs.source, text))
             continue
         image = pairs.pairs[0].image
         looked = " and ".join(f"'{folder}'" for folder in sorted(pairs.folders)[:2])
         raise DataError(
-            f"none of the {len(pairs.pairs)} images of split '{name}' of '{descriptor.name}' has a "
-            f"label file: there is no '{image.stem}{suffix}' in {looked}; name their folder under "
-            "'labels' in a descriptor"
+            f"no label file for any image of split '{name}' of '{descriptor.name}' "
+            f"({len(pairs.pairs)}): there is no '{image.stem}{suffix}' in {looked}; name their "
+            "folder under 'labels' in a descriptor"
         )
     return left_out
 

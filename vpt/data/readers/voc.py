@@ -288,10 +288,10 @@ def _joined(
                 crowd = each.difficult and descriptor.difficult == "crowd"
                 split.add_box(image, numbers[each.name], box, line=each.line, crowd=crowd)
     split.count("size_missing", "XML files without width and height; those of the images are taken")
-    split.count("file_name_differs", "XML files name another image than the one beside them")
-    split.count("image_without_label", "images have no XML file; left out")
-    split.count("image_listed_twice", "lines name an image again; taken once")
-    split.count("difficult_left_out", "objects are marked as difficult; left out")
+    split.count("file_name_differs", "XML files that name another image than the one beside them")
+    split.count("image_without_label", "images without an XML file; left out")
+    split.count("image_listed_twice", "lines that name an image again; left out")
+    split.count("difficult_left_out", "objects marked as difficult; left out")
     if shift == 0:
         text = "more corners are at 0 than at 1: they count from 0, and are taken as xyxy"
         split.findings.append(Finding("corners_from_zero", split.source, text))

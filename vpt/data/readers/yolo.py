@@ -163,7 +163,7 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     first = next(iter(read.values()))
     first.findings += left_out
     if lost:
-        text = f"{len(lost)} label files have no image, such as {lost[0].name}; left out"
+        text = f"{len(lost)} label files without an image, such as {lost[0].name}; left out"
         found = Finding("label_without_image", lost[0].parent, text, count=len(lost))
         first.findings.append(found)
     if categories is None:
@@ -272,9 +272,9 @@ def _read_split(
     missing = split.counts["label_missing"]
     kind = "label_missing" if 2 * missing <= len(pairs.pairs) else "labels_mostly_missing"
     split.counts[kind] = missing
-    split.count(kind, f"of {len(pairs.pairs)} images have no label file; kept as negatives")
-    split.count("image_listed_twice", "lines name an image again; taken once")
-    split.count("commas_in_labels", "lines have commas between their numbers, or in them")
+    split.count(kind, f"of {len(pairs.pairs)} images without a label file; kept as negatives")
+    split.count("image_listed_twice", "lines that name an image again; left out")
+    split.count("commas_in_labels", "lines with commas between their numbers, or in them")
     if descriptor.box_units is None:
         _accuse_layout(split, np.array(plain).reshape(-1, 4))
     return split
