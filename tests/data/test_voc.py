@@ -19,6 +19,7 @@ from tests.data.label_data import (
 from vpt.data.descriptor import Descriptor
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading_boxes import read_detection
+from vpt.errors import DataError
 
 CAT = voc_object("cat", 1, 1, 10, 20)
 DOG = voc_object("dog", 31, 11, 50, 40)
@@ -302,7 +303,7 @@ def test_two_years__are_asked_about(tmp_path):
         place = tmp_path / "VOCdevkit" / year
         write_images(place / "JPEGImages", "a.jpg")
         write_files(place, {"Annotations/a.xml": voc_xml(CAT), "ImageSets/Main/train.txt": "a\n"})
-    with pytest.raises(Exception, match="holds 2 years of PASCAL VOC") as caught:
+    with pytest.raises(DataError, match="holds 2 years of PASCAL VOC") as caught:
         load_descriptor(tmp_path)
     assert "labels: VOCdevkit/VOC2007/Annotations" in str(caught.value)
     assert "images: VOCdevkit/VOC2012/JPEGImages" in str(caught.value)
@@ -313,7 +314,5 @@ def test_label_files_elsewhere__are_asked_for(tmp_path):
     descriptor = Descriptor.model_validate(
         {"name": "x", "format": "voc", "root": tmp_path, "splits": {"train": "train"}}
     )
-    with pytest.raises(
-        Exception, match=r"no label file for any image of split 'train'.*'a\.xml'.*labels"
-    ):
+    with pytest.raises(DataError, match=r"no label file for any .* 'train'.*'a\.xml'.*'labels'"):
         read_detection(descriptor)

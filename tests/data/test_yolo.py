@@ -18,7 +18,7 @@ from tests.data.label_data import (
 )
 from vpt.data.descriptor import Descriptor
 from vpt.data.layouts import load_descriptor
-from vpt.data.readers.yolo import LineError, numbers_of, read_numbers
+from vpt.data.readers.yolo_lines import LineError, numbers_of, read_numbers
 from vpt.data.reading_boxes import read_detection
 from vpt.errors import DataError, VptError
 

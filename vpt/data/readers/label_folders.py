@@ -11,7 +11,7 @@ from typing import Any
 from vpt.data.descriptor import Cut, Descriptor, ImageFolders, SplitSources
 from vpt.data.image_files import is_skipped
 from vpt.data.images import SUFFIXES
-from vpt.data.readers.label_files import NO_LABELS
+from vpt.data.readers.label_pairs import NO_LABELS
 from vpt.data.recognising import question, recognised, split_of_name
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError

@@ -17,23 +17,21 @@ from pathlib import Path, PurePosixPath
 from vpt.data.descriptor import Descriptor
 from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile
-from vpt.data.readers.label_files import (
-    LabelFileError,
-    LabelledSplit,
+from vpt.data.readers.label_files import LabelFileError, LabelledSplit, names_in_file
+from vpt.data.readers.label_folders import (
+    LabelLayout,
+    recognise_labels,
+    recognise_official,
+    with_usual_places,
+)
+from vpt.data.readers.label_pairs import (
     Pair,
     Pairs,
     base_of,
     find_pairs,
     leave_out_unlabelled,
     named_places,
-    names_in_file,
     without_image,
-)
-from vpt.data.readers.label_folders import (
-    LabelLayout,
-    recognise_labels,
-    recognise_official,
-    with_usual_places,
 )
 from vpt.data.readers.parts import UNPRINTABLE
 from vpt.data.readers.xml_text import Element, read_xml

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vpt.config import load_foreign_yaml
-from vpt.data.readers.label_files import LabelFileError, below
+from vpt.data.readers.label_files import LabelFileError
+from vpt.data.readers.label_pairs import below
 from vpt.data.readers.parts import UNPRINTABLE, shown
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import ConfigError, DataError
