@@ -57,7 +57,7 @@ def steps(monkeypatch):
         return EnergyMeter([JoulePerStep(made), absent("machine", "not here")])
 
     monkeypatch.setattr(vpt.runs.training, "open_meter", meter)
-    monkeypatch.setattr(sys.modules["vpt.runs.probe"], "open_meter", meter)  # hidden by `probe`
+    monkeypatch.setattr(sys.modules["vpt.runs.probing"], "open_meter", meter)
     return made
 
 

@@ -74,7 +74,9 @@ def test_a_run_with_decoded_images__is_the_run_without__bit_for_bit(transform, d
 def test_the_second_run__decodes_no_training_or_validation_image(data, tmp_path, monkeypatch):
     config, lines = config_of(tmp_path, data, "auto"), []
     first = batches_of(config)
-    monkeypatch.setattr("vpt.data.loader.read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(
+        "vpt.data.loader.read_image", lambda path, **_: pytest.fail("decoded again")
+    )
     assert same(batches_of(config, lines), first)
     assert [line.split(", ")[-1] for line in lines] == [f"found in {tmp_path / 'decoded'}"] * 2
 
@@ -159,9 +161,9 @@ def test_a_run_that_goes_on__may_decode_otherwise():
 
 
 def test_a_stop_while_images_are_decoded__leaves_no_file(data, tmp_path, monkeypatch):
-    def stopping(path):
+    def stopping(path, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(vpt.data.loader, "read_image", stopping)
     config = config_of(tmp_path, data, "disk", data__num_workers=0, data__scan=False)

@@ -16,12 +16,14 @@ import yaml
 from PIL import Image
 
 from tests.data.coco_files import CATEGORIES, make_coco
+from tests.fixtures import make_folder
 from tests.test_cli import fails_in_one_line, run
 from vpt import load_detector
 from vpt.engine.run_dir import write_json_atomic
 from vpt.runs import predict_boxes
 from vpt.runs.drawing import draw_boxes
 
+ROOT = Path(__file__).parents[1]
 SPLITS = ("train", "val", "test")
 
 
@@ -172,9 +174,7 @@ def test_predict__writes_rows_records_and_pictures(place, prompt, tmp_path, caps
     options = ("--coco", coco, "--pictures", pictures, "--min-score", 0.02, "--batch-size", 3)
     assert run("predict", prompt, images, *options) == (0, "")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    fails_in_one_line(
-        *("evaluate", coco, "--data", place / "data/boxes.yaml"), saying="evaluate --results"
-    )
+    assert run("evaluate", coco, "--data", place / "data/boxes.yaml") == (0, "")  # by file names
     assert list(rows[0]) == ["image", "class", "score", "x1", "y1", "x2", "y2", "error"]
     assert {row["image"] for row in rows} == {str(path) for path in originals}
     boxes = [row for row in rows if row["class"]]
@@ -264,8 +264,9 @@ def test_training__shows_truth_beside_predictions(place):
         (("evaluate", "{results}", "--data", "{data}", "--split", "val"), "test_results.json: "),
         (("evaluate", "{config}", "--data", "{data}"), "config.yaml"),
         (("evaluate", "nowhere.json", "--data", "{data}"), "nowhere.json"),
-        (("evaluate", "{prompt}", "--data", "{place}/data/images"), "they need a descriptor of"),
-        (("evaluate", "{prompt}", "--data", "{place}/data"), "write a descriptor of format coco"),
+        (("evaluate", "{prompt}", "--data", "{place}/data/images"), "no data set that is recognis"),
+        (("evaluate", "{prompt}", "--data", "{photos}"), "of task classification, e.g. configs/f"),
+        (("train", "{finetune}", "data.dataset={place}/data"), "configs/vpt_deep_custom_coco.yaml"),
         (("evaluate", "{place}/run", "--data", "{data}"), "did you mean"),
         (("data", "check", "{place}/data/annotations/val.json"), "name it under 'splits'"),
         (("data", "check", "{data}", "--output", "{config}/out"), "cannot be made"),
@@ -275,6 +276,8 @@ def test_training__shows_truth_beside_predictions(place):
         (("predict", "{prompt}", "{image}", "--top-k", "3"), "--top-k has no"),
         (("predict", "{prompt}", "{image}", "--classes", "a"), "--classes has no"),
         (("predict", "{prompt}", "{image}", "--min-score", "2"), "min-score"),
+        (("predict", "{prompt}", "{image}", "--draw", "all"), "no --pictures are drawn"),
+        (("predict", "{prompt}", "{image}", "--captions", "all"), "no --pictures are drawn"),
     ],
 )  # fmt: skip
 def test_a_mistake__is_one_line(place, prompt, tmp_path, words, saying):
@@ -287,6 +290,8 @@ def test_a_mistake__is_one_line(place, prompt, tmp_path, words, saying):
         "place": place,
         "other": describe(tmp_path / "other"),
         "image": place / "data/images/test/000.png",
+        "photos": make_folder(tmp_path / "photos"),
+        "finetune": ROOT / "configs/finetune.yaml",
     }
     if "val" in words:  # an image of another split
         known["results"] = tmp_path / "test_results.json"

@@ -55,6 +55,11 @@ def tiny(prompt="vpt_deep", **options):
         ({"class_names": ["a", "b"]}, "2 class_names for num_classes 3"),
         ({"head": {"name": "linear", "init": "papers"}}, "'paper'"),
         ({"prompt": {"name": "pixels", "width": 16}}, "leaves nothing of a 32x32 image"),
+        (
+            {"head": {"name": "mlp", "width": 16_384, "layers": 16}},
+            "trained values, 15 GB; at most",
+        ),
+        ({"num_tokens": 10_000, "projection": 16_384}, "trained values, 4 GB; at most 500,000,000"),
     ],
 )
 def test_create_model__with_a_wrong_option__names_it_and_the_way_out(options, problem):
@@ -69,6 +74,7 @@ def test_create_model__with_a_wrong_option__names_it_and_the_way_out(options, pr
         ("timm/resnet18", {}, "not supported"),
         ("timm/test_vit", {"tuning": "last:9"}, "use last:1..last:6"),
         ("timm/test_vit", {"image_size": 33}, "no multiple of the patch size"),
+        ("timm/test_vit", {"image_size": 8_192}, "262,144 patch tokens .* at most 65,536"),
         ("timm/test_vit", {"weights": "nowhere.safetensors"}, "no such file"),
     ],
 )

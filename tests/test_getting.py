@@ -336,7 +336,8 @@ def test_the_command__says_what_it_does_and_fails_in_one_line(web, place, capsys
     fails_in_one_line("data", "get", "foto", saying="no descriptor 'foto'")
     fails_in_one_line("data", "get", "nabirds", saying="get nabirds.tar.gz by hand")
     fails_in_one_line("data", "get", "datasets/none.yaml", saying="none.yaml")
-    fails_in_one_line("data", "get", "photos", "--timeout", "0", saying="timeout")
+    for seconds in ("0", "inf", "nan", "1e9"):
+        fails_in_one_line("data", "get", "photos", "--timeout", seconds, saying="timeout")
 
 
 def wait_for(found) -> None:

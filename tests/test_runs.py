@@ -541,7 +541,9 @@ def test_resume_of_a_finished_run__does_nothing__and_gives_the_same_result(
     config = make_config(tmp_path / "run", data)
     first = train(config)
     files = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    monkeypatch.setattr(vpt.data.loader, "read_image", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(
+        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+    )
     said: list[str] = []
     assert train(config, mode="resume", log=said.append) == first
     assert said == [f"{tmp_path / 'run'} is finished; its result stands"]
@@ -591,7 +593,9 @@ def test_a_rate_far_too_high__ends_in_one_line(data, tmp_path):
 
 def test_too_little_disk__is_said_before_the_first_image_is_read(data, tmp_path, monkeypatch):
     monkeypatch.setattr(vpt.runs.start, "free_bytes", lambda path: 2**20)
-    monkeypatch.setattr(vpt.data.loader, "read_image", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(
+        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+    )
     with pytest.raises(RunError, match=r"has 1 MB of free disk space, the run needs about \d+ MB"):
         train(make_config(tmp_path / "run", data))
 
@@ -632,9 +636,9 @@ def reads(monkeypatch):
     """Every image file that is decoded from now on."""
     read, paths = vpt.data.loader.read_image, []
 
-    def noting(path):
+    def noting(path, **options):
         paths.append(path)
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(vpt.data.loader, "read_image", noting)
     return paths
@@ -785,9 +789,9 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
 def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypatch):
     images, scanned = make_folder(tmp_path / "data"), []
 
-    def counted(path: Path):
+    def counted(path: Path, **options):
         scanned.append(path)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(vpt.data.scans, "read_source", counted)
     first = make_config(tmp_path / "first", images, train__epochs=1)
@@ -831,7 +835,9 @@ def test_init_from__the_same_classes__starts_with_all_tensors(data, uninterrupte
     )
 
 
-def test_init_from__other_classes__keeps_the_prompt_and_starts_a_new_head(uninterrupted, tmp_path):
+def test_init_from__more_classes__keeps_the_prompt_and_the_rows_of_known_ones(
+    uninterrupted, tmp_path
+):
     path = uninterrupted("adamw") / "prompt.safetensors"
     images = make_folder(tmp_path / "data", classes=4)
     changes = {"prompt__init": "patches", "optim__lr": 1e-12}
@@ -839,7 +845,9 @@ def test_init_from__other_classes__keeps_the_prompt_and_starts_a_new_head(uninte
     fresh = build(make_config(tmp_path / "none", images, **changes)).model
     model = build(config).model
     assert model.head.weight.shape == (4, 64)
-    assert torch.equal(model.head.weight, fresh.head.weight)
+    known = prompt_tensors(path.parent)["head.weight"]
+    assert torch.equal(model.head.weight[: len(known)], known)
+    assert torch.equal(model.head.weight[len(known) :], fresh.head.weight[len(known) :])
     train(config)
     tokens = prompt_tensors(path.parent)["prompt.tokens"]
     assert torch.allclose(prompt_tensors(tmp_path / "run")["prompt.tokens"], tokens, atol=1e-6)

@@ -6,8 +6,9 @@ nothing.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from vpt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from vpt.api import (
@@ -35,33 +36,20 @@ if TYPE_CHECKING:
     from vpt.structures import Features, Preprocess
     from vpt.text import TextClassifier, TextTower, build_classifier, create_text_tower
 
-_HOMES = {
-    "vpt.backbones": ("Backbone", "list_backbones"),
-    "vpt.data": ("create_transform", "read_image"),
-    "vpt.engine.prompt_file": ("read_prompt_header",),
-    "vpt.errors": (
-        "BackboneError",
-        "ConfigError",
-        "DataError",
-        "PromptFileError",
-        "RunError",
-        "VptError",
-    ),
-    "vpt.api": (
-        "PromptBank",
-        "create_detector",
-        "create_model",
-        "list_prompts",
-        "load_detector",
-        "load_prompt",
-        "save_prompt",
-    ),
-    "vpt.models": ("Classifier", "Detector"),
-    "vpt.prompts": ("Prompt",),
-    "vpt.structures": ("Features", "Preprocess"),
-    "vpt.text": ("TextClassifier", "TextTower", "build_classifier", "create_text_tower"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+    __version__: str
+else:
+    _load, _ = lazy_names(__name__)
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("vpt")
+        return _load(name)
+
+    def __dir__() -> list[str]:
+        return __all__
+
 
 __all__ = [
     "Backbone",
@@ -93,17 +81,3 @@ __all__ = [
     "read_prompt_header",
     "save_prompt",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("vpt")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'vpt' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__

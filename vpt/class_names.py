@@ -6,12 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vpt.errors import ConfigError
-
-LONGEST = 1_000
-"""Most characters of a class name."""
-
-MOST = 1_000_000
-"""Most classes of a model."""
+from vpt.limits import MAX_CLASSES, MAX_NAME
 
 
 def checked_class_names(given: Any, *, what: str = "class_names") -> list[str]:
@@ -44,8 +39,8 @@ def class_names_problem(names: Sequence[Any]) -> str | None:
     """What is wrong with a list of names, to be put behind what they are called; None: nothing."""
     if not names:
         return " is empty; give the name of every class"
-    if len(names) > MOST:
-        return f" has {len(names):,} names; at most {MOST:,} classes are supported"
+    if len(names) > MAX_CLASSES:
+        return f" has {len(names):,} names; at most {MAX_CLASSES:,} classes are supported"
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
         if not isinstance(name, str):
@@ -54,9 +49,9 @@ def class_names_problem(names: Sequence[Any]) -> str | None:
                 f"write '{_cut(str(name))}'"
             )
         if not name.strip():
-            return f"[{index}] is {_shown(name)}, which is blank; give every class a name"
-        if len(name) > LONGEST:
-            return f"[{index}] has {len(name):,} characters, at most {LONGEST:,} are allowed"
+            return f"[{index}] is {_shown(name)}, which is empty; give every class a name"
+        if len(name) > MAX_NAME:
+            return f"[{index}] has {len(name):,} characters, at most {MAX_NAME:,} are allowed"
         if any("\ud800" <= character <= "\udfff" for character in name):
             return f"[{index}] is {_shown(name)}, which is no valid Unicode; rename the class"
         first = seen.setdefault(name, index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,27 +31,50 @@ def _folded(name: str) -> str:
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered kind: the schema of its options and the function that builds it from them."""
+    """One registered kind: the schema of its options and the function that builds it from them.
+
+    Attributes:
+        name: in configs and prompt files.
+        schema: of its options.
+        builder: 'module:function', or the function; what is named is imported when it is first
+            built, so that checking a config imports no torch.
+    """
 
     name: str
     schema: type[BaseModel]
-    build: Callable[..., T]
+    builder: str | Callable[..., T]
+
+    def build(self, *arguments: Any, **options: Any) -> T:
+        """What the builder makes."""
+        if callable(self.builder):
+            return self.builder(*arguments, **options)
+        module, _, function = self.builder.partition(":")
+        made: T = getattr(importlib.import_module(module), function)(*arguments, **options)
+        return made
 
 
 class Registry(Generic[T]):
-    """Names to entries of one kind ('prompt', 'head')."""
+    """Names to entries of one kind.
 
-    def __init__(self, kind: str):
+    Args:
+        kind: what they are called in messages, e.g. 'prompt'.
+        home: the module that registers the project's own, imported when they are first asked for;
+            None: there are none.
+    """
+
+    def __init__(self, kind: str, home: str | None = None):
         self.kind = kind
+        self._home = home
         self._entries: dict[str, Entry[T]] = {}
 
-    def register(self, name: str, schema: type[BaseModel], build: Callable[..., T]) -> None:
+    def register(self, name: str, schema: type[BaseModel], builder: str | Callable[..., T]) -> None:
         """Add a kind under its name; a name is taken once."""
         if name in self._entries:
             raise ValueError(f"{self.kind} '{name}' is registered twice")
-        self._entries[name] = Entry(name, schema, build)
+        self._entries[name] = Entry(name, schema, builder)
 
     def __getitem__(self, name: str) -> Entry[T]:
+        self._fill()
         if name not in self._entries:
             known = ", ".join(self._entries)
             raise ConfigError(
@@ -60,9 +84,14 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """The registered names, sorted."""
+        self._fill()
         return sorted(self._entries)
 
+    def _fill(self) -> None:
+        if self._home is not None:
+            importlib.import_module(self._home)
 
-PROMPTS: Registry[Any] = Registry("prompt")
-HEADS: Registry[Any] = Registry("head")
-DETECTION_HEADS: Registry[Any] = Registry("detection head")
+
+PROMPTS: Registry[Any] = Registry("prompt", home="vpt.prompts.options")
+HEADS: Registry[Any] = Registry("head", home="vpt.heads.options")
+DETECTION_HEADS: Registry[Any] = Registry("detection head", home="vpt.heads.options")

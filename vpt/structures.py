@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-CropMode = Literal["center", "squash", "border"]
-PromptPlacement = Literal["pre_norm", "post_norm"]
-Projection = Literal["query", "key", "value"]
-PromptInit = Literal["uniform", "normal"]
+from vpt.choices import CropMode, Projection, PromptInit, PromptPlacement
 
 
 @dataclass(frozen=True)

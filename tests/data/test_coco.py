@@ -237,40 +237,6 @@ def test_ids__as_floats_or_texts__are_read_as_numbers(tmp_path, convert):
     assert splits.category_ids == (3, 7, 20)
 
 
-def test_boxes__as_corners__are_refused(tmp_path):
-    def to_corners(content):
-        for row in content["annotations"]:
-            x, y, w, h = row["bbox"]
-            row["bbox"] = [x, y, x + w, y + h]
-
-    splits = spoiled(tmp_path, to_corners)
-    assert "boxes_xyxy" in kinds(splits)
-    assert "[x, y, width, height]" in refusal(tmp_path)
-
-
-def test_boxes__with_their_centres__are_refused(tmp_path):
-    def to_centres(content):
-        for row in content["annotations"]:
-            x, y, w, h = row["bbox"]
-            row["bbox"] = [x + w / 2, y + h / 2, w, h]
-
-    splits = spoiled(tmp_path, to_centres)
-    assert "boxes_centred" in kinds(splits)
-    assert "were their centres" in refusal(tmp_path)
-
-
-def test_boxes__as_shares__are_refused(tmp_path):
-    def to_shares(content):
-        sizes = {row["id"]: (row["width"], row["height"]) for row in content["images"]}
-        for row in content["annotations"]:
-            width, height = sizes[row["image_id"]]
-            x, y, w, h = row["bbox"]
-            row["bbox"] = [x / width, y / height, w / width, h / height]
-
-    assert "boxes_normalised" in kinds(spoiled(tmp_path, to_shares))
-    assert "COCO's are in pixels" in refusal(tmp_path)
-
-
 # Categories
 
 
@@ -587,7 +553,7 @@ def test_check_findings__one_line__counts_the_kinds(tmp_path):
 
     message = refusal(make_coco(tmp_path, change={"train": spoil}))
     assert "image 'train/000.png', annotation 1: bbox null is not" in message
-    assert "(3 errors: 2 box_malformed, 1 box_negative); 'vpt data check'" in message
+    assert "(4 errors: 2 box_malformed, 1 box_negative, 1 boxes_lost); 'vpt data check'" in message
 
 
 def test_coco_descriptors__are_two_and_of_boxes():

@@ -37,6 +37,7 @@ def test_datasets__every_file__is_a_descriptor():
 
 
 def test_load_descriptor__folder__needs_no_file(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
     descriptor = load_descriptor(tmp_path)
     assert (descriptor.format, descriptor.root) == ("folder", tmp_path)
 
@@ -59,7 +60,7 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b\nformat: folder\nclasses: [a, b, a]", "'a' is listed twice"),
         (
             "name: b\nformat: folder\nfile: a.csv",
-            "'file' is for format csv and split_zhou, not for folder",
+            "'file' is for format csv, hf_images, split_zhou, voc or yolo",
         ),
         ("name: b\nformat: csv\ncolumns: {split: part}", "needs 'file'"),
         ("name: b\nformat: folder\nsplits: {val: {fraction: 1.5}}", "fraction"),
@@ -68,7 +69,7 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
         ("name: b", "format"),
         (
             "name: b\nformat: csv\nimages: a",
-            "'images' is for format split_zhou and imagenet and path_list and coco",
+            "'images' is for format split_zhou, imagenet, path_list, coco, voc or yolo",
         ),
         ("name: b\nformat: split_zhou\nfile: a\ncolumns: {path: p}", "'columns' is for format csv"),
         ("name: b\nformat: split_zhou", "split_zhou needs 'file'"),
@@ -78,7 +79,10 @@ def test_load_descriptor__no_such_path__says_what_to_give(tmp_path):
             "'images' of imagenet is one folder, not one for each split",
         ),
         ("name: b\nformat: coco\nimages: {trian: a}", "images"),
-        ("name: b\nformat: coco\nfile: a.json", "'file' is for format csv and split_zhou"),
+        (
+            "name: b\nformat: coco\nfile: a.json",
+            "'file' is for format csv, hf_images, split_zhou, voc or yolo",
+        ),
         ("name: b\nformat: coco\nmetric: top1", "metric 'top1' is not what format coco is"),
         ("name: b\nformat: cub\nmetric: ap", "metric 'ap' is not what format cub is judged by"),
         ("name: b\nformat: folder\nfiles: [{url: 'http://a.org/a.zip'}]", "there is no checksum"),

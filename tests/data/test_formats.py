@@ -42,12 +42,13 @@ def test_folder__three_splits__are_read_sorted_with_labels(tmp_path):
     assert splits.val.samples[0].source == tmp_path / "val" / "class_0" / "0.png"
 
 
-def test_folder__no_descriptor__is_read_from_its_path(tmp_path):
+def test_folder__split_that_is_missing__is_named_with_the_key_that_makes_one(tmp_path):
     make_folder(tmp_path, splits=("train", "test"))
-    splits = read_splits(load_descriptor(tmp_path))
+    splits = read_splits(described(tmp_path))
     assert splits.val is None
-    with pytest.raises(DataError, match=r"no 'val' split \(it has: train, test\)"):
+    with pytest.raises(DataError, match=r"it has: train, test\); data.val_fraction=0.2 cuts one"):
         splits.require("val")
+    assert read_splits(load_descriptor(tmp_path)).test == splits.test
 
 
 def test_folder__validation_cut__parts_the_training_images(tmp_path):
@@ -93,7 +94,7 @@ def test_folder__mistakes__are_named(tmp_path):
     assert "unpack birds" in refusal(described(tmp_path / "no", how_to_get="unpack birds"))
     assert "set data.root" in refusal(described(tmp_path / "no"))
     assert "no folder given" in refusal(described(None))
-    assert "train, val, test" in refusal(described(tmp_path))
+    assert "holds no folders; give train/, val/ and test/" in refusal(described(tmp_path))
     make_folder(tmp_path)
     assert "no such path" in refusal(described(tmp_path, splits={"val": "validation"}))
     assert "in 'train' and 'val'" in refusal(described(tmp_path, splits={"val": "train"}))
@@ -105,7 +106,9 @@ def test_folder__mistakes__are_named(tmp_path):
     assert "did you mean 'class_1'" in message
     (tmp_path / "test" / "klass_1").rmdir()
     (tmp_path / "train" / "class_2").mkdir()
-    assert "class_2' has no images" in refusal(described(tmp_path, splits={"val": "train"}))
+    assert "class_2' is taken for a class but has no images" in refusal(
+        described(tmp_path, splits={"val": "train"})
+    )
 
 
 # Lists
@@ -144,22 +147,26 @@ def test_csv__numbers_as_labels__are_kept(images):
 
 
 def test_csv__split_column__parts_one_file(images):
-    text = "image,species,part\na/1.png,x,train\nb/1.png,x,dev\nb/2.png,x,test\n"
+    text = (
+        "image,species,part\na/1.png,x,train\na/2 b.png,y,train\nb/1.png,x,kept\nb/2.png,x,test\n"
+    )
     descriptor = listed(
         images,
         text,
         file="train.csv",
         columns=Columns(path="image", label="species", split="part"),
-        splits=SplitSources(val="dev"),
+        splits=SplitSources(val="kept"),
     )
     splits = read_splits(descriptor)
     assert [keys(part) for part in (splits.train, splits.val, splits.test)] == [
-        ["a/1.png"],
+        ["a/1.png", "a/2 b.png"],
         ["b/1.png"],
         ["b/2.png"],
     ]
-    wrong = descriptor.model_copy(update={"splits": SplitSources()})
-    assert "train.csv:3: split 'dev' is none of train, val, test" in refusal(wrong)
+    usual = descriptor.model_copy(update={"splits": SplitSources()})
+    assert "train.csv:4: split 'kept' is none of train, training, val" in refusal(usual)
+    (images / "train.csv").write_text(text.replace("kept", "Validation"))
+    assert keys(read_splits(usual).val) == ["b/1.png"]
 
 
 def test_image_list__path_with_space__is_read(images):
@@ -179,10 +186,11 @@ def test_image_list__path_with_space__is_read(images):
         ("path,label\na/1.png,x\n", {"classes": ["x", "y"]}, "class 'y' has no image in 'train'"),
         ("path,label\na/1.png,x\n./a/1.png,x\n", {}, "'a/1.png' is listed twice in 'train'"),
         ("path,class\na/1.png,x\n", {}, "no column 'label' in the header (path, class)"),
-        ("path,label\na/1.png\n", {}, "train.csv:2: no value for 'label'"),
+        ("path,label\na/1.png\n", {}, "train.csv:2: 1 field, the header has 2"),
+        ("path,label\na/1.png,\n", {}, "train.csv:2: no value for 'label'"),
         ("path,label\n", {}, "no images"),
-        ("", {}, "no column 'path'"),
-        ('path,label\n"a/1.png,x\n', {}, "cannot be read as CSV"),
+        ("", {}, "is empty"),
+        ('path,label\n"a/1.png,x\n', {}, "train.csv:2: a quote that begins here is not closed"),
         ("path,label\na/1.png,x\n", {"file": "other.csv"}, "other.csv: cannot be read"),
     ],
 )

@@ -34,9 +34,9 @@ def decoded(monkeypatch) -> Counter[str]:
     """How often each file was decoded."""
     counts: Counter[str] = Counter()
 
-    def counted(path: Path):
+    def counted(path: Path, **options):
         counts[path.name] += 1
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(vpt.data.loader, "read_image", counted)
     return counts
@@ -101,7 +101,7 @@ def replaced(sample, size):
 
 
 def test_errors_of_the_moment__are_not_remembered(split, memory, monkeypatch):
-    def failing(path: Path):
+    def failing(path: Path, **options):
         try:
             raise OSError(5, "Input/output error")
         except OSError as error:
@@ -171,7 +171,7 @@ def test_many_files__are_merged__and_the_oldest_images_forgotten(split, memory, 
         newest = max(memory.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, ns=(0, 10**9 * (10**9 + number)))  # as if a second had passed
     assert len(list(memory.folder.iterdir())) == 1
-    known, found = memory.recall(vpt.data.scans._keys_of(split))
+    known, found = memory.recall(vpt.data.scans._keys_of(split, None))
     assert known.tolist() == [False, False, True, True, True, False, False, False]
     assert found == dict.fromkeys((2, 3, 4), "empty file (0 bytes)")
 

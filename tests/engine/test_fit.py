@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,6 +251,53 @@ def test_early_stopping__counts_epochs__however_seldom_it_validates():
     settings = make_settings(lr=1e-12, epochs=9, select="loss", early_stopping=4, evaluate_every=2)
     state = fit(make_model(), make_data(make_batches(4)), settings, device=CPU)
     assert state.finished == "no better loss in 4 epochs"
+
+
+class Scripted(ClassificationEvaluator):
+    """Metrics that are written down, one validation after the other."""
+
+    def __init__(self, metrics: list[dict[str, float]]):
+        super().__init__(3)
+        self.metrics = metrics
+
+    def compute(self) -> dict[str, float]:
+        return self.metrics.pop(0)
+
+
+TIES = [(0.5, 0.9), (0.767, 0.8), (0.767, 0.7), (0.767, 0.75), (0.767, 0.65), (0.7, 0.1)]
+
+
+def scripted(count: int) -> FitData:
+    metrics = [{"top1": top1, "loss": loss} for top1, loss in TIES[-count:]]
+    return replace(make_data(make_batches(2)), evaluator=Scripted(metrics))
+
+
+def test_a_tie_in_accuracy__goes_to_the_lower_loss__also_after_a_resume(tmp_path):
+    best: list[dict[str, float]] = []
+    settings = make_settings(lr=1e-6, epochs=6)
+    outputs = Outputs(on_best=lambda metrics: best.append(metrics))
+    whole = fit(make_model(), scripted(6), settings, device=CPU, outputs=outputs)
+    assert (whole.best_epoch, whole.best) == (4, {"top1": 0.767, "loss": 0.65})
+    assert [metrics["loss"] for metrics in best] == [0.9, 0.8, 0.7, 0.65]
+    store = CheckpointStore(tmp_path)
+
+    def stop_after_three(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == 2:
+            raise RuntimeError("killed")
+
+    killed = Outputs(checkpoints=store, on_validation=stop_after_three)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(make_model(), scripted(6), settings, device=CPU, outputs=killed)
+    checkpoint = store.load_newest(lambda line: None)
+    again = fit(make_model(), scripted(3), settings, device=CPU, resume=checkpoint)
+    assert (again.best_epoch, again.best, again.stale) == (4, whole.best, whole.stale)
+
+
+def test_early_stopping__takes_a_lower_loss_at_equal_accuracy_for_progress():
+    settings = make_settings(lr=1e-6, epochs=6, early_stopping=1)
+    state = fit(make_model(), scripted(6), settings, device=CPU)
+    assert state.evaluated == 4  # the fourth was neither more accurate nor surer
+    assert state.finished == "no better top1 in 1 epochs"
 
 
 def test_the_best_epoch__is_reported_once_each__with_the_model_that_it_measured():

@@ -1,6 +1,7 @@
 import os
 import pickle  # noqa: TID251 (an attacker's file)
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,15 @@ from pydantic import ValidationError
 
 from vpt.engine.prompt_file import (
     HEADER_LIMIT,
+    SENTENCES,
     BackboneRecord,
+    PreprocessRecord,
     PromptHeader,
+    portable_config,
+    prompt_file_problem,
     read_prompt_file,
     read_prompt_header,
+    read_prompt_outline,
     write_prompt_file,
 )
 from vpt.errors import PromptFileError
@@ -21,12 +27,14 @@ from vpt.storage.sealed_file import write_sealed
 
 TENSORS = {"prompt.rows": torch.arange(6.0).reshape(2, 3), "head.weight": torch.ones(2, 2)}
 
+PREPROCESS = {"size": [32, 48], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}
+
 
 def header(**changes):
     backbone = BackboneRecord(
         name="timm/test_vit", sha256="ab" * 32, pretrained=False, image_size=(32, 48), grid=(2, 3)
     )
-    values = {"backbone": backbone, "preprocess": {"size": [32, 48]}, "prompt": {"name": "none"}}
+    values = {"backbone": backbone, "preprocess": PREPROCESS, "prompt": {"name": "none"}}
     return PromptHeader(**{**values, **changes})
 
 
@@ -47,26 +55,43 @@ json_values = st.recursive(
     max_leaves=8,
 )
 json_objects = st.dictionaries(st.text(max_size=8), json_values, max_size=4)
-positive_pairs = st.tuples(st.integers(1, 4096), st.integers(1, 4096))
+sides = st.tuples(st.integers(1, 4096), st.integers(1, 4096))
+methods = st.builds(
+    lambda name, options: {**options, "name": name}, st.text(max_size=8), json_objects
+)
+heads = st.builds(lambda options: {**options, "num_classes": 2}, methods)
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=10)
+names = st.lists(words.filter(str.strip), min_size=2, max_size=2, unique=True)
+floats = st.floats(-10, 10)
+spreads = st.floats(0.01, 10)
 headers = st.builds(
     PromptHeader,
     backbone=st.builds(
         BackboneRecord,
-        name=st.text(max_size=10),
+        name=words,
         sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
         pretrained=st.booleans(),
-        weights=st.none() | st.text(max_size=10),
-        image_size=positive_pairs,
-        grid=positive_pairs,
-        activation=st.none() | st.text(max_size=10),
+        weights=st.none() | words,
+        image_size=sides,
+        grid=sides,
+        activation=st.none() | words,
     ),
-    preprocess=json_objects,
-    prompt=json_objects | st.lists(json_objects, max_size=3),
-    head=st.none() | json_objects,
-    tuning=st.text(max_size=10),
-    class_names=st.none() | st.lists(st.text(max_size=10), max_size=5),
+    preprocess=st.builds(
+        PreprocessRecord,
+        size=sides,
+        mean=st.tuples(floats, floats, floats),
+        std=st.tuples(spreads, spreads, spreads),
+        interpolation=st.sampled_from(["bicubic", "bilinear", "nearest"]),
+        crop_pct=st.floats(0.5, 1.2),
+        crop_mode=st.sampled_from(["center", "squash", "border"]),
+        fill=st.none() | st.just((0, 128, 255)),
+    ),
+    prompt=methods | st.lists(methods, min_size=1, max_size=3),
+    head=st.none() | heads,
+    tuning=st.sampled_from(["frozen", "full", "last:12"]),
+    class_names=st.none() | names,
     metrics=st.dictionaries(st.text(max_size=10), numbers, max_size=4),
-    seed=st.none() | st.integers(0, 2**63),
+    seed=st.none() | st.integers(0, 2**63 - 1),
     config=st.none() | json_objects,
 )
 
@@ -150,10 +175,10 @@ def test_prompt_file__from_a_newer_version__says_how_to_upgrade(path, newer):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"novelty": 1}, "'novelty'"),
-        ({"task": "flying"}, "'task'"),
-        ({"backbone": {"name": "a"}}, r"'backbone\.sha256'"),
-        ({"format_version": "1"}, "'format_version'"),
+        ({"novelty": 1}, "novelty: unknown key"),
+        ({"task": "flying"}, "task: value 'flying' is not allowed"),
+        ({"backbone": {"name": "a"}}, r"backbone\.sha256: is required"),
+        ({"format_version": "1"}, "format_version: value '1' is not allowed"),
     ],
 )
 def test_prompt_file__header_field_wrong__field_named_in_one_line(path, change, named):
@@ -163,6 +188,75 @@ def test_prompt_file__header_field_wrong__field_named_in_one_line(path, change, 
     assert "\n" not in str(error.value)
 
 
+def test_prompt_file__fifty_sentences_for_each_of_a_thousand_classes__are_kept_in_a_tensor(path):
+    prompts = {
+        f"class {label}": [f"sentence {number} about class {label}, ä 日本" for number in range(50)]
+        for label in range(1_000)
+    }
+    head = {"name": "zero_shot", "class_prompts": prompts, "num_classes": 1_000}
+    given = header(head=head, requires=["text"])
+    assert prompt_file_problem(TENSORS, given) is None
+    write_prompt_file(path, TENSORS, given)
+    read, tensors = read_prompt_file(path)
+    assert read.head == head
+    assert tensors.keys() == TENSORS.keys()
+    outline, table = read_prompt_outline(path)
+    assert outline.head is not None
+    assert outline.head["class_prompts"] is None
+    assert outline.requires == ["text", "sentences"]
+    assert table.keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{", b"\xff", b'{"a": "b"}', b'{"a": []}', b"[" * 100_000, b"null"]
+)
+def test_prompt_file__sentences_that_are_none__refused(path, content):
+    values = {
+        **header(head={"name": "zero_shot", "num_classes": 1}).model_dump(mode="json"),
+        "requires": ["sentences"],
+    }
+    stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    write_sealed(path, {**TENSORS, SENTENCES: stored}, values)
+    with pytest.raises(PromptFileError, match="its sentences cannot be read"):
+        read_prompt_file(path)
+
+
+def test_prompt_file__sentences_and_what_it_requires__belong_together(path):
+    values = header().model_dump(mode="json")
+    stored = torch.zeros(2, dtype=torch.uint8)
+    for extra, requires in (({SENTENCES: stored}, []), ({}, ["sentences"])):
+        write_sealed(path, {**TENSORS, **extra}, {**values, "requires": requires})
+        with pytest.raises(PromptFileError, match="contradict each other"):
+            read_prompt_header(path)
+    write_sealed(path, {SENTENCES: torch.zeros(2)}, {**values, "requires": ["sentences"]})
+    with pytest.raises(PromptFileError, match="are no bytes"):
+        read_prompt_header(path)
+
+
+def test_prompt_file__quotes_in_the_header__are_counted_as_they_are_written(path):
+    quotes = header(config={"note": '"' * 1_100_000})
+    problem = prompt_file_problem(TENSORS, quotes)
+    assert problem is not None
+    assert "'config'" in problem
+    with pytest.raises(PromptFileError, match="its header takes"):
+        write_prompt_file(path, TENSORS, quotes)
+
+
+def test_portable_config__of_absolute_paths__keeps_the_last_part():
+    values = {
+        "run_dir": Path("/home/me/runs/a"),
+        "data": {"root": Path("photos/small"), "dirs": [Path("/x/y")]},
+        "head": {"templates": "/home/me/t.json", "class_prompts": {"a": ["/ {}"]}, "init": "/ a"},
+        "optim": {"lr": 0.1, "betas": (0.9, 0.99)},
+    }
+    assert portable_config(values) == {
+        "run_dir": "a",
+        "data": {"root": "photos/small", "dirs": ["y"]},
+        "head": {"templates": "t.json", "class_prompts": {"a": ["/ {}"]}, "init": "/ a"},
+        "optim": {"lr": 0.1, "betas": [0.9, 0.99]},
+    }
+
+
 def test_prompt_file__header_over_the_limit__refused(path):
     with pytest.raises(PromptFileError, match=f"at most {HEADER_LIMIT}"):
-        write_prompt_file(path, TENSORS, header(class_names=["x" * HEADER_LIMIT]))
+        write_prompt_file(path, TENSORS, header(config={"note": "x" * HEADER_LIMIT}))

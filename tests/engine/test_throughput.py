@@ -85,9 +85,9 @@ def test_images_that_the_cache_keeps__are_not_watched(data, tmp_path):
 
 
 def test_a_run_on_a_slow_disk__logs_the_line(data, tmp_path, monkeypatch):
-    def slowly(path):
+    def slowly(path, **options):
         threading.Event().wait(0.03)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr("vpt.data.loader.read_image", slowly)
     monkeypatch.setattr("vpt.engine.throughput._WINDOW_SECONDS", 0.1)

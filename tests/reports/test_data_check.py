@@ -154,7 +154,8 @@ def test_check_data__rare_classes_and_small_boxes__are_notes(tmp_path):
 def test_finding_lines__many_of_a_kind__are_cut_after_twenty(tmp_path):
     def spoil(content):
         for row in content["annotations"]:
-            row["bbox"] = [500, 0, 5, 5] if row["id"] > 2 else row["bbox"]
+            if row["id"] > 2:
+                row.update(bbox=[5000, 0, 5, 5], area=25)
 
     root = make_coco(tmp_path, images=11, change={"train": spoil})
     check = check_data(descriptor_file(root))

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from email.message import Message
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
 
-from tests.storage.web import Page, Web, serving
+from tests.storage.web import Page, Web, answering, serving
 from vpt.errors import DownloadError
 from vpt.storage import download as module
 from vpt.storage.download import Remote, download, url_problem, verified
@@ -205,8 +206,9 @@ def test_another_size_than_published__is_refused_before_it_comes(web, path):
 
 def test_no_length_and_nothing_to_verify__is_refused(web, path):
     url = web.add("/b", BODY, length=False)
-    assert "does not say how long" in refusal(path, url, checksum=None)
-    assert fetch(path, url) == SHA256
+    for checksum in (None, MD5):
+        assert "give its `size` in bytes" in refusal(path, url, checksum=checksum)
+    assert fetch(path, url, size=len(BODY)) == SHA256
 
 
 def test_more_than_the_size__is_refused(web, path):
@@ -233,6 +235,60 @@ def test_a_trickling_server__is_left_after_the_time_limit(web, path):
     message = refusal(path, web.add("/b", BODY, delay=0.02), timeout=0.3)
     assert "slower than 1 kB/s for 0.3 seconds" in message
     assert 0 < path.with_name("birds.tgz.part").stat().st_size < 300
+
+
+class Endless:
+    """The same bytes again and again, after some that come once."""
+
+    def __init__(self, first: bytes, again: bytes):
+        self.first, self.again = first, again
+
+    def __iter__(self):
+        return chain([self.first], repeat(self.again))
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Endless(b"HTTP/1.1", b" "),
+        Endless(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        Endless(b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        Endless(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x"),
+        Endless(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"A: b\r\n"),
+        Endless(b"HTTP/1.1 404 No\r\nContent-Type: text/html\r\nX: ", b"x"),
+    ],
+    ids=["status", "header", "continue", "chunk size", "trailers", "error page"],
+)
+def test_an_answer_that_trickles_on__is_left_after_the_time_limit(path, monkeypatch, answer):
+    monkeypatch.setattr(module, "_ATTEMPTS", 1)
+    with answering(answer, pause=0.002) as url:
+        message = refusal(path, url, size=100, timeout=0.15)
+    assert "no answer for 0.15 seconds" in message
+
+
+def test_the_body_of_a_redirect__is_not_read(web, path):
+    head = f"HTTP/1.1 302 Found\r\nLocation: {web.add('/b', BODY)}\r\n\r\n".encode()
+    with answering(Endless(head, b"x" * 4096), pause=0.001) as url:
+        assert fetch(path, url) == SHA256
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[", "http://" + "a" * 100 + ".example/", "http://127.0.0.1:99999/"]
+)
+def test_a_redirect_to_nowhere__is_one_line(path, location):
+    head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    with answering([head]) as url:
+        refusal(path, url)
+
+
+def test_a_range_of_absurd_size__is_tried_again_and_then_refused(path):
+    begin_with(path, b"x" * 10, "u", None)
+    part = f"Content-Range: bytes 10-19/{'9' * 5000}\r\n\r\n".encode()
+    with answering([b"HTTP/1.1 206 Partial Content\r\n" + part]) as url:
+        assert "another part than was asked for" in refusal(path, url)
 
 
 def test_no_space__is_said_before_anything_comes(web, path, monkeypatch):

@@ -10,7 +10,8 @@ from torch import nn
 
 from tests.text.models import CONTEXT_LENGTH, EMBED_DIM, KINDS, WIDTH, tiny_clip
 from vpt.backbones.base import weights_hash
-from vpt.backbones.open_clip_models import BUNDLED, create_open_clip, create_tokenizer
+from vpt.backbones.names import BUNDLED_CLIP
+from vpt.backbones.open_clip_models import create_open_clip, create_tokenizer
 from vpt.errors import BackboneError, ConfigError
 from vpt.text import TextTower, create_text_tower
 
@@ -177,24 +178,27 @@ def test_text_tower__of_no_clip__refused():
 
 @torch.no_grad()
 def test_create_text_tower__bundled__text_part_of_the_open_clip_model():
-    tower = create_text_tower(BUNDLED)
+    tower = create_text_tower(BUNDLED_CLIP)
     # PyTorch computes with frozen weights in another order, even where no gradient is asked for.
-    model, tokenizer = create_open_clip(BUNDLED).requires_grad_(False), create_tokenizer(BUNDLED)
+    model, tokenizer = (
+        create_open_clip(BUNDLED_CLIP).requires_grad_(False),
+        create_tokenizer(BUNDLED_CLIP),
+    )
     tokens = tower.tokenize(TEXTS[:2])
     assert torch.equal(tower.encode(tokens), model.encode_text(tokens, normalize=False))
     assert torch.equal(tokens, tokenizer(TEXTS[:2], context_length=tower.context_length))
-    assert tower.name == BUNDLED
+    assert tower.name == BUNDLED_CLIP
     assert sum(p.numel() for p in tower.parameters()) < sum(p.numel() for p in model.parameters())
 
 
 @torch.no_grad()
 def test_create_text_tower__weights_in_a_file__text_part_of_them(tmp_path):
-    model, path = create_open_clip(BUNDLED, pretrained=False), tmp_path / "clip.safetensors"
+    model, path = create_open_clip(BUNDLED_CLIP, pretrained=False), tmp_path / "clip.safetensors"
     save_file(model.state_dict(), path)
-    tower = create_text_tower(BUNDLED, weights=path)
+    tower = create_text_tower(BUNDLED_CLIP, weights=path)
     tokens = tower.tokenize(TEXTS)
     own = model.requires_grad_(False).encode_text(tokens, normalize=False)
     assert torch.equal(tower.encode(tokens), own)
-    assert tower.sha256 != create_text_tower(BUNDLED).sha256
+    assert tower.sha256 != create_text_tower(BUNDLED_CLIP).sha256
     with pytest.raises(BackboneError, match="no such file"):
-        create_text_tower(BUNDLED, weights=tmp_path / "none.safetensors")
+        create_text_tower(BUNDLED_CLIP, weights=tmp_path / "none.safetensors")

@@ -13,7 +13,7 @@ from vpt.api.prompt_files import check_prompt_file, load_prompt
 from vpt.backbones import wrap_backbone
 from vpt.engine.prompt_file import PromptHeader, read_prompt_header
 from vpt.errors import ConfigError, PromptFileError
-from vpt.models import PromptedModel, TaskBank
+from vpt.models import PromptedModel, TaskBank, model_in
 from vpt.text import TextTower, create_text_tower
 
 
@@ -118,8 +118,8 @@ class PromptBank(TaskBank):
         super().replace(name, self._loaded(model, text))
 
     def _loaded(self, model: PromptedModel | Path | str, text: TextTower | None) -> PromptedModel:
-        if isinstance(model, PromptedModel):
-            return model
+        if not isinstance(model, Path | str):
+            return model_in(model)
         _fitting_header(model)
         return load_prompt(model, self.backbone, text=text)
 

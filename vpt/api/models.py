@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
+from vpt.api.arguments import check_num_classes, check_options
 from vpt.api.texts import check_head, text_parts
 from vpt.backbones import Backbone, create_backbone, wrap_backbone
 from vpt.class_names import checked_class_names
 from vpt.config import HeadConfig, PromptConfig, Registered, Schema, validate
 from vpt.errors import ConfigError
 from vpt.heads import PyramidOptions, TextOptions, build_detection_head, build_head, build_pyramid
+from vpt.limits import MAX_VALUES
 from vpt.models import Classifier, Detector, PromptedBackbone
 from vpt.prompts import Prompt, PromptList, build_prompt
 from vpt.registry import DETECTION_HEADS, HEADS, PROMPTS
 from vpt.structures import Preprocess
-from vpt.text import TextTower
 
+if TYPE_CHECKING:
+    from vpt.text import TextTower
+
+M = TypeVar("M", bound=nn.Module)
 PromptSpec = str | Mapping[str, Any] | Prompt | Sequence["str | Mapping[str, Any] | Prompt"]
 
 
@@ -49,6 +55,7 @@ def create_model(
     pretrained: bool = True,
     weights: Path | str | None = None,
     image_size: int | tuple[int, int] | None = None,
+    pool: str | None = None,
     class_names: Sequence[str] | None = None,
     text_names: Sequence[str] | None = None,
     text: TextTower | None = None,
@@ -72,6 +79,8 @@ def create_model(
         pretrained: load the named weights.
         weights: a local safetensors file with them, instead of a download.
         image_size: pixels, or (H, W); None keeps the backbone's own.
+        pool: what the feature is made of, see `create_backbone`; None: as the backbone makes it. A
+            shared backbone is copied first.
         class_names: C names for predictions and the prompt file.
         text_names: the classes as a sentence calls them; None: `class_names`. Heads without texts
             have no use for them.
@@ -85,6 +94,8 @@ def create_model(
         ConfigError: an option is unknown or wrong.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    check_num_classes(num_classes)
+    check_options(create_model, prompt, prompt_options)
     names = None if class_names is None else checked_class_names(class_names)
     if names is not None and num_classes is None:
         num_classes = len(names)
@@ -93,10 +104,10 @@ def create_model(
     if isinstance(backbone, str):
         check_head(head, backbone)
         body = create_backbone(
-            backbone, pretrained=pretrained, weights=weights, image_size=image_size
+            backbone, pretrained=pretrained, weights=weights, image_size=image_size, pool=pool
         )
     else:
-        body = wrap_backbone(backbone)
+        body = _pooled(wrap_backbone(backbone), pool)
     body = _tuned(body, tuning)
     learned = make_prompt(prompt, prompt_options, body)
     built_head, identity = None, None
@@ -109,11 +120,16 @@ def create_model(
                     f"head {options['name']} compares the classes with each other, and multi-label "
                     "images may be of several; use head linear or mlp"
                 )
+            _check_own_pooling(options["name"], body)
             written = names if text_names is None else text_names
             if written is not None and len(written) != num_classes:
                 raise ConfigError(f"{len(written)} text_names for num_classes {num_classes}")
             options, parts, identity = text_parts(options, body, written, text)
-        built_head = build_head(options, body.dimensions, num_classes, parts)
+        count, dimensions = num_classes, body.dimensions
+        built_head = _built(
+            f"head {options['name']} of {count:,} classes",
+            lambda: build_head(options, dimensions, count, parts),
+        )
     prompted = PromptedBackbone(body, learned)
     return Classifier(
         prompted,
@@ -166,6 +182,8 @@ def create_detector(
         ConfigError: an option is unknown or wrong, or the size does not fit the strides.
         BackboneError: the backbone is unknown, unsupported, or its weights are missing.
     """
+    check_num_classes(num_classes)
+    check_options(create_detector, prompt, prompt_options)
     names = None if class_names is None else checked_class_names(class_names)
     classes = num_classes if num_classes is not None else len(names or ())
     if not classes:
@@ -179,16 +197,40 @@ def create_detector(
         body = wrap_backbone(backbone)
     body = _tuned(body, tuning)
     learned = make_prompt(prompt, prompt_options, body)
-    pyramid = build_pyramid(neck_options, body.dimensions, head_options["channels"])
+    pyramid = _built(
+        "the neck", lambda: build_pyramid(neck_options, body.dimensions, head_options["channels"])
+    )
     return Detector(
         PromptedBackbone(body, learned),
         pyramid,
-        build_detection_head(head_options, classes, pyramid.strides),
+        _built(
+            f"head {head_options['name']}",
+            lambda: build_detection_head(head_options, classes, pyramid.strides),
+        ),
         names,
         category_ids=category_ids,
         preprocess=preprocess,
         tuning=tuning,
     )
+
+
+def _pooled(backbone: Backbone, pool: str | None) -> Backbone:
+    """The backbone itself, or a copy that makes its feature in another way."""
+    if pool is None or pool == backbone.pooling:
+        return backbone
+    other = copy.deepcopy(backbone)
+    other.set_pooling(pool)
+    return other
+
+
+def _check_own_pooling(head: str, backbone: Backbone) -> None:
+    """Texts were trained to match the feature that the tower itself makes."""
+    if backbone.pooling != backbone.own_pooling:
+        raise ConfigError(
+            f"head {head} compares images with texts, which were trained with the feature of "
+            f"'{backbone.name}' by '{backbone.own_pooling}' pooling; leave out backbone.pool, or "
+            "use head linear or mlp"
+        )
 
 
 def _tuned(backbone: Backbone, tuning: str) -> Backbone:
@@ -260,7 +302,25 @@ def make_prompt(spec: PromptSpec, options: Mapping[str, Any], backbone: Backbone
     checked = validate(
         _ModelOptions, {"prompt": given | dict(options), "head": "linear"}, source="create_model"
     )
-    return build_prompt(checked.prompt, backbone.dimensions)
+    return _built(
+        f"prompt {given.get('name')}", lambda: build_prompt(checked.prompt, backbone.dimensions)
+    )
+
+
+def _built(what: str, build: Callable[[], M]) -> M:
+    """What `build` gives, after its size was counted without taking any memory.
+
+    Raises:
+        ConfigError: it has more trained values than fit anywhere.
+    """
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in build().parameters())
+    if count > MAX_VALUES:
+        raise ConfigError(
+            f"{what} would have {count:,} trained values, {4 * count / 1e9:,.0f} GB; at most "
+            f"{MAX_VALUES:,} are supported: lower its options"
+        )
+    return build()
 
 
 def list_prompts() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -15,10 +15,13 @@ from vpt.api.texts import check_text
 from vpt.backbones import Backbone, create_backbone, outline_backbone, wrap_backbone
 from vpt.class_names import checked_class_names
 from vpt.config import AnyRunConfig, validate
+from vpt.data.splits import ContentCut
 from vpt.engine.prompt_file import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
+    POOL_FEATURE,
     TEXT_FEATURE,
+    VALUE_RANGE_FEATURE,
     PromptHeader,
     portable_config,
     prompt_file_problem,
@@ -27,29 +30,34 @@ from vpt.engine.prompt_file import (
     write_prompt_file,
 )
 from vpt.errors import BackboneError, ConfigError, PromptFileError
-from vpt.models import Classifier, Detector
+from vpt.models import Classifier, Detector, model_in
 from vpt.storage.sealed_file import Table
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 def save_prompt(
-    model: Classifier | Detector,
+    model: Classifier | Detector | nn.Module,
     path: Path | str,
     *,
     class_names: Sequence[str] | None = None,
     metrics: Mapping[str, float] | None = None,
     seed: int | None = None,
     config: AnyRunConfig | None = None,
+    cut: ContentCut | None = None,
 ) -> None:
     """Write what training changed, and all that its use needs, to one safetensors file.
 
     Args:
-        model: of `create_model` or `create_detector`.
+        model: of `create_model` or `create_detector`, also inside of torch.compile, DataParallel
+            or DistributedDataParallel.
         path: the file, replaced as a whole or not at all.
         class_names: of the logits; None takes the model's.
         metrics: as measured now.
         seed: of the run.
         config: of the run.
+        cut: how the run's data were cut into splits, so that evaluation cuts them alike.
 
     Raises:
         PromptFileError: a tensor is not finite.
@@ -57,10 +65,17 @@ def save_prompt(
             head.
         RunError: the file cannot be written.
     """
+    own = model_in(model)
+    assert isinstance(own, Classifier | Detector)
     header = _header(
-        model, class_names=class_names, metrics=dict(metrics or {}), seed=seed, config=config
+        own,
+        class_names=class_names,
+        metrics=dict(metrics or {}),
+        seed=seed,
+        config=config,
+        cut=cut,
     )
-    write_prompt_file(Path(path), dict(model.trained_tensors()), header)
+    write_prompt_file(Path(path), dict(own.trained_tensors()), header)
 
 
 def check_saveable(model: Classifier | Detector, config: AnyRunConfig) -> None:
@@ -83,6 +98,7 @@ def _header(
     metrics: dict[str, float] | None = None,
     seed: int | None = None,
     config: AnyRunConfig | None = None,
+    cut: ContentCut | None = None,
 ) -> PromptHeader:
     if model.prompt.options is None:
         raise ConfigError(
@@ -100,6 +116,11 @@ def _header(
             "category_ids": None if model.category_ids is None else list(model.category_ids),
             "requires": [DETECTION_FEATURE],
         }
+    requires = own.pop("requires", [])
+    if model.preprocess.value_range is not None:
+        requires = [*requires, VALUE_RANGE_FEATURE]
+    if model.backbone.pooling != model.backbone.own_pooling:
+        requires = [*requires, POOL_FEATURE]
     head = model.head
     values = {
         "backbone": _record(model.backbone),
@@ -110,7 +131,9 @@ def _header(
         "class_names": names,
         "metrics": metrics or {},
         "seed": seed,
+        "cut": None if cut is None else asdict(cut),
         "config": None if config is None else portable_config(config.model_dump()),
+        "requires": requires,
         **own,
     }
     return validate(PromptHeader, values, source="the prompt file's header")
@@ -137,6 +160,7 @@ def _record(backbone: Backbone) -> dict[str, Any]:
         "pretrained": backbone.pretrained,
         "weights": None if backbone.weights is None else Path(backbone.weights).name,
         "image_size": backbone.preprocess.size,
+        "pool": backbone.pooling,
         "grid": backbone.grid,
         "activation": backbone.activation,
     }
@@ -160,6 +184,20 @@ def check_prompt_file(
     body = _outline_of(header, Path(path), backbone, weights)
     if body is not None:
         _check_tensors(Path(path), header, table, body)
+
+
+def check_weights(path: Path | str, weights: Path | str) -> None:
+    """Refuse a local file that does not hold the weights of a prompt file's backbone.
+
+    Raises:
+        PromptFileError: they are others.
+        BackboneError: it cannot be read, or does not fit the backbone.
+    """
+    check_prompt_file(path, weights=weights)
+    header = read_prompt_outline(path)[0]
+    record = header.backbone
+    body = create_backbone(record.name, weights=weights, image_size=record.image_size)
+    _check_belongs(header, Path(path), body)
 
 
 def load_prompt(
@@ -214,8 +252,8 @@ def load_prompt(
         )
         check_text(header, model)
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -257,8 +295,8 @@ def load_detector(
             preprocess=header.preprocess.preprocess(),
         )
         model.load_trained(tensors)
-    except (ConfigError, PromptFileError, TypeError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+    except (ConfigError, PromptFileError) as error:
+        raise _of_file(path, error) from error
     return model.eval()
 
 
@@ -300,6 +338,7 @@ def _read(
         pretrained=outline.backbone.pretrained,
         weights=weights,
         image_size=outline.backbone.image_size,
+        pool=outline.backbone.pool,
     )
     _check_belongs(header, path, body)
     if known is None:
@@ -337,7 +376,7 @@ def _outline_of(
     if name != record.name:
         return None
     try:
-        outline = outline_backbone(name, record.image_size)
+        outline = outline_backbone(name, record.image_size, record.pool)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
     _check_shape(header, path, outline)
@@ -348,7 +387,12 @@ def _check_tensors(path: Path, header: PromptHeader, table: Table, body: Backbon
     try:
         check_tensors(header, table, body)
     except (ConfigError, BackboneError, PromptFileError) as error:
-        raise PromptFileError(f"{path}: {error}") from error
+        raise _of_file(path, error) from error
+
+
+def _of_file(path: Path | str, error: Exception) -> PromptFileError:
+    """One line that names the file, and of several problems the first."""
+    return PromptFileError(f"{path}: {str(error).partition(chr(10))[0]:.500}")
 
 
 def _check_belongs(header: PromptHeader, path: Path, body: Backbone) -> None:
@@ -369,6 +413,11 @@ def _check_shape(header: PromptHeader, path: Path, body: Backbone) -> None:
         raise PromptFileError(
             f"{path} was trained with {record.activation}, '{body.name}' computes "
             f"{body.activation}: same weights, other numbers"
+        )
+    if record.pool is not None and body.pooling != record.pool:
+        raise PromptFileError(
+            f"{path} was trained on features by '{record.pool}' pooling, the backbone given pools "
+            f"'{body.pooling}'; create it with pool='{record.pool}'"
         )
     if body.preprocess.size != record.image_size or body.grid != record.grid:
         raise PromptFileError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,15 +14,9 @@ from vpt.heads import TextOptions, TextParts
 from vpt.models import Classifier
 from vpt.registry import HEADS
 from vpt.structures import TextIdentity
-from vpt.text import (
-    LearnedContext,
-    TextTower,
-    build_classifier,
-    create_text_tower,
-    default_cache,
-    resolve_class_prompts,
-    resolve_templates,
-)
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 def text_parts(
@@ -34,6 +28,8 @@ def text_parts(
     """
     if names is None:
         raise ConfigError(f"head {options['name']} needs class_names: they are what is classified")
+    from vpt.text import LearnedContext, build_classifier, default_cache
+
     # Drawn before a tower is made, so that start values do not depend on whether it was there.
     seed = int(torch.randint(2**62, ()))
     tower = text or _text_tower_of(body, options["name"])
@@ -68,6 +64,8 @@ def text_parts(
 
 def _written_out(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Every sentence that the classes are made of, and no others."""
+    from vpt.text import resolve_class_prompts, resolve_templates
+
     if options["class_prompts"] is not None:
         prompts = resolve_class_prompts(options["class_prompts"])
         return {
@@ -96,6 +94,8 @@ def check_head(head: str | Mapping[str, Any], backbone: str) -> None:
 
 def _text_tower_of(body: Backbone, head: str) -> TextTower:
     check_head(head, body.name)
+    from vpt.text import create_text_tower
+
     return create_text_tower(body.name, pretrained=body.pretrained, weights=body.weights)
 
 

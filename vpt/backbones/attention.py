@@ -17,7 +17,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import open_clip.transformer
 import torch
 import torch.nn.functional as F  # noqa: N812
 from timm.layers import apply_rot_embed_cat
@@ -25,7 +24,8 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from vpt.structures import AttentionShape, Context, Inside, Projection, cat_tokens
+from vpt.choices import Projection
+from vpt.structures import AttentionShape, Context, Inside, cat_tokens
 
 
 def is_known_attention(module: Any) -> bool:
@@ -33,12 +33,8 @@ def is_known_attention(module: Any) -> bool:
 
     It goes by exact type, as look-alikes compute something else, and by the options that would.
     """
-    if type(module) is nn.MultiheadAttention:
-        extra = module.bias_k is not None or module.add_zero_attn
-        return module.in_proj_weight is not None and module.batch_first and not extra
-    if type(module) is open_clip.transformer.Attention:
-        return module.logit_scale is None
-    return type(module) in _KINDS
+    kind = _KINDS.get(type(module))
+    return kind is not None and kind.is_known(module)
 
 
 def attend(
@@ -101,10 +97,11 @@ def project_context(attention: Any, rows: Tensor, inside: Inside | None = None) 
 
 _NOTHING = Inside()
 _PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value")
-_Deltas = Mapping[Projection, Callable[[Tensor], Tensor]]
+Deltas = Mapping[Projection, Callable[[Tensor], Tensor]]
+"""What is added to each projection's output, as a function of the normed tokens."""
 
 
-def _plus(out: Tensor, deltas: _Deltas, name: Projection, x: Tensor) -> Tensor:
+def _plus(out: Tensor, deltas: Deltas, name: Projection, x: Tensor) -> Tensor:
     """A projection's output with what is added to it, in its own type."""
     return out + deltas[name](x).to(out.dtype) if name in deltas else out
 
@@ -232,7 +229,8 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
     return x.view(batch, length, heads, width // heads).transpose(1, 2)
 
 
-def _join_heads(x: Tensor) -> Tensor:
+def join_heads(x: Tensor) -> Tensor:
+    """(B, heads, S, head_dim) to (B, S, D)."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -252,7 +250,7 @@ def _rotate(x: Tensor, rotary: Tensor, num_unrotated: int, half: bool) -> Tensor
 # timm: Linear layers, fused or apart, norms per head, an optional gate.
 
 
-def _timm_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
+def _timm_queries(attention: Any, x: Tensor, deltas: Deltas) -> Tensor:
     if attention.qkv is None:
         q = attention.q_proj(x)
     else:
@@ -260,7 +258,7 @@ def _timm_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
     return _timm_as_queries(attention, q, x, deltas)
 
 
-def _timm_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
+def _timm_keys_values(attention: Any, x: Tensor, deltas: Deltas) -> tuple[Tensor, Tensor]:
     if attention.qkv is None:
         k, v = attention.k_proj(x), attention.v_proj(x)
     else:
@@ -269,7 +267,7 @@ def _timm_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tenso
     return _timm_as_keys_values(attention, k, v, x, deltas)
 
 
-def _timm_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor, Tensor]:
+def _timm_all(attention: Any, x: Tensor, deltas: Deltas) -> tuple[Tensor, Tensor, Tensor]:
     if attention.qkv is None:
         q, k, v = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
     else:
@@ -278,13 +276,13 @@ def _timm_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tenso
     return _timm_as_queries(attention, q, x, deltas), keys, values
 
 
-def _timm_as_queries(attention: Any, q: Tensor, x: Tensor, deltas: _Deltas) -> Tensor:
+def _timm_as_queries(attention: Any, q: Tensor, x: Tensor, deltas: Deltas) -> Tensor:
     q = _plus(q, deltas, "query", x)
     return attention.q_norm(_split_heads(q, attention.num_heads))  # type: ignore[no-any-return]
 
 
 def _timm_as_keys_values(
-    attention: Any, k: Tensor, v: Tensor, x: Tensor, deltas: _Deltas
+    attention: Any, k: Tensor, v: Tensor, x: Tensor, deltas: Deltas
 ) -> tuple[Tensor, Tensor]:
     k, v = _plus(k, deltas, "key", x), _plus(v, deltas, "value", x)
     heads = getattr(attention, "num_kv_heads", attention.num_heads)
@@ -292,7 +290,7 @@ def _timm_as_keys_values(
 
 
 def _timm_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
-    out = attention.norm(_join_heads(weighed))
+    out = attention.norm(join_heads(weighed))
     if attention.gate is not None:
         out = out * attention.gate(queries).sigmoid()
     return attention.proj(out)  # type: ignore[no-any-return]
@@ -318,7 +316,7 @@ def _fused_bias(attention: Any) -> Tensor | None:
     return attention.qkv.bias  # type: ignore[no-any-return]
 
 
-# torch's MultiheadAttention and open_clip's Attention: one packed weight, no Linear to call.
+# torch's MultiheadAttention, and open_clip's: one packed weight, no Linear to call.
 
 
 def _packed(attention: Any, x: Tensor, start: int, stop: int) -> Tensor:
@@ -328,18 +326,21 @@ def _packed(attention: Any, x: Tensor, start: int, stop: int) -> Tensor:
     return F.linear(x, attention.in_proj_weight[rows], None if bias is None else bias[rows])
 
 
-def _packed_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
+def packed_queries(attention: Any, x: Tensor, deltas: Deltas) -> Tensor:
+    """The queries of one packed weight, see `AttentionKind.project_queries`."""
     q = _plus(_packed(attention, x, 0, 1), deltas, "query", x)
     return _split_heads(q, attention.num_heads)
 
 
-def _packed_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
+def packed_keys_values(attention: Any, x: Tensor, deltas: Deltas) -> tuple[Tensor, Tensor]:
+    """Its keys and values, see `AttentionKind.project_keys_values`."""
     k, v = _packed(attention, x, 1, 3).chunk(2, dim=-1)
     k, v = _plus(k, deltas, "key", x), _plus(v, deltas, "value", x)
     return _split_heads(k, attention.num_heads), _split_heads(v, attention.num_heads)
 
 
-def _packed_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor, Tensor]:
+def packed_all(attention: Any, x: Tensor, deltas: Deltas) -> tuple[Tensor, Tensor, Tensor]:
+    """All three in one product, see `AttentionKind.project`."""
     q, k, v = _packed(attention, x, 0, 3).chunk(3, dim=-1)
     q, k, v = (
         _split_heads(_plus(each, deltas, name, x), attention.num_heads)
@@ -350,32 +351,11 @@ def _packed_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Ten
 
 def _packed_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
     del queries
-    return attention.out_proj(_join_heads(weighed))  # type: ignore[no-any-return]
-
-
-def _open_clip_queries(attention: Any, x: Tensor, deltas: _Deltas) -> Tensor:
-    return attention.ln_q(_packed_queries(attention, x, deltas))  # type: ignore[no-any-return]
-
-
-def _open_clip_keys_values(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor]:
-    k, v = _packed_keys_values(attention, x, deltas)
-    return attention.ln_k(k), v
-
-
-def _open_clip_all(attention: Any, x: Tensor, deltas: _Deltas) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = _packed_all(attention, x, deltas)
-    return attention.ln_q(q), attention.ln_k(k), v
-
-
-def _open_clip_output(attention: Any, weighed: Tensor, queries: Tensor) -> Tensor:
-    del queries
-    if attention.head_scale is not None:
-        weighed = weighed * attention.head_scale
-    return attention.out_proj(attention.ln_inner(_join_heads(weighed)))  # type: ignore[no-any-return]
+    return attention.out_proj(join_heads(weighed))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
-class _Kind:
+class AttentionKind:
     """How one kind of attention module computes its parts.
 
     Attributes:
@@ -384,21 +364,32 @@ class _Kind:
         project: both of the same tokens, in one product where the module keeps its weights so.
         project_output: the weighted sum (B, heads, S, head_dim), and the normed tokens that asked,
             to (B, S, D).
+        is_known: whether a module of the class has no option that computes something else.
     """
 
-    project_queries: Callable[[Any, Tensor, _Deltas], Tensor]
-    project_keys_values: Callable[[Any, Tensor, _Deltas], tuple[Tensor, Tensor]]
-    project: Callable[[Any, Tensor, _Deltas], tuple[Tensor, Tensor, Tensor]]
+    project_queries: Callable[[Any, Tensor, Deltas], Tensor]
+    project_keys_values: Callable[[Any, Tensor, Deltas], tuple[Tensor, Tensor]]
+    project: Callable[[Any, Tensor, Deltas], tuple[Tensor, Tensor, Tensor]]
     project_output: Callable[[Any, Tensor, Tensor], Tensor]
+    is_known: Callable[[Any], bool] = lambda module: True
 
 
-_TIMM = _Kind(_timm_queries, _timm_keys_values, _timm_all, _timm_output)
-_KINDS: dict[type[nn.Module], _Kind] = {
+def register_attention(module: type[nn.Module], kind: AttentionKind) -> None:
+    """Let `attend` compute a class of modules of another library."""
+    _KINDS[module] = kind
+
+
+def _is_plain(attention: nn.MultiheadAttention) -> bool:
+    extra = attention.bias_k is not None or attention.add_zero_attn
+    return attention.in_proj_weight is not None and attention.batch_first and not extra
+
+
+_TIMM = AttentionKind(_timm_queries, _timm_keys_values, _timm_all, _timm_output)
+_KINDS: dict[type[nn.Module], AttentionKind] = {
     Attention: _TIMM,
     AttentionRope: _TIMM,
     EvaAttention: _TIMM,
-    nn.MultiheadAttention: _Kind(_packed_queries, _packed_keys_values, _packed_all, _packed_output),
-    open_clip.transformer.Attention: _Kind(
-        _open_clip_queries, _open_clip_keys_values, _open_clip_all, _open_clip_output
+    nn.MultiheadAttention: AttentionKind(
+        packed_queries, packed_keys_values, packed_all, _packed_output, _is_plain
     ),
 }

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones.attention import attention_shape
+from vpt.choices import PromptInit, PromptPlacement
 from vpt.errors import BackboneError
+from vpt.limits import MAX_PATCHES
 from vpt.structures import (
     AttentionShape,
     Context,
     Dimensions,
     Inside,
     Preprocess,
-    PromptInit,
-    PromptPlacement,
     Tokens,
 )
 
@@ -42,6 +42,8 @@ class Backbone(nn.Module, ABC):
         weights: the local file they came from instead, if any.
         stored_dtype: what its frozen weights were cast to (`stored_in`); None: as loaded.
         activation: class name of the MLP's activation, e.g. 'GELU'.
+        own_pooling: how the checkpoint makes its feature, before anyone chose another way.
+        in_channels: of an image, 3 for RGB.
         embed_dim, feature_dim, depth, patch_size, num_prefix: see `Dimensions`.
         prompt_placement, prompt_init: see `Dimensions`; the paper's for vision transformers.
     """
@@ -53,6 +55,8 @@ class Backbone(nn.Module, ABC):
     weights: str | None = None
     stored_dtype: torch.dtype | None = None
     activation: str
+    own_pooling: str
+    in_channels: int
     embed_dim: int
     feature_dim: int
     depth: int
@@ -140,6 +144,34 @@ class Backbone(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def pooling(self) -> str:
+        """What `pool` makes its feature of, in timm's words: 'token', 'avg', 'map', ..."""
+
+    @property
+    @abstractmethod
+    def poolings(self) -> tuple[str, ...]:
+        """What `pooling` may be; a pooling by attention only where the checkpoint has one."""
+
+    def set_pooling(self, pooling: str) -> None:
+        """Make the feature in another way, of the same weights.
+
+        Raises:
+            BackboneError: it cannot be made so.
+        """
+        if pooling not in self.poolings:
+            raise BackboneError(
+                f"'{self.name}' cannot pool '{pooling}': it can pool {', '.join(self.poolings)}; "
+                f"backbone.pool null is its own, {self.own_pooling}"
+            )
+        if pooling != self.pooling:
+            self._set_pooling(pooling)
+
+    @abstractmethod
+    def _set_pooling(self, pooling: str) -> None:
+        """`set_pooling` to one of `poolings` that is not the present one."""
+
+    @property
+    @abstractmethod
     def pooled_tokens(self) -> int | None:
         """How many leading tokens `pool` reads, or None when it reads all."""
 
@@ -209,6 +241,12 @@ class Backbone(nn.Module, ABC):
             raise BackboneError(
                 f"image_size {image_size[0]}x{image_size[1]} is no multiple of the patch size "
                 f"{height}x{width} of '{self.name}'"
+            )
+        patches = (image_size[0] // height) * (image_size[1] // width)
+        if patches > MAX_PATCHES:
+            raise BackboneError(
+                f"image_size {image_size[0]}x{image_size[1]} makes {patches:,} patch tokens in "
+                f"'{self.name}', at most {MAX_PATCHES:,} are supported; lower it"
             )
 
     def train(self, mode: bool = True) -> Backbone:

@@ -13,14 +13,15 @@ from open_clip.pretrained import (
     get_pretrained_cfg,
     list_pretrained_tags_by_model,
 )
+from timm.models import load_state_dict
 
 from vpt.backbones.bundled import glyph_clip
-from vpt.backbones.downloads import quiet, reason_of
+from vpt.backbones.downloads import HUB, impatient, quiet, reason_of
+from vpt.backbones.hints import key_difference
+from vpt.backbones.names import BUNDLED_CLIP, OPEN_CLIP
 from vpt.errors import BackboneError
 from vpt.registry import nearest
 
-FAMILY = "open_clip/"
-BUNDLED = "bundled/glyph_clip"
 _QUICK = "-quickgelu"
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 
@@ -42,12 +43,7 @@ class ClipName:
     @property
     def is_bundled(self) -> bool:
         """Whether its weights come with the package."""
-        return self.name == BUNDLED
-
-
-def is_clip_name(name: str) -> bool:
-    """Whether a backbone's name is that of a CLIP, which has a text tower as well."""
-    return name.startswith(FAMILY) or name == BUNDLED
+        return self.name == BUNDLED_CLIP
 
 
 def parse_clip_name(name: str) -> ClipName:
@@ -88,8 +84,9 @@ def create_open_clip(
     clip = parse_clip_name(name)
     source = _weights_of(clip, pretrained, None if weights is None else Path(weights))
     on_meta = torch.get_default_device().type == "meta"  # where a copy to the CPU would fail
+    downloading = weights is None and source is not None and not clip.is_bundled
     try:
-        with quiet():
+        with quiet(), impatient(downloading=downloading):
             model = open_clip.create_model(
                 clip.architecture,
                 pretrained=source,
@@ -99,12 +96,24 @@ def create_open_clip(
                 device="meta" if on_meta else "cpu",
             )
     except Exception as error:
-        downloading = weights is None and source is not None
-        reason = reason_of(error, downloading=downloading)
+        reason = reason_of(error, source=HUB if downloading else None)
         if weights is not None:
-            raise BackboneError(f"weights {weights} do not fit '{name}': {reason}") from error
+            raise BackboneError(
+                f"weights {weights} do not fit '{name}': {_misfit(clip, Path(weights)) or reason}"
+            ) from error
         raise BackboneError(f"cannot create '{name}': {reason}") from error
     return model.eval()
+
+
+def _misfit(clip: ClipName, weights: Path) -> str | None:
+    """In which tensors a file differs from what a model expects; None: it cannot be read."""
+    try:
+        found = load_state_dict(str(weights))
+    except Exception:  # noqa: BLE001 - whatever a damaged file raises, its own error is told
+        return None
+    with quiet(), torch.device("meta"):
+        expected = open_clip.create_model(clip.architecture, device="meta").state_dict()
+    return key_difference(expected, found)
 
 
 def create_tokenizer(name: str) -> Any:
@@ -118,7 +127,7 @@ def create_tokenizer(name: str) -> Any:
         with quiet():
             return open_clip.get_tokenizer(clip.architecture)
     except Exception as error:
-        reason = reason_of(error, downloading=False)
+        reason = reason_of(error, source=None)
         raise BackboneError(f"cannot load the tokenizer of '{name}': {reason}") from error
 
 
@@ -134,7 +143,7 @@ def clip_config(name: str) -> dict[str, Any]:
 def list_clip_names() -> list[str]:
     """Names with a tag that `create_open_clip` takes."""
     pairs = [pair for pair in open_clip.list_pretrained() if _fits(*pair)]
-    return [BUNDLED, *(f"{FAMILY}{architecture}:{tag}" for architecture, tag in pairs)]
+    return [BUNDLED_CLIP, *(f"{OPEN_CLIP}{architecture}:{tag}" for architecture, tag in pairs)]
 
 
 def imagenet_templates() -> dict[str, tuple[str, ...]]:
@@ -147,14 +156,13 @@ def imagenet_templates() -> dict[str, tuple[str, ...]]:
 
 
 def _architecture_of(name: str) -> str:
-    if name == BUNDLED:
+    if name == BUNDLED_CLIP:
         return "glyph_clip"
-    architecture = name.removeprefix(FAMILY).partition(":")[0]
+    architecture = name.removeprefix(OPEN_CLIP).partition(":")[0]
     known = [each for each in open_clip.list_models() if each != "glyph_clip"]
-    if not name.startswith(FAMILY) or architecture not in known:
-        raise BackboneError(
-            f"unknown CLIP '{name}'{nearest(name, [BUNDLED, *(FAMILY + each for each in known)])}"
-        )
+    if not name.startswith(OPEN_CLIP) or architecture not in known:
+        names = [BUNDLED_CLIP, *(OPEN_CLIP + each for each in known)]
+        raise BackboneError(f"unknown CLIP '{name}'{nearest(name, names)}")
     return architecture
 
 
@@ -162,7 +170,7 @@ def _same_tag_elsewhere(architecture: str, tag: str) -> str:
     """A hint at the twin of an architecture with the other activation, if the tag is one of its."""
     twin = architecture.removesuffix(_QUICK)
     twin = twin if twin != architecture else f"{architecture}{_QUICK}"
-    return f", use '{FAMILY}{twin}:{tag}'" if get_pretrained_cfg(twin, tag) else ""
+    return f", use '{OPEN_CLIP}{twin}:{tag}'" if get_pretrained_cfg(twin, tag) else ""
 
 
 def _fits(architecture: str, tag: str) -> bool:
@@ -178,7 +186,7 @@ def _check_activation(name: str, architecture: str, tag: str) -> None:
     quick = bool(get_pretrained_cfg(architecture, tag).get("quick_gelu", False))
     right = f"{architecture}{_QUICK}" if quick else architecture.removesuffix(_QUICK)
     trained, built = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
-    way_out = f"use '{FAMILY}{right}:{tag}'"
+    way_out = f"use '{OPEN_CLIP}{right}:{tag}'"
     if right not in open_clip.list_models():
         way_out = "open_clip has no architecture that matches it"
     raise BackboneError(

@@ -15,14 +15,15 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from vpt.backbones.base import Backbone
+from vpt.backbones.names import SUPPORTED_BY_OPEN_CLIP
 from vpt.backbones.open_clip_models import clip_config, create_open_clip, list_clip_names
 from vpt.backbones.open_clip_vit import OpenClipViT
 from vpt.backbones.timm_models import ADAPTERS, MODULES
 from vpt.backbones.timm_vit import TimmViT
+from vpt.choices import CropMode
 from vpt.errors import BackboneError
-from vpt.structures import CropMode, Preprocess
+from vpt.structures import Preprocess
 
-SUPPORTED = "open_clip's VisionTransformer and TimmModel (of timm's VisionTransformer or Eva)"
 _CROP_MODES: dict[str, CropMode] = {
     "shortest": "center",
     "squash": "squash",
@@ -45,7 +46,7 @@ def create_image_tower(
             weights that are missing or do not fit.
     """
     if reason := _unsupported(clip_config(name)["vision_cfg"]):
-        raise BackboneError(f"'{name}' is not supported: {reason}; {SUPPORTED} are")
+        raise BackboneError(f"'{name}' is not supported: {reason}; {SUPPORTED_BY_OPEN_CLIP} are")
     return wrap_image_tower(
         create_open_clip(name, pretrained=pretrained, weights=weights).visual, name
     )
@@ -78,7 +79,7 @@ def wrap_image_tower(tower: Any, name: str = "") -> Backbone:
     inside = tower.trunk if type(tower) is TimmModel else tower
     raise BackboneError(
         f"{name or 'the image tower'} is a {type(inside).__name__}, which is not supported: "
-        f"{SUPPORTED} are"
+        f"{SUPPORTED_BY_OPEN_CLIP} are"
     )
 
 

@@ -7,15 +7,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
+from open_clip.transformer import (
+    CustomResidualAttentionBlock,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 
+import vpt.backbones.open_clip_attention  # noqa: F401 - registers its attention
 from vpt.backbones.attention import attend, is_known_attention, project_context
 from vpt.backbones.base import Backbone, activation_of, run_mlp, weights_hash
+from vpt.backbones.storage import register_operands
 from vpt.errors import BackboneError
 from vpt.structures import Context, Inside, Preprocess, Tokens
 
+_POOLINGS = {"tok": "token", "avg": "avg"}
+"""open_clip's `pool_type` in timm's words."""
+
 _BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock)
+register_operands(VisionTransformer, ("proj",))
 
 
 class OpenClipViT(Backbone):
@@ -39,12 +49,14 @@ class OpenClipViT(Backbone):
         _check(body, name)
         self.body = body
         self.name = name
+        self.in_channels = body.conv1.in_channels
         self.embed_dim = body.conv1.out_channels
         self.feature_dim = self.embed_dim if body.proj is None else body.proj.shape[1]
         self.depth = len(body.transformer.resblocks)
         self.patch_size = tuple(body.patch_size)
         self.num_prefix = 1
         self.activation = activation_of(body.transformer.resblocks[0], "gelu")
+        self.own_pooling = self.pooling
         self.preprocess = preprocess
         self.sha256 = weights_hash(dict(body.state_dict()))
         self.freeze()
@@ -63,7 +75,7 @@ class OpenClipViT(Backbone):
         """See `Backbone.embed_before_norm`."""
         self._check_size(images)
         patches = self.body.conv1(images).flatten(2).transpose(1, 2)
-        first = self.body.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = self.body.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         values = torch.cat([first, patches], dim=1)
         values = values + self.body.positional_embedding.to(values.dtype)
         return Tokens(values, self.grid, self.num_prefix)
@@ -110,6 +122,19 @@ class OpenClipViT(Backbone):
         if self.body.proj is not None:
             pooled = pooled @ self.body.proj
         return pooled.flatten(1)  # type: ignore[no-any-return]
+
+    @property
+    def pooling(self) -> str:
+        """See `Backbone.pooling`."""
+        return "map" if self.body.attn_pool is not None else _POOLINGS[self.body.pool_type]
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """See `Backbone.poolings`; a projection was trained for the tower's own."""
+        return ("map",) if self.body.attn_pool is not None else tuple(_POOLINGS.values())
+
+    def _set_pooling(self, pooling: str) -> None:
+        self.body.pool_type = next(own for own, name in _POOLINGS.items() if name == pooling)
 
     @property
     def pooled_tokens(self) -> int | None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-import open_clip.transformer
 import torch
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 from vpt.backbones.base import Backbone
 
-_OPERANDS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
-    (nn.Linear, ("weight", "bias")),
-    (nn.Conv2d, ("weight", "bias")),
-    (
-        nn.MultiheadAttention,
-        ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
+_OPERANDS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("weight", "bias"),
+    nn.Conv2d: ("weight", "bias"),
+    nn.MultiheadAttention: (
+        "in_proj_weight",
+        "in_proj_bias",
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
     ),
-    (open_clip.transformer.Attention, ("in_proj_weight", "in_proj_bias")),
-    (open_clip.transformer.VisionTransformer, ("proj",)),
-    (EvaAttention, ("q_bias", "k_bias", "v_bias")),
-)
+    EvaAttention: ("q_bias", "k_bias", "v_bias"),
+}
 """By module, the tensors that enter nothing but matrix products and convolutions."""
+
+
+def register_operands(module: type[nn.Module], names: tuple[str, ...]) -> None:
+    """Name the tensors of another library's modules that enter nothing but products."""
+    _OPERANDS[module] = names
 
 
 def stored_in(backbone: Backbone, dtype: torch.dtype) -> Backbone:
@@ -52,7 +57,7 @@ def stored_in(backbone: Backbone, dtype: torch.dtype) -> Backbone:
 
 
 def _operands(module: nn.Module) -> Iterator[Tensor]:
-    for kind, names in _OPERANDS:
+    for kind, names in _OPERANDS.items():
         if isinstance(module, kind):
             operands = [getattr(module, name) for name in names]
             yield from (tensor for tensor in operands if tensor is not None)

@@ -13,13 +13,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vpt.backbones.bundled  # noqa: F401 - registers its models with timm
-from vpt.backbones.downloads import quiet, reason_of
+from vpt.backbones.downloads import HUB, impatient, quiet, reason_of
+from vpt.backbones.hints import key_difference, transformer_of_size
+from vpt.backbones.names import SUPPORTED_BY_TIMM
 from vpt.backbones.timm_eva import TimmEva
 from vpt.backbones.timm_vit import TimmViT
 from vpt.errors import BackboneError
 
 ADAPTERS: dict[type[nn.Module], type[TimmViT]] = {VisionTransformer: TimmViT, Eva: TimmEva}
-SUPPORTED = "timm's VisionTransformer and Eva"
 BUNDLED = ("glyph_vit",)
 MODULES = ("vision_transformer", "eva")
 """timm's modules whose models are of the supported classes."""
@@ -43,7 +44,7 @@ def create_timm_backbone(name: str, *, pretrained: bool, weights: Path | None) -
     """
     model_name = timm_model_name(name)
     assert model_name is not None
-    _refuse_unsupported(name, model_name)
+    refuse_other_network(name)
     if weights is not None:
         body = _create_with_weights(name, model_name, weights)
     else:
@@ -69,22 +70,39 @@ def name_of(body: Any) -> str:
     return f"timm/{config['architecture']}{tag}" if config.get("architecture") else ""
 
 
-def _refuse_unsupported(name: str, model_name: str) -> None:
-    """Refuse by class before any weight is downloaded."""
-    with torch.device("meta"):
-        kind = type(_create(name, model_name, pretrained=False))
-    if kind not in ADAPTERS:
+def refuse_other_network(name: str) -> None:
+    """Refuse a model of timm's that is no supported transformer; of other names nothing is said.
+
+    By its class, before any weight is downloaded.
+
+    Raises:
+        BackboneError: naming a vision transformer of about its size.
+    """
+    model_name = timm_model_name(name)
+    if model_name is None:
+        return
+    outline = _outline(name, model_name)
+    if type(outline) not in ADAPTERS:
+        like = transformer_of_size(sum(p.numel() for p in outline.parameters()))
         raise BackboneError(
-            f"'{name}' is a {kind.__name__}, which is not supported: {SUPPORTED} are"
+            f"'{name}' is a {type(outline).__name__}, which is not supported: "
+            f"{SUPPORTED_BY_TIMM} are, e.g. '{like}' of about its size"
         )
 
 
+def _outline(name: str, model_name: str, **options: Any) -> Any:
+    """The model on the meta device: its class, names and shapes, and no memory."""
+    with torch.device("meta"):
+        return _create(name, model_name, pretrained=False, **options)
+
+
 def _create(name: str, model_name: str, **options: Any) -> Any:
+    downloading = options["pretrained"] and name.removeprefix("bundled/") not in BUNDLED
     try:
-        with quiet():
+        with quiet(), impatient(downloading=downloading):
             return timm.create_model(model_name, **options)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = reason_of(error, downloading=options["pretrained"])
+        reason = reason_of(error, source=HUB if downloading else None)
         raise BackboneError(f"cannot create '{name}': {reason}") from error
 
 
@@ -113,5 +131,7 @@ def _create_with_weights(name: str, model_name: str, weights: Path) -> Any:
             model_name, pretrained=True, num_classes=num_classes, pretrained_cfg_overlay=overlay
         )
     except (RuntimeError, KeyError, ValueError) as error:
-        reason = reason_of(error, downloading=False)
+        # timm may rename tensors as it loads them; where that did not help, the names say most.
+        expected = _outline(name, model_name, num_classes=num_classes).state_dict()
+        reason = key_difference(expected, state)
         raise BackboneError(f"weights {weights} do not fit '{name}': {reason}") from error

@@ -43,12 +43,14 @@ class TimmViT(Backbone):
         self.body = body
         self.projection = projection or nn.Identity()
         self.name = name
+        self.in_channels = body.patch_embed.proj.in_channels
         self.embed_dim = body.embed_dim
         self.feature_dim = _width_after(self.projection, body.num_features)
         self.depth = len(body.blocks)
         self.patch_size = tuple(body.patch_embed.patch_size)
         self.num_prefix = body.num_prefix_tokens
         self.activation = activation_of(body.blocks[0], "act")
+        self.own_pooling = body.global_pool
         self.preprocess = _preprocess(body)
         self.sha256 = weights_hash(dict(body.state_dict() if tensors is None else tensors))
         self.freeze()
@@ -106,6 +108,22 @@ class TimmViT(Backbone):
         """See `Backbone.pool`."""
         values = self.body.norm(tokens.without_prompts().values)
         return self.projection(self.body.forward_head(values, pre_logits=True))  # type: ignore[no-any-return]
+
+    @property
+    def pooling(self) -> str:
+        """See `Backbone.pooling`; timm's `global_pool`."""
+        return str(self.body.global_pool)
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """See `Backbone.poolings`."""
+        by_attention = () if self.body.attn_pool is None else (self.pooling,)
+        token = ("token",) if self.body.cls_token is not None else ()
+        return (*by_attention, *token, "avg", "avgmax", "max")
+
+    def _set_pooling(self, pooling: str) -> None:
+        """By timm's own function; the final norm stays where it is, before pooling or after."""
+        self.body.reset_classifier(0, global_pool=pooling)
 
     @property
     def pooled_tokens(self) -> int | None:

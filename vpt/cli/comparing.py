@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vpt.cli.named import config_path
 from vpt.cli.terminal import log, open_mode, out
 
 commands = typer.Typer()
@@ -34,7 +35,7 @@ def quickstart(
     from vpt.protocols.comparison import compare, load_comparison
     from vpt.reports.tables import comparison_table, write_comparison
 
-    settings = load_comparison(config, overrides or ())
+    settings = load_comparison(config_path(config, "quickstart"), overrides or ())
     result = compare(settings, overwrite=overwrite, log=log, console=out)
     write_comparison(result, settings.run_dir)
     out.print(comparison_table(result))
@@ -57,7 +58,9 @@ def detection_quickstart(
     from vpt.reports.detection_tables import detection_table, write_detection
 
     mode = open_mode(resume=resume, overwrite=overwrite)
-    settings = load_detector_comparison(config, overrides or ())
+    settings = load_detector_comparison(
+        config_path(config, "detection-quickstart"), overrides or ()
+    )
     result = compare_detectors(settings, mode=mode, log=log)
     write_detection(result, settings.run_dir)
     out.print(detection_table(result))
@@ -100,7 +103,7 @@ def clip_eval(
         overrides.append(f"prompt_files={json.dumps([str(path) for path in prompt])}")
     if protocols is not None:
         overrides.append(f"protocols=[{protocols}]")
-    settings = [load_clip_eval(path, overrides) for path in paths]
+    settings = [load_clip_eval(config_path(path, "clip-eval"), overrides) for path in paths]
     refuse_clashes(settings)
     earlier = [None if overwrite else read_clip_evaluation(s.run_dir) for s in settings]
     results = []
@@ -140,7 +143,7 @@ def sweep(
         paths.append(Path("configs") / suite / "adamw.yaml")
     if len(paths) != 1:
         raise typer.BadParameter("give one config, e.g. configs/sweeps/digits.yaml, or --suite")
-    settings = load_sweep(paths[0], [word for word in words if "=" in word])
+    settings = load_sweep(config_path(paths[0], "sweep"), [word for word in words if "=" in word])
     sweeps.sweep(settings, workers=workers, log=log)
     _report(read_sweep(settings), settings.run_dir)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,7 +29,13 @@ def get_data(
         Path | None, typer.Option(help="the data set's folder; default: the descriptor's root")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=1, help="seconds that a server may be silent, or very slow")
+        float,
+        typer.Option(
+            min=1,
+            max=86_400,
+            help="seconds that a server has for each part of an answer: connection, headers, every "
+            "piece of the file",
+        ),
     ] = 60.0,
 ) -> None:
     """Fetch a data set, verify and unpack it, and say what is there.
@@ -54,6 +60,10 @@ def check_data(
         int, typer.Option(min=16, help="side of the square that a detector will see, in pixels")
     ] = 640,
     num_workers: Annotated[int, typer.Option(min=0, help="processes that decode images")] = 2,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="what data.value_range of the training will be"),
+    ] = None,
 ) -> None:
     """List what is wrong with a data set, and show what is in it.
 
@@ -65,7 +75,9 @@ def check_data(
 
     if output is not None:
         make_folder(output)
-    check = data_check.check_data(dataset, root=root, size=image_size, num_workers=num_workers)
+    check = data_check.check_data(
+        dataset, root=root, size=image_size, num_workers=num_workers, value_range=value_range
+    )
     for line in [*layout_lines(check.descriptor), *data_check.finding_lines(check)]:
         log(line)
     out.print(data_check.summary_table(check))
@@ -75,3 +87,43 @@ def check_data(
         log(f"written to {output / 'index.html'} and {output / 'check.json'}")
     if not check.healthy:
         raise typer.Exit(1)
+
+
+@commands.command("convert")
+def convert_data(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="a descriptor, or a folder of any format"),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="a new or empty folder")],
+    to: Annotated[
+        Literal["coco", "yolo", "voc", "folder", "csv"],
+        typer.Option(help="boxes: coco, yolo or voc; classes of images: folder or csv"),
+    ],
+    link: Annotated[
+        bool, typer.Option("--link/--copy", help="link to the image files, or copy them")
+    ] = False,
+    annotations_only: Annotated[
+        bool, typer.Option("--annotations-only", help="leave the images where they are")
+    ] = False,
+    root: Annotated[Path | None, typer.Option(help="where the images are")] = None,
+    on_bad_image: Annotated[
+        Literal["error", "skip"], typer.Option(help="stop at errors in the data, or leave them out")
+    ] = "error",
+) -> None:
+    """Write a data set in another format; its splits, classes and boxes stay what they are."""
+    from vpt.data.converting import convert
+    from vpt.engine.progress import images_progress
+
+    done = convert(
+        source,
+        folder,
+        to,
+        root=root,
+        images="none" if annotations_only else "link" if link else "copy",
+        skip_bad=on_bad_image == "skip",
+        log=log,
+        progress=lambda total: images_progress(total, err),
+    )
+    counts = ", ".join(f"{name} {count:,}" for name, count in done.images.items())
+    log(f"written to {done.folder} ({counts} images); look at it: vpt data check {done.read_as}")

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vpt.cli.terminal import Device, Weights, err, log, refuse_options
+from vpt.cli.named import data_path, prompt_path, refuse_missing
+from vpt.cli.terminal import Device, Weights, err, log, refuse_options, tell
 
 commands = typer.Typer()
 
@@ -50,13 +51,20 @@ def evaluate(
 
     Boxes are measured as COCO does, each class too.
     """
-    from vpt import runs
-    from vpt.engine.progress import LeftOut
-    from vpt.engine.prompt_file import read_prompt_header
+    from vpt.engine.progress import LeftOut, said_if_slow
     from vpt.engine.run_dir import write_json_atomic
+    from vpt.runs import outputs
 
-    runs.prepare_outputs({"the metrics": output, "the results": results}, [prompt, data, weights])
-    tell = LeftOut(log)
+    prompt = prompt if prompt.suffix.lower() == ".json" else prompt_path(prompt)
+    data = data_path(data)
+    refuse_missing(weights)
+    outputs.prepare_outputs(
+        {"the metrics": output, "the results": results}, [prompt, data, weights]
+    )
+    with said_if_slow("loading torch ...", tell):
+        from vpt import runs
+        from vpt.engine.prompt_file import read_prompt_header
+    left_out = LeftOut(log)
     if prompt.suffix.lower() == ".json":
         of_models = ("device", "batch_size", "num_workers", "weights", "names", "results")
         refuse_options(context, of_models, f"{prompt} holds results, no model")
@@ -67,9 +75,9 @@ def evaluate(
             split=split,
             coco_eval=coco_eval,
             on_bad_image=on_bad_image,
-            log=tell,
+            log=left_out,
         )
-        metrics, details = _of_boxes(boxes)
+        metrics, details, breakdown = _of_boxes(boxes)
     elif read_prompt_header(prompt).task == "detection":
         refuse_options(context, ("names",), f"{prompt} holds a detector")
         boxes = runs.evaluate_detector(
@@ -84,14 +92,13 @@ def evaluate(
             output=results,
             coco_eval=coco_eval,
             on_bad_image=on_bad_image,
-            log=tell,
+            log=left_out,
             console=err,
         )
-        metrics, details = _of_boxes(boxes)
+        metrics, details, breakdown = _of_boxes(boxes)
     else:
         refuse_options(context, ("results", "coco_eval"), f"{prompt} holds no detector")
-        details = {}
-        metrics = runs.evaluate_prompt(
+        metrics, evaluator, measured = runs.measure_prompt(
             prompt,
             data,
             root=root,
@@ -102,25 +109,35 @@ def evaluate(
             weights=weights,
             names=names,
             on_bad_image=on_bad_image,
-            log=tell,
+            log=left_out,
             console=err,
         )
+        breakdown = runs.breakdown_of(evaluator, measured)
+        details = runs.details_of(evaluator, breakdown)
     for name, value in metrics.items():
-        log(f"{name} {value:.4f}")
+        if not name.startswith("AP/"):
+            log(f"{name} {value:.4f}")
+    for line in runs.breakdown_lines(
+        breakdown.values, breakdown.counts, breakdown.confused, measure=breakdown.measure
+    ):
+        log(line)
     if output is not None:
         what = {"prompt": str(prompt), "data": str(data), "split": split}
-        values = {**what, "left_out": tell.lines, "metrics": metrics, **details}
+        values = {**what, "left_out": left_out.lines, "metrics": metrics, **details}
         write_json_atomic(output, values)
     for path in (output, results):
         if path is not None:
             log(f"written to {path}")
 
 
-def _of_boxes(evaluator: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics with 'AP/<class>' of each class that has boxes, and what only a file takes."""
+def _of_boxes(evaluator: Any) -> tuple[dict[str, float], dict[str, Any], Any]:
+    """The metrics with 'AP/<class>' of each class that has boxes, a file's details, a breakdown."""
+    from vpt.runs import breakdown_of_boxes
+
     details = evaluator.details()
     classes = details["AP_per_class"].items()
-    return {
+    metrics = {
         **evaluator.compute(),
         **{f"AP/{name}": value for name, value in classes if value is not None},
-    }, details
+    }
+    return metrics, details, breakdown_of_boxes(evaluator)

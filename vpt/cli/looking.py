@@ -9,17 +9,30 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vpt.cli.terminal import Overrides, PromptPath, log, out
+from vpt.cli.named import prompt_path
+from vpt.cli.terminal import Overrides, PromptPath, err, log, out
 
 commands = typer.Typer()
 
 
 @commands.command()
-def show(prompt: PromptPath) -> None:
+def show(
+    prompt: PromptPath,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="a local file; say whether it holds the weights of the backbone"),
+    ] = None,
+) -> None:
     """Print what a prompt file says about itself, as JSON."""
     from vpt.engine.prompt_file import read_prompt_header
 
-    out.print(read_prompt_header(prompt).model_dump_json(indent=2))
+    path = prompt_path(prompt)
+    out.print(read_prompt_header(path).model_dump_json(indent=2))
+    if weights is not None:
+        from vpt.api import check_weights
+
+        check_weights(path, weights)
+        err.print(f"{weights} holds the weights of the backbone")
 
 
 @commands.command("list")

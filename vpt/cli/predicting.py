@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from vpt.cli.terminal import Device, PromptPath, Weights, err, log, refuse_options
+from vpt.cli.named import prompt_path, refuse_missing
+from vpt.cli.terminal import Device, PromptPath, Weights, err, log, refuse_options, tell
 
 commands = typer.Typer()
 
@@ -20,11 +21,17 @@ def predict(
     context: typer.Context,
     prompt: PromptPath,
     images: Annotated[
-        list[str], typer.Argument(help="files, folders, globs, or - for paths on stdin")
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="files, folders, globs, or - for paths on stdin"),
     ],
     output: Annotated[Path | None, typer.Option(help="file to write; default: stdout")] = None,
     output_format: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
-    top_k: Annotated[int, typer.Option(min=1, help="classes per image in jsonl")] = 5,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="most likely classes of an image to write; default: csv 1, jsonl 5"
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="default: 32; of a detector, 8")
     ] = None,
@@ -56,20 +63,36 @@ def predict(
     pictures: Annotated[
         Path | None, typer.Option(help="of a detector: folder for copies with the boxes drawn")
     ] = None,
+    draw: Annotated[
+        Literal["best", "all"],
+        typer.Option(help="of --pictures: the best box of each object over all classes, or all"),
+    ] = "best",
+    captions: Annotated[
+        Literal["fit", "all", "none"],
+        typer.Option(help="of --pictures: those that hide nothing, all, or none"),
+    ] = "fit",
 ) -> None:
     """Name the class or classes of images, or find boxes in them."""
-    from vpt import runs
-    from vpt.api import load_prompt
-    from vpt.engine.device import choose_device
-    from vpt.engine.progress import images_progress
-    from vpt.engine.prompt_file import read_prompt_header
+    from vpt.engine.progress import images_progress, loading_line, said_if_slow
     from vpt.errors import PromptFileError
+    from vpt.runs import outputs
 
+    prompt = prompt_path(prompt)
     paths = list(find_images(images))
+    refuse_missing(weights)
+    outputs.prepare_outputs({"the rows": output}, [prompt, weights, *paths])
+    with said_if_slow("loading torch ...", tell):
+        from vpt import runs
+        from vpt.api import load_prompt
+        from vpt.engine.device import choose_device
+        from vpt.engine.prompt_file import read_prompt_header
     header = read_prompt_header(prompt)
+    line = loading_line(header.backbone.name, weights, pretrained=header.backbone.pretrained)
     if header.task == "detection":
         of_classes = ("top_k", "probabilities", "classes")
         refuse_options(context, of_classes, f"{prompt} holds a detector")
+        if pictures is None:
+            refuse_options(context, ("draw", "captions"), "no --pictures are drawn")
         unreadable = runs.write_predictions(
             prompt,
             paths,
@@ -77,6 +100,8 @@ def predict(
             output_format=output_format,
             coco=coco,
             pictures=pictures,
+            draw=draw,
+            captions=captions,
             min_score=0.3 if min_score is None else min_score,
             batch_size=batch_size or 8,
             device=device,
@@ -88,20 +113,25 @@ def predict(
                 log(f"written to {path}")
         _tell_unreadable(unreadable, len(paths))
         return
-    refuse_options(context, ("coco", "pictures"), f"{prompt} holds no detector")
+    of_boxes = ("coco", "pictures", "draw", "captions")
+    refuse_options(context, of_boxes, f"{prompt} holds no detector")
     if not header.multi_label:
         reason = f"{prompt} holds neither a detector nor several labels per image"
         refuse_options(context, ("min_score",), reason)
+    elif output_format == "csv":
+        reason = f"{prompt} holds several labels per image, each a row of csv (see --min-score)"
+        refuse_options(context, ("top_k",), reason)
     where = choose_device(device)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     if names is not None and not all(names):
         raise typer.BadParameter("--classes: a name is empty; write e.g. --classes 'a cat,a dog'")
-    model = load_prompt(prompt, weights=weights, class_names=names).to(where)
+    with said_if_slow(line, tell):
+        model = load_prompt(prompt, weights=weights, class_names=names).to(where)
     if model.head is None:
         raise PromptFileError(f"{prompt} holds no head: nothing to predict")
     model.check_probabilities(probabilities)
     unreadable = 0
-    runs.prepare_outputs({"the rows": output}, [prompt, weights, *paths])
+    most = min(top_k or (1 if output_format == "csv" else 5), model.head.num_classes)
     bar = images_progress(len(paths), None if output is None else err)
     with runs.opened(output) as stream, bar as advance:
         rows = runs.predict_images(
@@ -109,11 +139,11 @@ def predict(
             paths,
             device=where,
             batch_size=batch_size or 32,
-            top_k=top_k,
+            top_k=most,
             probabilities=probabilities,
             min_score=0.5 if min_score is None else min_score,
         )
-        for row in runs.write_classes(rows, stream, output_format):
+        for row in runs.write_classes(rows, stream, output_format, top_k=most):
             advance(1)
             unreadable += row.error is not None
     _tell_unreadable(unreadable, len(paths))

@@ -14,6 +14,8 @@ from typing import Any
 import typer
 
 from vpt.cli import benchmarks, comparing, data, evaluating, looking, predicting, training
+from vpt.cli.mistakes import refusal
+from vpt.cli.terminal import complain
 
 app = typer.Typer(
     name="vpt",
@@ -30,7 +32,7 @@ app.add_typer(data.commands, name="data")
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 75
 # Typer carries a click of its own, and names its errors only through their subclass.
-ClickException: type[Exception] = next(
+ClickException: Any = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 
@@ -93,7 +95,10 @@ def _answer(words: Sequence[str], wants_traceback: bool) -> int:
     except VptError as error:
         return _fail(str(error), EXIT_MISTAKE, wants_traceback)
     except ClickException as error:
-        return _fail(_one_line(error), EXIT_MISTAKE, wants_traceback)
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare `vpt` asks what there is
+            typer.echo(error.format_message())
+            return 0
+        return _fail(refusal(error, words), EXIT_MISTAKE, wants_traceback)
     except Interrupted as stop:
         return _fail(str(stop), EXIT_INTERRUPTED, wants_traceback)
     except (KeyboardInterrupt, typer.Abort):
@@ -105,15 +110,11 @@ def _answer(words: Sequence[str], wants_traceback: bool) -> int:
         return _fail(str(error), EXIT_MISTAKE, wants_traceback)
 
 
-def _one_line(error: Any) -> str:
-    return " ".join(error.format_message().split())
-
-
 def _fail(message: str, code: int, wants_traceback: bool) -> int:
     if wants_traceback:
         traceback.print_exc()
     if _is_new(message):
-        sys.stderr.write(f"vpt: {message}\n")
+        complain(message)
     return code
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-out = Console(markup=False, highlight=False, soft_wrap=True)
-err = Console(stderr=True)
+from vpt.console import SafeConsole, escaped
+
+out = SafeConsole(markup=False, highlight=False, soft_wrap=True)
+err = SafeConsole(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
-ConfigPath = Annotated[Path, typer.Argument(help="a YAML file, e.g. configs/vpt_deep_cub.yaml")]
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="a YAML file, e.g. configs/vpt_deep_cub.yaml")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="e.g. optim.lr=5e-4")
 ]
@@ -25,6 +29,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps")]
 def log(line: str) -> None:
     """Print one plain line."""
     out.print(line)
+
+
+def tell(line: str) -> None:
+    """Print one plain line on stderr, beside what a command writes to stdout."""
+    err.print(line)
+
+
+def complain(message: str) -> None:
+    """Print why a command failed, on stderr."""
+    sys.stderr.write(f"vpt: {escaped(message)}\n")
 
 
 def open_mode(*, resume: bool, overwrite: bool) -> Literal["new", "resume", "overwrite"]:

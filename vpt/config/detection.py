@@ -10,13 +10,17 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vpt.config.registered import Registered
 from vpt.config.run import (
+    VALUE_RANGE,
     BackboneConfig,
+    BatchSize,
     BoxTransformConfig,
+    Decay,
     OptimConfig,
-    PositiveInt,
+    Processes,
     PromptConfig,
     RunConfig,
     TrainConfig,
+    ValueRange,
     check_scan,
     check_tuning,
 )
@@ -28,16 +32,28 @@ from vpt.registry import DETECTION_HEADS
 class DetectionDataConfig(Schema):
     """The data set with boxes and how batches are made of it."""
 
-    dataset: Path = Field(description="a descriptor YAML of format coco")
+    dataset: Path = Field(description="a folder of COCO, YOLO or PASCAL VOC boxes, or a descriptor")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
+    value_range: ValueRange | None = VALUE_RANGE
+    val_fraction: Decay | None = Field(
+        None,
+        description="share of the training images that is cut out for validation, by what the "
+        "images hold; null: the data set's own, or 0.2 of a folder without; 0: none",
+    )
+    test_fraction: Decay | None = Field(
+        None, description="likewise for testing; null: the data set's own"
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="another one cuts out other images; the run's seed does not"
+    )
     transform: BoxTransformConfig = Field(
         default_factory=BoxTransformConfig, description="augmentation of training images"
     )
-    batch_size: PositiveInt = Field(description="images per forward pass in training")
-    eval_batch_size: PositiveInt | None = Field(
+    batch_size: BatchSize = Field(description="images per forward pass in training")
+    eval_batch_size: BatchSize | None = Field(
         None, description="images per forward pass in evaluation; null: batch_size"
     )
-    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    num_workers: Processes | Literal["auto"] = Field(
         2,
         description="loader processes; 0: load in the main process; auto: the cores there are less "
         "one, at most 8, shared by the training processes of a machine",

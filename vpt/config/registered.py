@@ -17,6 +17,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from vpt.errors import ConfigError
+from vpt.limits import MAX_METHODS
 from vpt.registry import Registry
 
 
@@ -41,6 +42,8 @@ class Registered:
     def check(self, value: Any) -> Any:
         """The value validated and completed; pydantic's errors for a wrong one."""
         if self.many and isinstance(value, list | tuple) and value:
+            if len(value) > MAX_METHODS:
+                raise ValueError(f"must have at most {MAX_METHODS} members, not {len(value):,}")
             one = Annotated[Any, Registered(self.registry)]
             return TypeAdapter(list[one]).validate_python(list(value))
         options = {"name": value} if isinstance(value, str) else value
@@ -68,7 +71,8 @@ class Registered:
             "oneOf": [{"enum": names}, *(self._entry_json_schema(name, handler) for name in names)]
         }
         if self.many:
-            one["oneOf"].append({"type": "array", "items": {"oneOf": list(one["oneOf"])}})
+            items = {"oneOf": list(one["oneOf"])}
+            one["oneOf"].append({"type": "array", "items": items, "maxItems": MAX_METHODS})
         return one
 
     def _entry_json_schema(self, name: str, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from vpt.config.registered import Registered
-from vpt.config.schema import NamedSchema, Schema
+from vpt.config.schema import AtMost, NamedSchema, Schema
+from vpt.limits import MAX_SIDE
 from vpt.registry import HEADS, PROMPTS
 
 PromptConfig = Annotated[dict[str, Any] | list[dict[str, Any]], Registered(PROMPTS, many=True)]
@@ -29,6 +30,14 @@ def _check_scale(value: tuple[float, float]) -> tuple[float, float]:
 def _check_ratio(value: tuple[float, float]) -> tuple[float, float]:
     if not _is_range(*value):
         raise ValueError("must be [low, high] with 0 < low <= high")
+    if value[0] < 0.01:
+        raise ValueError("must be [low, high] with low of at least 0.01")
+    return value
+
+
+def _check_value_range(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError("must be [low, high] with low < high")
     return value
 
 
@@ -51,11 +60,30 @@ def _check_device(value: str) -> str:
     return value
 
 
-Positive = Annotated[float, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+_NO_USE = "no training has a use for more"
+_PIXELS = "a larger image would take gigabytes"
+
+Positive = Annotated[float, Field(gt=0), AtMost(1e6, _NO_USE)]
+NotNegative = Annotated[float, Field(ge=0), AtMost(1e6, _NO_USE)]
+Count = Annotated[int, Field(gt=0), AtMost(10**9, _NO_USE)]
+Pixels = Annotated[int, Field(gt=0), AtMost(MAX_SIDE, _PIXELS)]
+BatchSize = Annotated[
+    int, Field(gt=0), AtMost(65_536, "a batch is held in memory as a whole; use accumulation")
+]
+Processes = Annotated[int, Field(ge=0), AtMost(256, "each one is a process with its own memory")]
+Gigabytes = Annotated[float, Field(gt=0), AtMost(1e6, "that is a petabyte")]
 Share = Annotated[float, Field(ge=0, le=1)]
+End = Annotated[float, Field(le=100)]  # of a range
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+ValueRange = Annotated[tuple[float, float], AfterValidator(_check_value_range)]
+VALUE_RANGE = Field(
+    None,
+    description="[low, high]: the values of images of more than 8 bits that become 0 and 255, e.g. "
+    "[0, 4095] of a 12-bit camera that writes 16-bit files; kept in the prompt file; null: the "
+    "whole range that the file's kind has",
+)
 
 
 class BackboneConfig(NamedSchema):
@@ -71,8 +99,15 @@ class BackboneConfig(NamedSchema):
         description="a local safetensors file in the backbone's own tensor names, instead of a "
         "download",
     )
-    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+    image_size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="input side, or [height, width], in pixels; null: the backbone's own"
+    )
+    pool: str | None = Field(
+        None,
+        max_length=100,
+        description="what the feature is made of: token (the class token), avg, avgmax or max of "
+        "the patch tokens, or map where the model has an attention pooling; null: as timm or "
+        "open_clip do it for this model",
     )
 
 
@@ -95,15 +130,13 @@ class TransformConfig(NamedSchema):
         description="random_resized_crop; resize_crop: short side to `resize`, then a random crop "
         "of the input size; none: the evaluation transform",
     )
-    scale: Annotated[tuple[float, float], AfterValidator(_check_scale)] = Field(
+    scale: Annotated[tuple[End, End], AfterValidator(_check_scale)] = Field(
         (0.35, 1.0), description="random_resized_crop: range of the crop's share of the area"
     )
-    ratio: Annotated[tuple[float, float], AfterValidator(_check_ratio)] = Field(
+    ratio: Annotated[tuple[End, End], AfterValidator(_check_ratio)] = Field(
         (0.75, 1.3333), description="random_resized_crop: range of the crop's width / height"
     )
-    resize: PositiveInt = Field(
-        256, description="resize_crop: short side in pixels before the crop"
-    )
+    resize: Pixels = Field(256, description="resize_crop: short side in pixels before the crop")
     hflip: Share = Field(0.5, description="probability of a left-right flip")
     rotate: Annotated[float, Field(ge=0, le=180)] = Field(
         0.0, description="largest rotation to either side, in degrees"
@@ -142,7 +175,7 @@ class BoxTransformConfig(NamedSchema):
         "jitter",
         description="jitter: scale, crop, flip and colours at random; none: only the letterbox",
     )
-    scale: Annotated[tuple[float, float], AfterValidator(_check_ratio)] = Field(
+    scale: Annotated[tuple[End, End], AfterValidator(_check_ratio)] = Field(
         (0.5, 2.0),
         description="range of the size relative to the letterboxed one; above 1 a random part is "
         "seen, below 1 the image fills less of the square",
@@ -164,25 +197,41 @@ class DataConfig(Schema):
 
     dataset: Path = Field(description="a descriptor YAML, or a folder of images by class")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
+    val_fraction: Decay | None = Field(
+        None,
+        description="share of the training images that is cut out for validation, by what the "
+        "images hold; null: the data set's own, or 0.2 of a folder without; 0: none",
+    )
+    test_fraction: Decay | None = Field(
+        None,
+        description="likewise for testing; null: the data set's own, or 0.2 of a folder of class "
+        "folders without splits",
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0,
+        description="another one cuts out other images; the run's seed does not, so no image that "
+        "was tested on is ever learned from",
+    )
     preprocess: Literal["backbone", "imagenet", "squash"] = Field(
         "backbone",
         description="of all images: the backbone's own; or the paper's (ImageNet's mean and std, "
         "bilinear): imagenet for FGVC, short side to size / 0.875, cropped; squash for VTAB-1k, "
         "both sides to the size",
     )
+    value_range: ValueRange | None = VALUE_RANGE
     transform: TransformConfig = Field(
         default_factory=TransformConfig, description="augmentation of training images"
     )
     mix: MixConfig = Field(
         default_factory=MixConfig, description="mixup and CutMix of training images"
     )
-    batch_size: PositiveInt = Field(
+    batch_size: BatchSize = Field(
         description="images per batch in training; several processes share each batch out"
     )
-    eval_batch_size: PositiveInt | None = Field(
+    eval_batch_size: BatchSize | None = Field(
         None, description="images per forward pass in evaluation; null: batch_size"
     )
-    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    num_workers: Processes | Literal["auto"] = Field(
         2,
         description="loader processes; 0: load in the main process; auto: the cores there are less "
         "one, at most 8, shared by the training processes of a machine",
@@ -191,7 +240,7 @@ class DataConfig(Schema):
         "error", description="an unreadable image stops the run, or is left out"
     )
     scan: bool = Field(True, description="decode every image once before training starts")
-    shots: PositiveInt | None = Field(
+    shots: Count | None = Field(
         None, description="training images per class, drawn by the seed; null: all"
     )
     sampling: Literal["hash", "coop"] = Field(
@@ -224,7 +273,7 @@ class DataConfig(Schema):
         "first prompted or tuned block) for the next epoch, bit for bit; auto: where that is "
         "possible; memory: or refuse",
     )
-    cache_gb: Positive = Field(4.0, description="most gigabytes of memory for the cache")
+    cache_gb: Gigabytes = Field(4.0, description="most gigabytes of memory for the cache")
     decoded: Literal["none", "auto", "disk"] = Field(
         "none",
         description="keep decoded training and validation images on the disk, bit for bit, as far "
@@ -236,9 +285,15 @@ class DataConfig(Schema):
         description="folder of decoded images, for all runs; null: decoded in $VPT_CACHE, or else "
         "in ~/.cache/vpt",
     )
-    decoded_gb: Positive = Field(
+    decoded_gb: Gigabytes = Field(
         10.0, description="most gigabytes in that folder; those used longest ago go first"
     )
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> DataConfig:
+        if (self.val_fraction or 0) + (self.test_fraction or 0) >= 1:
+            raise ValueError("val_fraction and test_fraction leave no image for training")
+        return self
 
     @model_validator(mode="after")
     def _check_choice(self) -> DataConfig:
@@ -290,7 +345,7 @@ class OptimConfig(NamedSchema):
     clip_grad_norm: Positive | None = Field(
         None, description="largest norm of the whole gradient; null: no clipping"
     )
-    accumulation: PositiveInt = Field(1, description="batches per optimiser step")
+    accumulation: Count = Field(1, description="batches per optimiser step")
 
     @model_validator(mode="after")
     def _check_rates(self) -> OptimConfig:
@@ -332,8 +387,8 @@ class LossConfig(Schema):
 class TrainConfig(Schema):
     """How long, where and how carefully to train."""
 
-    epochs: PositiveInt = Field(description="passes over the training images")
-    max_steps: PositiveInt | None = Field(None, description="stop after so many optimiser steps")
+    epochs: Count = Field(description="passes over the training images")
+    max_steps: Count | None = Field(None, description="stop after so many optimiser steps")
     max_hours: Positive | None = Field(None, description="stop after so many hours")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="arithmetic of forward and backward; trained tensors stay fp32"
@@ -341,10 +396,10 @@ class TrainConfig(Schema):
     device: Annotated[str, AfterValidator(_check_device)] = Field(
         "auto", description="auto, cpu, cuda, cuda:<n> or mps; auto: the best there is"
     )
-    evaluate_every: PositiveInt = Field(
+    evaluate_every: Count = Field(
         1, description="epochs from one validation to the next; the end is always validated"
     )
-    early_stopping: PositiveInt | None = Field(
+    early_stopping: Count | None = Field(
         None, description="stop after so many epochs without a better validation metric"
     )
     select: (
@@ -352,16 +407,20 @@ class TrainConfig(Schema):
     ) = Field(
         None,
         description="validation metric that picks the best epoch; last: the last one, unpicked; "
-        "null: top1, of multi-label data mAP",
+        "null: top1, of multi-label data mAP; ties go to the lower validation loss",
     )
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints within an epoch"
     )
-    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(
-        3, description="newest checkpoints kept; at least one to fall back to"
+    keep_checkpoints: Annotated[
+        int, Field(ge=2), AtMost(10_000, "the disk would be full of them")
+    ] = Field(3, description="newest checkpoints kept; at least one to fall back to")
+    log_every: Count = Field(20, description="optimiser steps between logged training values")
+    init_from: Path | None = Field(
+        None,
+        description="a prompt file to start from; classes that it shares with the data keep their "
+        "rows of the head, by name",
     )
-    log_every: PositiveInt = Field(20, description="optimiser steps between logged training values")
-    init_from: Path | None = Field(None, description="a prompt file to start from")
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
         "none",
         description="torch.compile of the backbone with its prompts: default; reduce-overhead and "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import (
@@ -12,11 +14,12 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from vpt.config.registered import Registered
 from vpt.config.yaml_text import show_value
@@ -41,6 +44,40 @@ def _relax_containers(node: Any) -> None:
                 _relax_containers(child)
 
 
+@dataclass(frozen=True)
+class AtMost:
+    """The largest allowed value of a number, and why: `Annotated[int, AtMost(256, "...")]`."""
+
+    limit: float
+    reason: str
+
+    def check(self, value: Any) -> Any:
+        """The value; ValueError where it is larger."""
+        if value > self.limit:
+            raise ValueError(f"must be at most {self.limit:,}: {self.reason}")
+        return value
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "maximum": self.limit}
+
+
+LONGEST_PATH, LONGEST_TEXT = 4_096, 10_000
+
+
+def _check_text(value: str, *, most: int) -> None:
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character, which ends a name for the system")
+    if len(value) > most:
+        raise ValueError(f"must have at most {most:,} characters, not {len(value):,}")
+
+
 class Schema(BaseModel):
     """Base of every configuration section: closed, frozen, finite, nothing coerced.
 
@@ -57,6 +94,26 @@ class Schema(BaseModel):
         schema = handler(source)
         _relax_containers(schema)
         return schema
+
+    @field_validator("*")
+    @classmethod
+    def _check_names(cls, value: Any) -> Any:
+        """Refuse text that no file can be named by; see also `AtMost` for numbers."""
+        if isinstance(value, PurePath):
+            _check_path(value)
+        elif isinstance(value, str):
+            _check_text(value, most=LONGEST_TEXT)
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], str | PurePath):
+            for each in value:
+                _check_text(str(each), most=LONGEST_TEXT)
+        return value
+
+
+def _check_path(path: PurePath) -> None:
+    _check_text(str(path), most=LONGEST_PATH)
+    for part in path.parts:
+        if len(part.encode(errors="surrogateescape")) > 255:
+            raise ValueError("must have at most 255 bytes between two slashes")
 
 
 class NamedSchema(Schema):
@@ -183,9 +240,15 @@ def _rule(detail: ErrorDetails) -> str:
     return f"value {show_value(value)} is not allowed: {rule}"
 
 
+_OF_DATA = ("num_classes", "classes", "nb_classes", "n_classes", "class_names")
+"""Keys that other programs have for what the data set says here."""
+
+
 def _unknown_key(
     key: tuple[str, ...], tree: list[tuple[str, ...]], values: Mapping[str, Any]
 ) -> str:
+    if key[-1] in _OF_DATA:
+        return "unknown key: the classes are those of the data set, data.dataset; leave it out"
     near = _nearest_keys(key, tree, values)
     if near:
         return f"unknown key; did you mean {' or '.join(repr('.'.join(path)) for path in near)}?"
@@ -237,6 +300,11 @@ def _edit_distance(first: str, second: str) -> int:
             row.append(cost)
         before, previous = previous, row
     return previous[-1]
+
+
+def key_names(schema: type[BaseModel]) -> list[str]:
+    """The dotted keys that a schema knows, without those that a registered method decides."""
+    return [".".join(path) for path in _keys(schema, {})]
 
 
 def _keys(schema: type[BaseModel], values: Any) -> Iterator[tuple[str, ...]]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
+from yaml.composer import Composer  # type: ignore[import-untyped]
+from yaml.constructor import SafeConstructor  # type: ignore[import-untyped]
+from yaml.reader import Reader  # type: ignore[import-untyped]
+from yaml.resolver import Resolver  # type: ignore[import-untyped]
 
 from vpt.errors import ConfigError
+from vpt.storage.whole_file import open_regular
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 200_000
@@ -34,39 +38,49 @@ _RESOLVERS = [
 _OVERRIDE_KEY = re.compile(r"[A-Za-z][\w-]*(\.[\w-]+)*")
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+if yaml.__with_libyaml__:
+    from yaml.cyaml import CParser as _Parser  # type: ignore[import-untyped]
+else:  # the same events, thirty times as slow
+    from yaml import SafeLoader as _Parser
+
+
+class _Loader(Composer, _Parser, SafeConstructor, Resolver):  # type: ignore[misc]
     """YAML as configurations use it: plain values, unique text keys, bounded size."""
 
     yaml_implicit_resolvers = {None: _RESOLVERS}  # noqa: RUF012 - PyYAML's own interface
 
-    def __init__(self, text: str):
-        super().__init__(text)
+    def __init__(self, text: str, *, any_keys: bool = False):
+        _Parser.__init__(self, text)
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
+        self._any_keys = any_keys
         self._depth = 0
         self._sizes: dict[int, int] = {}  # by id of the node, aliases counted as often as used
 
-    def fetch_tag(self) -> None:
-        raise _refusal("tags such as !!python/object are not allowed; write a plain value", self)
-
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         self._depth += 1
+        event = self.peek_event()
         if self._depth > MAX_DEPTH:
-            raise _refusal(f"nested deeper than {MAX_DEPTH} levels; flatten it", self)
-        is_alias = self.check_event(yaml.AliasEvent)
+            raise _refusal(f"nested deeper than {MAX_DEPTH} levels; flatten it", event)
+        if getattr(event, "tag", None) is not None:
+            problem = "tags such as !!python/object are not allowed; write a plain value"
+            raise _refusal(problem, event)
+        is_alias = isinstance(event, yaml.AliasEvent)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and id(node) not in self._sizes:  # its own node is still being composed
             raise _refusal("an alias refers to itself; write the value", node)
         if not is_alias:
-            _check_node(node)
+            _check_node(node, any_keys=self._any_keys)
             self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
         if self._sizes[id(node)] > MAX_VALUES:
             raise _refusal(f"expands to more than {MAX_VALUES} values; shorten it", node)
         return node
 
 
-def _refusal(problem: str, place: yaml.Node | _Loader) -> yaml.MarkedYAMLError:
-    mark = place.get_mark() if isinstance(place, _Loader) else place.start_mark
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+def _refusal(problem: str, place: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:
@@ -77,11 +91,19 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
         yield from node.value
 
 
-def _check_node(node: yaml.Node) -> None:
+def _check_node(node: yaml.Node, *, any_keys: bool) -> None:
     if isinstance(node, yaml.MappingNode):
+        if any_keys:
+            _keys_as_text(node)
         _check_keys(node)
     elif isinstance(node, yaml.ScalarNode):
         _check_text(node)
+
+
+def _keys_as_text(node: yaml.Node) -> None:
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            key.tag = "tag:yaml.org,2002:str"
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
@@ -109,6 +131,15 @@ def _check_text(node: yaml.ScalarNode) -> None:
         raise _refusal("a lone surrogate is no character; write valid Unicode", node)
 
 
+def load_foreign_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of another tool: as `load_yaml`, with keys of any kind as text.
+
+    Raises:
+        ConfigError: see `load_yaml`.
+    """
+    return _mapping(_parse(_read_text(path), str(path), any_keys=True), str(path))
+
+
 def load_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, with `key=value` overrides merged over it.
 
@@ -120,23 +151,26 @@ def load_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ConfigError: unreadable, not UTF-8, not a mapping, a duplicate key, a tag, an
             interpolation, or a malformed override; one line with file and line number.
     """
-    source = str(path)
-    values = _parse(_read_text(path), source)
+    values = _mapping(_parse(_read_text(path), str(path)), str(path))
+    return _merge(values, overrides) if overrides else values
+
+
+def _mapping(values: Any, source: str) -> dict[str, Any]:
     if values is None:
         raise ConfigError(f"{source}: is empty; write lines of 'key: value'")
     if not isinstance(values, dict):
         kind = "a list" if isinstance(values, list) else "a single value"
         raise ConfigError(f"{source}: line 1: is {kind}, not a mapping; write 'key: value' lines")
-    return _merge(values, overrides) if overrides else values
+    return values
 
 
 def _read_text(path: Path) -> str:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise ConfigError(f"{path}: is not a file; name a YAML file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.EINVAL, errno.EISDIR):
+            raise ConfigError(f"{path}: is not a file; name a YAML file") from error
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read: {reason}; name a readable YAML file") from error
     if len(data) > MAX_BYTES:
@@ -148,37 +182,73 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: line {line}: is not UTF-8; save it as UTF-8") from error
 
 
-def _parse(text: str, source: str) -> Any:
+def _parse(text: str, source: str, *, any_keys: bool = False) -> Any:
+    if strange := Reader.NON_PRINTABLE.search(text):
+        number = text.count("\n", 0, strange.start()) + 1
+        raise ConfigError(
+            f"{source}: line {number}: character {ord(strange[0]):#x} is not allowed; remove it"
+        )
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, any_keys=any_keys)
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         problem = " ".join(f"{error.context or ''} {error.problem or ''}".split())
-        hint = "; indent with spaces" if r"\t" in problem else ""
+        hint = "; indent with spaces" if mark and _has_tab_indent(text, mark.line) else ""
         raise ConfigError(f"{source}: {line}{problem}{hint}") from error
-    except yaml.reader.ReaderError as error:
-        number = text.count("\n", 0, error.position) + 1
-        raise ConfigError(
-            f"{source}: line {number}: character {error.character:#x} is not allowed; remove it"
-        ) from error
+
+
+def _has_tab_indent(text: str, line: int) -> bool:
+    lines = text.splitlines()
+    start = lines[line] if line < len(lines) else ""
+    return "\t" in start[: len(start) - len(start.lstrip())]
 
 
 def _merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    config = OmegaConf.create(values)
+    _refuse_blanks(overrides)
     for override in overrides:
         key, value = _parse_override(override)
         try:
-            _open_sections(config, key)
-            OmegaConf.update(config, key, value, merge=False)
-        except (OmegaConfBaseException, ValueError, LookupError) as error:
+            values = _replaced(values, key.split("."), value)
+        except LookupError as error:
             raise ConfigError(
                 f"override {show_value(override)}: '{key}' leads into a list; name a position that "
                 "it has, from 0"
             ) from error
-    merged: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
-    return merged
+    return values
+
+
+def _replaced(node: Any, steps: Sequence[str], value: Any) -> Any:
+    """A copy of plain values with another one at the end of the steps.
+
+    What is no section on the way is made one, where a bare name keeps its meaning.
+
+    Raises:
+        LookupError: a step is no position of a list.
+    """
+    if not steps:
+        return value
+    step, *rest = steps
+    if isinstance(node, list):
+        if not step.isdecimal() or int(step) >= len(node):
+            raise LookupError(step)
+        place = int(step)
+        return [*node[:place], _replaced(node[place], rest, value), *node[place + 1 :]]
+    if not isinstance(node, dict):
+        node = {"name": node} if isinstance(node, str) else {}
+    return {**node, step: _replaced(node.get(step), rest, value)}
+
+
+def _refuse_blanks(overrides: Sequence[str]) -> None:
+    """Refuse `key = value`, which a shell hands on as several words unless it is quoted."""
+    text = " ".join(overrides)
+    broken = re.search(r"([\w.-]+)( = ?|= )(\S+)|([\w.-]+) =(\S+)", text)
+    if broken is not None and (len(overrides) > 1 or broken[2] == " = "):
+        key, value = broken[1] or broken[4], broken[3] or broken[5]
+        raise ConfigError(
+            f"override {show_value(broken[0])}: no blanks may stand around '='; write {key}={value}"
+        )
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -190,21 +260,12 @@ def _parse_override(override: str) -> tuple[str, Any]:
         raise ConfigError(
             f"{source}: {show_value(key)} is not a dotted key; write e.g. optim.lr=0.1"
         )
+    if key.count(".") >= MAX_DEPTH:
+        raise ConfigError(f"{source}: leads deeper than {MAX_DEPTH} levels; shorten the key")
     value = _parse(text, source)
     if value is None and text.strip().lower() not in ("null", "~"):
         raise ConfigError(f"{source}: has no value; write {key}=null for none, or quote the value")
     return key, value
-
-
-def _open_sections(config: DictConfig, key: str) -> None:
-    """Make every section on the way to `key` a mapping; a bare name keeps its meaning."""
-    steps = key.split(".")
-    for count in range(1, len(steps)):
-        section = ".".join(steps[:count])
-        current = OmegaConf.select(config, section)
-        if not OmegaConf.is_config(current):
-            opened = {"name": current} if isinstance(current, str) else {}
-            OmegaConf.update(config, section, opened, merge=False)
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]

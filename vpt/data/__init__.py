@@ -1,74 +1,82 @@
 """Data sets: descriptors, readers, transforms, sampling and loading."""
 
-from vpt.data.boxes import (
-    BoxTransform,
-    LetterboxedImage,
-    box_evaluation_transform,
-    box_training_transform,
-)
-from vpt.data.decoded import (
-    DecodedDataset,
-    DecodedImages,
-    build_decoded,
-    decoded_path,
-    decoded_sizes,
-    find_decoded,
-    make_room,
-)
-from vpt.data.descriptor import Cut, Descriptor, TextNames
-from vpt.data.detection import (
-    LEFT_OUT,
-    DetectionSample,
-    DetectionSplit,
-    DetectionSplits,
-    Finding,
-    boxes_hash,
-    check_findings,
-    to_coco_dict,
-    told,
-)
-from vpt.data.detection_loader import (
-    DetectionDataset,
-    collate_detection,
-    make_detection_loader,
-)
-from vpt.data.images import read_image
-from vpt.data.layouts import load_descriptor
-from vpt.data.loader import (
-    BatchLoader,
-    ImageDataset,
-    collate,
-    each_of,
-    load_sample,
-    make_loader,
-    targets_of,
-)
-from vpt.data.mixing import NO_MIXING, Mixing, mix
-from vpt.data.readers.parts import check_classes
-from vpt.data.reading import read_splits
-from vpt.data.reading_boxes import read_detection
-from vpt.data.recognising import layout_lines
-from vpt.data.sampling import (
-    EpochBatches,
-    coop_few_shot,
-    few_shot,
-    holdout,
-    restrict_classes,
-    share_of,
-    with_val_in_train,
-)
-from vpt.data.scans import BadImage, ScanMemory, drop_bad, scan_images
-from vpt.data.scenes import SceneSettings, write_scenes
-from vpt.data.selections import apply_selection
-from vpt.data.splits import Sample, Split, Splits
-from vpt.data.transforms import (
-    Normalise,
-    Transform,
-    create_transform,
-    evaluation_transform,
-    training_transform,
-)
-from vpt.data.workers import Workers, usable_cores, worker_count
+from typing import TYPE_CHECKING
+
+from vpt.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from vpt.data.boxes import (
+        BoxTransform,
+        LetterboxedImage,
+        box_evaluation_transform,
+        box_training_transform,
+    )
+    from vpt.data.decoded import (
+        DecodedDataset,
+        DecodedImages,
+        build_decoded,
+        decoded_path,
+        decoded_sizes,
+        find_decoded,
+        make_room,
+    )
+    from vpt.data.depth import depth_warning
+    from vpt.data.descriptor import Cut, Descriptor, TextNames
+    from vpt.data.detection import (
+        LEFT_OUT,
+        DetectionSample,
+        DetectionSplit,
+        DetectionSplits,
+        Finding,
+        boxes_hash,
+        check_findings,
+        to_coco_dict,
+        told,
+    )
+    from vpt.data.detection_loader import (
+        DetectionDataset,
+        collate_detection,
+        make_detection_loader,
+    )
+    from vpt.data.images import read_image
+    from vpt.data.layouts import load_descriptor
+    from vpt.data.loader import (
+        BatchLoader,
+        ImageDataset,
+        collate,
+        each_of,
+        load_sample,
+        make_loader,
+        targets_of,
+    )
+    from vpt.data.mixing import NO_MIXING, Mixing, mix
+    from vpt.data.readers.parts import check_classes
+    from vpt.data.reading import read_splits
+    from vpt.data.reading_boxes import read_detection
+    from vpt.data.recognising import layout_lines
+    from vpt.data.sampling import (
+        EpochBatches,
+        coop_few_shot,
+        few_shot,
+        holdout,
+        restrict_classes,
+        share_of,
+        with_val_in_train,
+    )
+    from vpt.data.scans import BadImage, ScanMemory, drop_bad, scan_images
+    from vpt.data.scenes import SceneSettings, write_scenes
+    from vpt.data.selections import apply_selection
+    from vpt.data.splits import Sample, Split, Splits
+    from vpt.data.transforms import (
+        Normalise,
+        Transform,
+        create_transform,
+        evaluation_transform,
+        training_transform,
+    )
+    from vpt.data.workers import Workers, usable_cores, worker_count
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "LEFT_OUT",
@@ -111,6 +119,7 @@ __all__ = [
     "create_transform",
     "decoded_path",
     "decoded_sizes",
+    "depth_warning",
     "drop_bad",
     "each_of",
     "evaluation_transform",

@@ -40,7 +40,8 @@ class BoxUnits(Schema):
     @property
     def written(self) -> str:
         """As a descriptor has it."""
-        return f"{{layout: {self.layout}, scale: {self.scale}}}"
+        scale = "" if self.scale == "pixels" else f", scale: {self.scale}"
+        return f"{{layout: {self.layout}{scale}}}"
 
     def __hash__(self) -> int:
         return hash((self.layout, self.scale))
@@ -62,10 +63,11 @@ _SCALES: dict[BoxScale, tuple[float, str]] = {
 COCO_UNITS = BoxUnits()
 
 _SHARE_ODD = 0.05  # so many boxes may be odd in any file
-_LOOKED_AT = 20_000  # boxes, evenly spread
 _OVER_PIXELS, _OVER_SIDE = 1.0, 0.05  # what may lie over the edge: rounding and haste
+_OVER_SHARE, _FEWEST_SHARES = 0.01, 5
 _AREA_OVER_BOX = 1.1  # an outline lies in its box, but for rounding
 _SAME_AREA, _SAME_FEW_AREAS = 2e-3, 1e-6  # relative; of fewer than three boxes a coincidence counts
+_ROUNDED_FROM = 10  # boxes, before areas count that are the boxes' but for a pixel
 _DOUBT_FROM = 20  # boxes, before their mere position raises a doubt
 
 
@@ -86,8 +88,11 @@ class ForeignUnits:
 
     @property
     def names(self) -> str:
-        """The units in words."""
-        return ", or ".join(map(str, self.units)) or "of no unit known here"
+        """The units in words, of one scale as all of them are."""
+        if not self.units:
+            return "boxes of no one unit that is known here"
+        layouts = " or ".join(_LAYOUTS[each.layout] for each in self.units)
+        return f"{layouts} in {_SCALES[self.units[0].scale][1]}"
 
 
 def xywh_pixels(boxes: Floats, sizes: Floats, units: BoxUnits) -> Floats:
@@ -146,9 +151,40 @@ def find_foreign_units(
     places = np.flatnonzero(usable)
     if len(places) == 0:
         return None
-    places = places[:: -(-len(places) // _LOOKED_AT)]
     seen = _Seen(boxes[places], sizes[places], areas[places])
     return seen.in_shares() or seen.by_area() or seen.by_edges() or seen.doubt()
+
+
+def find_other_layout(boxes: Floats, units: BoxUnits) -> tuple[BoxUnits, int] | None:
+    """What boxes in shares look like where many reach out of their images, and how many do.
+
+    Args:
+        boxes: (K, 4) as written, finite.
+        units: that their format has, in shares.
+
+    Returns:
+        None: fewer than five boxes, or nothing speaks against these units, or for others.
+    """
+    if len(boxes) < _FEWEST_SHARES:
+        return None
+    wrong = int((~_fits_shares(boxes, units.layout)).sum())
+    if not _many(wrong, len(boxes)):
+        return None
+    others: tuple[BoxLayout, ...] = ("xyxy", "xywh", "yxyx")
+    counts = {layout: int(_fits_shares(boxes, layout).sum()) for layout in others}
+    layout = max(counts, key=lambda each: counts[each])
+    if not _most(counts[layout], len(boxes)):
+        return None
+    return BoxUnits(layout=layout, scale=units.scale), wrong
+
+
+def _fits_shares(boxes: Floats, layout: BoxLayout) -> Bools:
+    """(K,): boxes that have sides and lie in 0..1, but for haste."""
+    xywh = as_xywh(boxes, layout)
+    sides = xywh[:, 2:]
+    over = np.maximum(-xywh[:, :2], xywh[:, :2] + sides - 1)
+    inside = (over <= _OVER_SHARE + _OVER_SIDE * np.abs(sides)).all(axis=1)
+    return np.asarray(inside & (sides > 0).all(axis=1))
 
 
 def _most(count: int, total: int) -> bool:
@@ -181,12 +217,15 @@ class _Seen:
         """Boxes within the first pixel of their images are shares."""
         in_pixel = ((self.boxes >= -1e-3) & (self.boxes <= 1.001)).all(axis=1)
         in_pixel &= self.sizes.min(axis=1) > 2
-        if not _most(int(in_pixel.sum()), len(self)) or not in_pixel.any():
+        count = int(in_pixel.sum())
+        if count == 0 or not _many(count, len(self)):
             return None
+        if not _most(count, len(self)):
+            evidence = f"{count:,} of {len(self):,} boxes lie within 0..1, the others do not"
+            return ForeignUnits((), evidence)
         shares = _Seen(self.boxes[in_pixel], self.sizes[in_pixel], self.areas[in_pixel])
         fits = {units: int(shares.fits(units).sum()) for units in _of_scale("share")}
-        count = f"{int(in_pixel.sum()):,} of {len(self):,}"
-        return ForeignUnits(_best(fits), f"{count} boxes lie within 0..1")
+        return ForeignUnits(_best(fits), f"{count:,} of {len(self):,} boxes lie within 0..1")
 
     def by_area(self) -> ForeignUnits | None:
         """Areas that are not those of COCO's boxes, and exactly those of other units."""
@@ -196,8 +235,10 @@ class _Seen:
             return None
         tolerance = _SAME_AREA if count >= 3 else _SAME_FEW_AREAS
         hits: dict[BoxUnits, int] = {}
-        for units in _FOREIGN:
+        for units in FOREIGN_UNITS:
             same = int((other & self._has_area_of(units, tolerance)).sum())
+            if units.scale == "pixels" and count >= _ROUNDED_FROM:
+                same = max(same, int((other & self._has_rounded_area_of(units)).sum()))
             fitting = int(self.fits(units).sum())
             if same and _most(same, count) and _most(fitting, len(self)):
                 hits[units] = same + fitting
@@ -216,14 +257,19 @@ class _Seen:
 
     def by_edges(self) -> ForeignUnits | None:
         """Boxes that reach out of their images, and do not in other units."""
-        wrong = ~self.fits(COCO_UNITS)
-        if not _many(int(wrong.sum()), len(self)):
-            return None
-        fits = {units: int(self.fits(units).sum()) for units in _FOREIGN}
-        fits = {units: count for units, count in fits.items() if _most(count, len(self)) and count}
+        wrong = int((~self.fits(COCO_UNITS)).sum())
+        # A hasty box reaches over the edge, but none begins beyond it; and thousandths are a scale
+        # in which nearly any box has room.
+        beyond = int((self.boxes[:, :2] >= self.sizes[:, ::-1]).any(axis=1).sum())
+        fits: dict[BoxUnits, int] = {}
+        for units in FOREIGN_UNITS:
+            count = int(self.fits(units).sum())
+            contradicting = wrong if units.scale == "pixels" else beyond
+            if count and _most(count, len(self)) and _many(contradicting, len(self)):
+                fits[units] = count
         if not fits:
             return None
-        evidence = f"{int(wrong.sum()):,} of {len(self):,} boxes reach out of their images"
+        evidence = f"{wrong:,} of {len(self):,} boxes reach out of their images"
         return ForeignUnits(_best(fits), f"{evidence} as [x, y, width, height] in pixels")
 
     def doubt(self) -> ForeignUnits | None:
@@ -258,7 +304,15 @@ class _Seen:
         """(K,): an object's area is at most its box's."""
         areas = xywh_pixels(self.boxes, self.sizes, units)[:, 2:].prod(axis=1)
         within = self.areas <= _AREA_OVER_BOX * areas + 1
+        if units.scale == "pixels":
+            within |= self._has_rounded_area_of(units)
         return np.asarray(within | self._has_area_of(units, 1e-2))
+
+    def _has_rounded_area_of(self, units: BoxUnits) -> Bools:
+        """(K,): areas of the boxes before rounding, or of corners that both belong to the box."""
+        sides = as_xywh(self.boxes, units.layout)[:, 2:]
+        slack = np.abs(sides).sum(axis=1) + 1.5
+        return np.asarray(np.abs(self.areas - sides.prod(axis=1)) <= slack)
 
     def _has_area_of(self, units: BoxUnits, tolerance: float) -> Bools:
         """(K,): areas that are the boxes', in pixels or in the units themselves."""
@@ -277,7 +331,7 @@ def _of_scale(scale: BoxScale) -> tuple[BoxUnits, ...]:
     return tuple(BoxUnits(layout=layout, scale=scale) for layout in layouts)
 
 
-_FOREIGN = tuple(
+FOREIGN_UNITS = tuple(
     units
     for scale in _SCALES
     if scale != "share"

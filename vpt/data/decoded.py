@@ -74,7 +74,9 @@ class DecodedDataset(ImageDataset):
             seed: of the run.
             decoded: by position in the split.
         """
-        super().__init__(split, transform.pixels, seed)
+        super().__init__(
+            split, transform.pixels, seed, value_range=transform.preprocess.value_range
+        )
         self._finish, self._decoded = transform.finish, decoded
 
     def seen(self, index: int, seed: int) -> Tensor:
@@ -283,7 +285,8 @@ class _Written(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[tuple[int, int], int] | DataError | OSError:
         sample = self._split.samples[index]
         try:
-            pixels = self._transform.settle(load_sample(self._split, sample))
+            scaled = self._transform.preprocess.value_range
+            pixels = self._transform.settle(load_sample(self._split, sample, scaled))
             return (pixels.shape[0], pixels.shape[1]), self._writer.write(index, pixels)
         except DataError as error:
             return DataError(str(error))

@@ -16,6 +16,7 @@ from vpt.data.published import PublishedFile
 Format = Literal[
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "parquet",
     "path_list",
@@ -32,25 +33,42 @@ Format = Literal[
     "split_zhou",
     "imagenet",
     "coco",
+    "voc",
+    "yolo",
+    "hf_objects",
 ]
 
-BOX_FORMATS: tuple[Format, ...] = ("coco",)
+BOX_FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "hf_objects")
 """Formats of images with boxes; all others have classes of whole images."""
 
 
 class Cut(Schema):
-    """A part cut out of another: stratified by class, the same images for the same seed."""
+    """A part cut out of another: stratified by class, the same images for the same seed.
+
+    By name: test is cut out of train first, val out of the rest. By content, which keeps copies
+    together and does not change when files are renamed or others are added: both are fractions of
+    all, see `vpt.data.content_split`.
+    """
 
     fraction: float = Field(gt=0, lt=1, description="share of each class that is cut out")
-    seed: int = Field(default=0, ge=0, description="which images are cut out")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which images are cut out")
+    by: Literal["name", "content"] = Field(
+        default="name", description="what decides, with the seed, which images are cut out"
+    )
+
+
+AUTOMATIC_CUT = Cut(fraction=0.2, by="content")
+"""What is cut out of a folder without a validation split; of one without splits also for tests."""
 
 
 class SplitSources(Schema):
     """Where each split is found.
 
-    folder: a sub-folder of class folders. csv, image_list, path_list: a file, or with
-    `columns.split` a value in that column. coco: a JSON file. parquet: a file, a folder of files,
-    or a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
+    folder: a sub-folder of class folders, "." for the root itself. hf_images: a sub-folder with
+    metadata.csv or metadata.jsonl. csv, image_list, path_list: a file, or with
+    `columns.split` a value in that column. coco: a JSON file. voc, yolo: a folder of images, or a
+    text file that lists them. hf_objects: a metadata.jsonl. parquet: a file, a folder of files, or
+    a pattern such as data/train-*.parquet. val and test may be a `Cut`: test is cut out of train
     first, val out of the rest. What is not named is taken from its usual place (train/, val/,
     test/; train.csv, ...; train.txt, ...; data/train-*.parquet, ...; annotations/train.json, ...)
     if there is one. The other formats say it themselves and take only cuts.
@@ -60,9 +78,27 @@ class SplitSources(Schema):
     val: str | Cut | None = None
     test: str | Cut | None = None
 
+    @property
+    def by_content(self) -> dict[Literal["val", "test"], Cut]:
+        """The cuts that are made by what images hold."""
+        cuts: dict[Literal["val", "test"], str | Cut | None] = {"val": self.val, "test": self.test}
+        return {
+            name: cut for name, cut in cuts.items() if isinstance(cut, Cut) and cut.by == "content"
+        }
+
+    @model_validator(mode="after")
+    def _check_cuts(self) -> SplitSources:
+        val, test = self.val, self.test
+        if isinstance(val, Cut) and isinstance(test, Cut) and "content" in (val.by, test.by):
+            if (val.by, val.seed) != (test.by, test.seed):
+                raise ValueError("val and test have to be cut by the same, and with the same seed")
+            if val.fraction + test.fraction >= 1:
+                raise ValueError("the fractions of val and test leave no image for training")
+        return self
+
 
 class ImageFolders(Schema):
-    """The folder of each split's images, relative to root; None: root itself."""
+    """The folder of each split's images or labels, relative to root; None: root itself."""
 
     train: str | None = None
     val: str | None = None
@@ -114,10 +150,12 @@ class Columns(Schema):
 class Counts(Schema):
     """How many images a split must hold; what is None is not checked."""
 
-    train: int | None = Field(default=None, ge=1)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    train_and_val: int | None = Field(default=None, ge=1, description="before val is cut out")
+    train: int | None = Field(default=None, ge=1, le=10**9)
+    val: int | None = Field(default=None, ge=1, le=10**9)
+    test: int | None = Field(default=None, ge=1, le=10**9)
+    train_and_val: int | None = Field(
+        default=None, ge=1, le=10**9, description="before val is cut out"
+    )
 
 
 class TextNames(Schema):
@@ -152,9 +190,15 @@ class Descriptor(Schema):
         format: the reader of `vpt.data.readers` that understands its layout.
         root: its folder, relative to the working directory; a run may name another.
         splits: see `SplitSources`.
-        file: the one file that lists all splits, relative to root (csv, split_zhou).
+        file: the one file that lists all splits, relative to root (csv, split_zhou); YOLO's
+            data.yaml (yolo), or a text file with a class name in each line (yolo, voc).
         images: folder of the images, relative to root; None: root itself (split_zhou, imagenet,
-            path_list, coco); for coco also one for each split.
+            path_list, coco); for coco also one for each split; for voc and yolo of the images
+            whose names a list holds.
+        labels: folder of the label files, relative to root, or one for each split (voc, yolo);
+            None: 'labels' in the place of 'images', or beside the images.
+        difficult: what becomes of objects that are marked as difficult (voc): a crowd is no
+            target, and what is found there is no mistake.
         suffix: what the lists leave out of file names, e.g. '.jpg' (path_list).
         columns: header names of CSV or parquet files; they say whether the data are multi-label.
         classes: class names in label order; None takes them from the data, sorted.
@@ -162,10 +206,10 @@ class Descriptor(Schema):
         counts: images per split, checked when the data are read.
         missing_classes: whether a class may have no image to learn from.
         name_variants: in what listed names may differ from the files' (see `Variant`); each is
-            given to the one file that it can mean. Empty: in nothing (coco).
+            given to the one file that it can mean. Empty: in nothing (coco, and lists of images).
         box_units: what the numbers of a bbox are; None: COCO's [x, y, width, height] in pixels, and
-            files that look otherwise are refused (coco).
-        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable (coco).
+            files that look otherwise are refused (coco, hf_objects).
+        dropped_boxes: whether more than 5 % of the boxes of a split may be unusable.
         match_categories: whether the categories of val and test are those of train by their ids, or
             by their names (coco).
         metric: what the data set is usually judged by; of coco always ap, of multi-label data mAP.
@@ -182,6 +226,8 @@ class Descriptor(Schema):
     splits: SplitSources = SplitSources()
     file: str | None = None
     images: str | ImageFolders | None = None
+    labels: str | ImageFolders | None = None
+    difficult: Literal["crowd", "leave_out", "object"] = "crowd"
     suffix: str = ""
     columns: Columns = Columns()
     classes: list[str] | None = None
@@ -250,7 +296,7 @@ class Descriptor(Schema):
                 call_default_factory=True
             )
             if given and self.format not in formats:
-                belongs = " and ".join(formats)
+                belongs = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
                 raise ValueError(f"'{field}' is for format {belongs}, not for {self.format}")
         if isinstance(self.images, ImageFolders) and self.format != "coco":
             raise ValueError(f"'images' of {self.format} is one folder, not one for each split")
@@ -272,7 +318,11 @@ class Descriptor(Schema):
     @model_validator(mode="after")
     def _check_columns(self) -> Descriptor:
         columns = self.columns
-        foreign = {"csv": ("image",), "parquet": ("path", "separator", "classes", "split")}
+        foreign = {
+            "csv": ("image",),
+            "hf_images": ("image", "separator", "classes"),
+            "parquet": ("path", "separator", "classes", "split"),
+        }
         names = foreign.get(self.format, ())
         if given := [name for name in names if name in columns.model_fields_set]:
             raise ValueError(f"columns.{given[0]} has no meaning for format {self.format}")
@@ -307,20 +357,23 @@ class Descriptor(Schema):
 
 
 _FIELDS_OF: dict[str, tuple[Format, ...]] = {
-    "file": ("csv", "split_zhou"),
-    "columns": ("csv", "parquet"),
-    "images": ("split_zhou", "imagenet", "path_list", "coco"),
+    "file": ("csv", "hf_images", "split_zhou", "voc", "yolo"),
+    "columns": ("csv", "hf_images", "parquet"),
+    "images": ("split_zhou", "imagenet", "path_list", "coco", "voc", "yolo"),
+    "labels": ("voc", "yolo"),
+    "difficult": ("voc",),
     "suffix": ("path_list",),
-    "name_variants": ("coco",),
-    "box_units": ("coco",),
-    "dropped_boxes": ("coco",),
+    "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
+    "box_units": ("coco", "hf_objects", "yolo"),
+    "dropped_boxes": BOX_FORMATS,
     "match_categories": ("coco",),
 }
 _NAMED_SPLITS: tuple[Format, ...] = (
     "folder",
     "csv",
+    "hf_images",
     "image_list",
     "path_list",
     "parquet",
-    "coco",
+    *BOX_FORMATS,
 )

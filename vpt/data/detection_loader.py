@@ -15,6 +15,7 @@ from vpt.data.boxes import LetterboxedImage
 from vpt.data.detection import DetectionSplit
 from vpt.data.images import read_image
 from vpt.data.loader import BatchLoader, Planned, check_size
+from vpt.data.rgb import ValueRange
 from vpt.data.workers import Workers
 from vpt.seeding import derive_seed
 from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
@@ -32,17 +33,26 @@ _Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Letterbox]]
 class DetectionDataset(Dataset[DetectionItem]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: DetectionSplit, transform: ToLetterbox, seed: int):
+    def __init__(
+        self,
+        split: DetectionSplit,
+        transform: ToLetterbox,
+        seed: int,
+        *,
+        value_range: ValueRange | None = None,
+    ):
         """Join a split with a transform.
 
         Args:
             split: what to read.
             transform: (image, boxes, seed) -> `LetterboxedImage`, of float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
+            value_range: of images of more than 8 bits, see `read_image`.
         """
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.split)
@@ -55,7 +65,7 @@ class DetectionDataset(Dataset[DetectionItem]):
         """
         epoch, index = item
         sample = self.split.samples[index]
-        image = read_image(sample.source)
+        image = read_image(sample.source, value_range=self.value_range)
         check_size(sample.source, image, sample.size)
         seed = derive_seed("augment", self.seed, epoch, index)
         seen = self.transform(image, sample.target_boxes, seed)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vpt.data.images import SUFFIXES
 from vpt.errors import DataError
+from vpt.registry import nearest
 
 _SYSTEM_FOLDERS = frozenset(
     {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found"}
@@ -48,7 +49,7 @@ def find_files(folder: Path) -> FoundFiles:
     those of macOS, Windows, network drives and notebooks (`.ipynb_checkpoints`, `@eaDir`, ...).
 
     Raises:
-        DataError: a folder cannot be read, or the name of an image is not UTF-8.
+        DataError: a folder cannot be read.
     """
     images: list[str] = []
     left_out: Counter[str] = Counter()
@@ -58,8 +59,16 @@ def find_files(folder: Path) -> FoundFiles:
             images.append(path)
         else:
             left_out[suffix] += 1
-    check_names(images, folder)
     return FoundFiles(tuple(folder / path for path in sorted(images)), left_out)
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, holds an image.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return any(os.path.splitext(path)[1].lower() in SUFFIXES for path in _files_below(folder))  # noqa: PTH122
 
 
 def left_out_line(left_out: Mapping[str, int]) -> str | None:
@@ -75,18 +84,18 @@ def left_out_line(left_out: Mapping[str, int]) -> str | None:
     )
 
 
-def check_names(paths: Iterable[str], folder: Path) -> None:
-    """Refuse paths that are no UTF-8: they could be written into no list, log or JSON file.
+def check_names(images: Sequence[Path], folder: Path) -> None:
+    """Refuse images of a data set whose names are no UTF-8: they are written to lists and JSON.
 
     Raises:
         DataError: naming the first of them.
     """
-    wrong = [path for path in paths if not is_utf8(path)]
+    wrong = [path for path in images if not is_utf8(str(path.relative_to(folder)))]
     if wrong:
         raise DataError(
             f"{len(wrong):,} image names in '{printable(str(folder))}' are not UTF-8, e.g. "
-            f"'{printable(wrong[0])}'; rename them (e.g. with convmv), or unpack the archive again "
-            "in its own encoding"
+            f"'{printable(str(wrong[0].relative_to(folder)))}'; rename them (e.g. with convmv), or "
+            "unpack the archive again in its own encoding"
         )
 
 
@@ -100,7 +109,7 @@ def is_utf8(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name from the file system with '\\xe9' for each byte that is no UTF-8."""
+    r"""A name from the file system with '\xe9' for each byte that is no UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -117,8 +126,10 @@ def images_named(argument: str) -> FoundFiles:
     path = Path(argument)
     if path.is_dir():
         return find_files(path)
-    if os.path.lexists(path) or not any(sign in argument for sign in "*?["):
+    if os.path.lexists(path):
         return FoundFiles((path,), {})
+    if not any(sign in argument for sign in "*?["):
+        raise DataError(f"'{argument}': no such file or folder{_near(path)}")
     images: dict[Path, None] = {}
     left_out: Counter[str] = Counter()
     for found in sorted(_matches(argument)):
@@ -131,8 +142,14 @@ def images_named(argument: str) -> FoundFiles:
             images[found] = None
         else:
             left_out[found.suffix.lower()] += 1
-    check_names(map(str, images), Path())
     return FoundFiles(tuple(images), left_out)
+
+
+def _near(path: Path) -> str:
+    """', did you mean ...?' for what lies beside a path that is not there."""
+    if not path.parent.is_dir():
+        return f" (nor the folder '{path.parent}')"
+    return nearest(path.name, (each.name for each in path.parent.iterdir()))
 
 
 def _matches(pattern: str) -> Iterator[Path]:

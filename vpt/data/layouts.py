@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.config import load_yaml, validate
-from vpt.data.descriptor import Descriptor
-from vpt.data.readers import folder, parquet
+from vpt.config import dump, load_foreign_yaml, load_yaml, validate
+from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
+from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parquet, voc, yolo
+from vpt.data.readers.parts import class_folders
+from vpt.data.readers.yolo_yaml import is_data_yaml
 from vpt.data.recognising import question
 from vpt.errors import DataError
+from vpt.registry import nearest
 
 # Each gives a descriptor of a folder in its layout, or None; see `vpt.data.recognising`. A layout
 # that is another one as well, such as train/ with images/ and labels/, is the more special one's:
 # the general recogniser has to pass it over.
 _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
+    coco_folders.recognise,
+    voc.recognise,
+    yolo.recognise,
+    hf_objects.recognise,
     parquet.recognise,
+    hf_images.recognise,
     folder.recognise,
 )
 
@@ -37,10 +46,23 @@ def load_descriptor(path: Path) -> Descriptor:
         return recognise_folder(path)
     if not path.exists():
         raise DataError(
-            f"no data set at '{path}'; give a descriptor (YAML) or a folder with train/, val/ and "
-            "test/ that hold one folder of images per class"
+            f"no data set at '{path}'{_near(path)} Give a descriptor (YAML), or a folder that "
+            "holds a folder of images for each class, directly or in train/, val/ and test/"
         )
+    if is_data_yaml(load_foreign_yaml(path)):
+        return _of_data_yaml(path)
     return validate(Descriptor, load_yaml(path), source=str(path))
+
+
+def _of_data_yaml(path: Path) -> Descriptor:
+    """A descriptor of the data set whose YOLO data.yaml was named."""
+    descriptor = yolo.recognise_yaml(path)
+    if descriptor is None:
+        raise DataError(
+            f"{path} names classes, as YOLO's data.yaml does, but no images, and there are none in "
+            "train/images or images/train beside it; name them under 'train' and 'val' in it"
+        )
+    return descriptor
 
 
 def recognise_folder(path: Path) -> Descriptor:
@@ -49,24 +71,58 @@ def recognise_folder(path: Path) -> Descriptor:
     Raises:
         DataError: no reader knows its layout, or several do; then it holds a descriptor for each.
     """
-    _refuse_boxes(path)
     found = [each for recognise in _RECOGNISERS if (each := recognise(path)) is not None]
     if len(found) > 1:
         raise question(path, f"can be read in {len(found)} ways", found)
     if not found:
-        return Descriptor(name=path.resolve().name, format="folder", root=path)
+        nothing = f"'{path}' is no data set that is recognised ({_holds(path)})"
+        inside = [path / name for name in class_folders(path) if _is_data_set(path / name)]
+        if len(inside) == 1:
+            raise DataError(f"{nothing}; '{inside[0]}' is one: name that")
+        raise DataError(
+            f"{nothing}; read as it lies is a folder that holds a folder of images for each class, "
+            "directly or in train/ and val/, images with metadata.csv, or boxes in the format of "
+            "COCO, PASCAL VOC or YOLO; anything else needs a descriptor, a file such as this one "
+            f"(for labels.csv with the columns path and label):\n\n{_template(path)}"
+        )
     return found[0]
 
 
-def _refuse_boxes(path: Path) -> None:
-    """A folder says nothing of boxes: those need a descriptor, in COCO's format."""
-    if any(path.glob("annotations/*.json")):
-        raise DataError(
-            f"'{path}' has annotation files; write a descriptor of format coco for it "
-            f"(copy datasets/custom_coco.yaml, root: {path})"
-        )
-    if any(path.glob("labels/**/*.txt")):
-        raise DataError(
-            f"'{path}' looks like boxes in YOLO's format, which is not read; convert them to "
-            "COCO's, and write a descriptor (datasets/custom_coco.yaml is a template)"
-        )
+def _near(path: Path) -> str:
+    """', did you mean ...?' for what lies beside a path that does not exist; else a full stop."""
+    try:
+        return nearest(path.name, [entry.name for entry in path.parent.iterdir()]) or "."
+    except OSError:
+        return "."
+
+
+def _template(path: Path) -> str:
+    """A descriptor of a list of images in a folder, in YAML."""
+    listed = Descriptor(
+        name=path.resolve().name or "data",
+        format="csv",
+        root=path,
+        file="labels.csv",
+        splits=SplitSources(val=AUTOMATIC_CUT, test=AUTOMATIC_CUT),
+    )
+    return dump(listed, defaults=False).rstrip()
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder in a folder that is no data set is one itself."""
+    try:
+        return any(recognise(folder) is not None for recognise in _RECOGNISERS)
+    except DataError:  # one that raises a question
+        return True
+
+
+def _holds(path: Path) -> str:
+    """What lies in a folder, in a few words."""
+    entries = sorted(entry for entry in path.iterdir() if entry.name[0] != ".")
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    kinds = Counter(entry.suffix.lower() or entry.name for entry in entries if entry.is_file())
+    files = [f"{count} {kind}" for kind, count in kinds.most_common(4)]
+    if not entries:
+        return "it is empty"
+    more = [f"and {len(folders) - 6} more folders"] if len(folders) > 6 else []
+    return f"it holds {', '.join([*folders[:6], *more, *files])}"

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vpt.data.images import read_image
 from vpt.data.readers.parquet import read_packed_image
+from vpt.data.rgb import ValueRange
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.workers import Workers, begin, start_worker, worker_count
@@ -35,17 +36,26 @@ ToTensor = Callable[[Image.Image, int], Tensor]
 class ImageDataset(Dataset[Item]):
     """A split as tensors; every image is a pure function of seed, epoch and index."""
 
-    def __init__(self, split: Split, transform: ToTensor, seed: int):
+    def __init__(
+        self,
+        split: Split,
+        transform: ToTensor,
+        seed: int,
+        *,
+        value_range: ValueRange | None = None,
+    ):
         """Join a split with a transform.
 
         Args:
             split: what to read.
             transform: (image, seed) -> (3, H, W), float32 or uint8.
             seed: of the run; the transform gets one derived from it, the epoch and the index.
+            value_range: of images of more than 8 bits, see `read_image`.
         """
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.split)
@@ -62,7 +72,8 @@ class ImageDataset(Dataset[Item]):
 
     def seen(self, index: int, seed: int) -> Tensor:
         """(3, H, W) of the image at `index`, with a seed of its own."""
-        return self.transform(load_sample(self.split, self.split.samples[index]), seed)
+        image = load_sample(self.split, self.split.samples[index], self.value_range)
+        return self.transform(image, seed)
 
 
 def target_of(split: Split, sample: Sample) -> int | Tensor:
@@ -76,7 +87,13 @@ def target_of(split: Split, sample: Sample) -> int | Tensor:
 
 def targets_of(split: Split) -> Tensor:
     """The labels of all samples, (N,) int64; of multi-label data (N, C) float32."""
-    return _stacked([target_of(split, sample) for sample in split.samples])
+    labels = torch.from_numpy(split.table.labels).long()
+    if not split.multi_label:
+        return labels
+    targets = torch.zeros(len(split), len(split.class_names))
+    counts = torch.from_numpy(split.table.label_counts)
+    targets[torch.arange(len(split)).repeat_interleave(counts), labels] = 1.0
+    return targets
 
 
 def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
@@ -84,26 +101,34 @@ def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
     return torch.stack(several) if several else torch.tensor(labels)
 
 
-def load_sample(split: Split, sample: Sample) -> Image.Image:
-    """The image of a sample, upright, in RGB.
+def load_sample(split: Split, sample: Sample, value_range: ValueRange | None = None) -> Image.Image:
+    """The image of a sample, upright, in RGB; `value_range` as of `read_image`.
 
     Raises:
         DataError: the file cannot be read; the message names it.
     """
     if not isinstance(sample.source, int):
-        return read_source(sample.source)
+        return read_source(sample.source, value_range=value_range)
     if split.array is None:
         raise DataError(f"split '{split.name}' has no array to take image {sample.key} from")
     return Image.fromarray(split.array[sample.source]).convert("RGB")
 
 
-def read_source(source: Path | PackedImage) -> Image.Image:
+def read_source(
+    source: Path | PackedImage, *, value_range: ValueRange | None = None
+) -> Image.Image:
     """The image of a file, or of a row of one, upright, in RGB.
+
+    Args:
+        source: the file or row.
+        value_range: as of `read_image`.
 
     Raises:
         DataError: it cannot be read; the message names it.
     """
-    return read_packed_image(source) if isinstance(source, PackedImage) else read_image(source)
+    if isinstance(source, PackedImage):
+        return read_packed_image(source, value_range=value_range)
+    return read_image(source, value_range=value_range)
 
 
 AnyItem = TypeVar("AnyItem")

@@ -164,16 +164,18 @@ def find_accepted(
 def explain_missing(missing: Sequence[str], folder: Path) -> dict[str, str]:
     """For missing files of a list, by name: which existing file each probably means, and why.
 
-    Where one explanation holds for all of them, the descriptor's key is named that applies it. Of
-    very many names only the first are looked at.
+    Where one explanation holds for all of them, that of the first names the descriptor's key that
+    applies it. Of very many names only the first are looked at.
     """
     first = missing[:_EXPLAINED]
     near = find_near_paths(first, folder)
+    reasons = {name: str(each) for name, each in near.items()}
     shared = common_variants(near, first)
-    advice = ""
     if shared is not None:
-        advice = f"; write 'name_variants: [{', '.join(shared)}]' in the descriptor to accept it"
-    return {name: f"{each}{advice}" for name, each in near.items()}
+        key = f"name_variants: [{', '.join(shared)}]"
+        which = "it" if len(first) == 1 else f"all {len(missing)}"
+        reasons[first[0]] += f"; write '{key}' in the descriptor to accept {which}"
+    return reasons
 
 
 def is_foreign_path(name: str) -> bool:

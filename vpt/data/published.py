@@ -30,7 +30,7 @@ class PublishedFile(Schema):
     name: str | None = None
     page: str | None = None
     checksum: str | None = Field(default=None, pattern=CHECKSUM)
-    size: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1, le=10**15)
     take: str = ""
     into: str = ""
 

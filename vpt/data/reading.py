@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from vpt.data.descriptor import Cut, Descriptor
+import numpy as np
+
+from vpt.data.cuts import cut_by_content, cut_line, cuts_of
+from vpt.data.descriptor import Descriptor
 from vpt.data.readers.arrays import read_cifar100, read_svhn
 from vpt.data.readers.coop import read_imagenet, read_split_zhou
 from vpt.data.readers.digits import read_sklearn_digits
@@ -21,24 +23,32 @@ from vpt.data.readers.fine_grained import (
     read_stanford_dogs,
 )
 from vpt.data.readers.folder import read_folder
+from vpt.data.readers.hf_images import read_hf_images
 from vpt.data.readers.lists import read_image_list, read_path_list
 from vpt.data.readers.parquet import read_parquet
 from vpt.data.readers.parts import Parts, check_classes, check_counts, find_root, hint
 from vpt.data.readers.tables import read_csv
+from vpt.data.recognising import with_written
+from vpt.data.samples import Samples
 from vpt.data.sampling import holdout
-from vpt.data.splits import SPLIT_NAMES, Split, Splits
+from vpt.data.splits import SPLIT_NAMES, ContentCut, Split, SplitName, Splits
 from vpt.data.text_names import text_names
+from vpt.data.texts import Texts
 from vpt.errors import DataError
 
 
-def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
+def read_splits(
+    descriptor: Descriptor, root: Path | None = None, *, cut: ContentCut | None = None
+) -> Splits:
     """The splits of a data set: files and labels, no image is opened.
 
-    The order of images is sorted or that of the lists, never that of the file system.
+    Where val or test are cut out of train by content, the bytes of those images are read. The order
+    of images is sorted or that of the lists, never that of the file system.
 
     Args:
         descriptor: the data set.
         root: its folder; the descriptor's own if None.
+        cut: of an earlier reading, to be made again in place of any other cut by content.
 
     Raises:
         DataError: the folder is missing, or its content contradicts itself or the descriptor.
@@ -48,16 +58,49 @@ def read_splits(descriptor: Descriptor, root: Path | None = None) -> Splits:
             f"'{descriptor.name}' holds boxes (format {descriptor.format}), not a class for each "
             "image; train with a config of task detection, e.g. configs/vpt_deep_custom_coco.yaml"
         )
-    parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
+    try:
+        parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
+    except DataError as error:
+        raise with_written(error, descriptor) from error
     if not any(parts.samples.values()):
         raise DataError(f"no images in '{descriptor.name}'{hint(descriptor)}")
     if not parts.class_names:
         raise DataError(f"no image of '{descriptor.name}' has a label")
     _check_duplicates(parts)
-    splits = _cut(descriptor, parts)
+    splits = _cut(descriptor, parts, cut)
     check_classes(descriptor, splits)
+    _check_not_one(descriptor, splits)
     check_counts(descriptor, {name: len(splits.get(name) or ()) for name in SPLIT_NAMES})
-    return replace(splits, text_names=text_names(descriptor, parts.class_names, parts.words))
+    return replace(
+        splits,
+        text_names=text_names(descriptor, parts.class_names, parts.words),
+        notes=(*parts.notes, *splits.notes, *_absent_classes(splits)),
+    )
+
+
+def _check_not_one(descriptor: Descriptor, splits: Splits) -> None:
+    """One class per image, and one class in all: nothing could be learned."""
+    if splits.train is None or splits.multi_label or len(splits.class_names) > 1:
+        return
+    raise DataError(
+        f"'{descriptor.name}' has one class, '{splits.class_names[0]}': a classifier needs two to "
+        "tell apart; add images of something else as a second class"
+    )
+
+
+def _absent_classes(splits: Splits) -> list[str]:
+    """A line for each of val and test that has no image of some classes."""
+    lines = []
+    for split in (splits.val, splits.test):
+        counts = [] if split is None else split.class_counts()
+        absent = [splits.class_names[label] for label, count in enumerate(counts) if not count]
+        if split is not None and absent:
+            listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            lines.append(
+                f"'{split.name}' has no image of {len(absent)} of {len(splits.class_names)} "
+                f"classes ({listed}); its metrics leave them out"
+            )
+    return lines
 
 
 def _find_root(descriptor: Descriptor, root: Path | None) -> Path:
@@ -67,6 +110,7 @@ def _find_root(descriptor: Descriptor, root: Path | None) -> Path:
 _READERS: dict[str, Callable[[Descriptor, Path], Parts]] = {
     "folder": read_folder,
     "csv": read_csv,
+    "hf_images": read_hf_images,
     "image_list": read_image_list,
     "parquet": read_parquet,
     "path_list": read_path_list,
@@ -85,37 +129,50 @@ _READERS: dict[str, Callable[[Descriptor, Path], Parts]] = {
 }
 
 
-def _cut(descriptor: Descriptor, parts: Parts) -> Splits:
-    """Splits from parts: test is cut out of train where the descriptor says so, then val."""
-    found: dict[str, Split | None] = dict.fromkeys(SPLIT_NAMES)
+def _cut(descriptor: Descriptor, parts: Parts, again: ContentCut | None) -> Splits:
+    """Splits from parts: what the descriptor, or an earlier reading, says is cut out of train."""
+    found: dict[SplitName, Split] = {}
     for name, samples in parts.samples.items():
         if not samples:
             raise DataError(f"no images in split '{name}' of '{descriptor.name}'")
-        found[name] = Split(name, tuple(samples), parts.class_names, parts.array)
-    for name in ("test", "val"):
-        cut: Any = getattr(descriptor.splits, name)
-        if isinstance(cut, Cut):
-            train = found["train"]
-            if train is None:
-                raise DataError(
-                    f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no "
-                    "train split"
-                )
-            if found[name] is not None:
-                raise DataError(
-                    f"'{descriptor.name}' has a {name} split of its own; remove splits.{name}"
-                )
-            found["train"], held = holdout(train, cut.fraction, cut.seed)
+        found[name] = Split(name, samples, parts.class_names, parts.array)
+    cuts = cuts_of(descriptor, found, again)
+    for name in cuts:
+        if "train" not in found:
+            raise DataError(
+                f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no train "
+                "split"
+            )
+        if name in found:
+            raise DataError(
+                f"'{descriptor.name}' has a {name} split of its own; remove splits.{name}, or "
+                f"leave out data.{name}_fraction"
+            )
+    record = None
+    by_content = {name: cut for name, cut in cuts.items() if cut.by == "content"}
+    if by_content:
+        parted, record = cut_by_content(found["train"], by_content)
+        found |= parted
+    for name, cut in cuts.items():
+        if cut.by == "name":
+            found["train"], held = holdout(found["train"], cut.fraction, cut.seed)
             found[name] = held.with_samples(held.samples, name)
-    return Splits(found["train"], found["val"], found["test"], parts.class_names)
+    return Splits(
+        found.get("train"),
+        found.get("val"),
+        found.get("test"),
+        parts.class_names,
+        notes=() if record is None else (cut_line(record),),
+        cut=record,
+    )
 
 
 def _check_duplicates(parts: Parts) -> None:
-    seen: dict[str, str] = {}
-    for split, samples in parts.samples.items():
-        for sample in samples:
-            if sample.key in seen:
-                before = seen[sample.key]
-                place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
-                raise DataError(f"image '{sample.key}' is listed {place}; keep one of them")
-            seen[sample.key] = split
+    ends = np.cumsum([len(samples) for samples in parts.samples.values()])
+    keys = Texts.joined([Samples.of(samples).keys for samples in parts.samples.values()])
+    if (found := keys.first_repeated()) is None:
+        return
+    names = list(parts.samples)
+    before, split = (names[int(np.searchsorted(ends, place, side="right"))] for place in found)
+    place = f"twice in '{split}'" if before == split else f"in '{before}' and '{split}'"
+    raise DataError(f"image '{keys[found[1]]}' is listed {place}; keep one of them")

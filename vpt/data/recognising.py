@@ -6,13 +6,26 @@ that is not its layout. Where it is, but more than one reading fits, it raises `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vpt.config import dump
 from vpt.data.descriptor import Descriptor
+from vpt.data.splits import USUAL_NAMES, SplitName
 from vpt.errors import DataError
+
+_SPLIT_WORDS = {word: split for split, words in USUAL_NAMES.items() for word in words}
+
+
+def split_of_name(name: str) -> SplitName | None:
+    """The split that a folder or file is named after: 'valid', 'Train', 'train2017', 'test_1'.
+
+    Darknet's 'obj_train_data' is one, too.
+    """
+    word = re.fullmatch(r"(?:obj_)?([A-Za-z]+)(?:_data)?[-_. ]?[0-9]*", name)
+    return _SPLIT_WORDS.get(word[1].lower()) if word else None
 
 
 def recognised(folder: Path, seen: str, **fields: Any) -> Descriptor:
@@ -40,6 +53,22 @@ def question(folder: Path, why: str, choices: Sequence[Descriptor]) -> DataError
     return DataError(
         f"'{folder}' {why}; save {which} as a file (such as my_data.yaml), change what differs, "
         f"and name that file instead of the folder:\n\n{written.rstrip()}"
+    )
+
+
+def with_written(error: DataError, descriptor: Descriptor) -> DataError:
+    """The same error; of a recognised folder that needs a descriptor after all, with one to change.
+
+    Args:
+        error: one line, which may say what to write in a descriptor.
+        descriptor: by which the data were read.
+    """
+    text = str(error)
+    if descriptor.seen is None or "descriptor" not in text or "\n" in text:
+        return error
+    written = dump(descriptor, defaults=False).rstrip()
+    return DataError(
+        f"{text}; this descriptor reads the folder as it is, to be changed:\n\n{written}"
     )
 
 

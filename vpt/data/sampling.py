@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from vpt.data.splits import Sample, Split, Splits
+from vpt.data.samples import Samples
+from vpt.data.splits import Split, Splits
+from vpt.data.texts import Places, Texts
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -33,17 +39,16 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     Raises:
         DataError: no class has enough images for one to be held.
     """
-    held: set[str] = set()
-    for samples in _strata(split).values():
-        count = min(math.floor(fraction * len(samples) + 0.5), len(samples) - 1)
-        held.update(sample.key for sample in _shuffled(samples, "holdout", seed)[:count])
-    if not held:
+    held = np.zeros(len(split), dtype=np.bool_)
+    for places in _strata(split).values():
+        count = min(math.floor(fraction * len(places) + 0.5), len(places) - 1)
+        held[shuffled(split.table.keys, places, "holdout", seed)[:count]] = True
+    if not held.any():
         raise DataError(
             f"a fraction of {fraction} cut out of '{split.name}' ({len(split.samples)} images) "
             "holds no image; raise it or add images"
         )
-    rest = split.with_samples(sample for sample in split.samples if sample.key not in held)
-    return rest, split.with_samples(sample for sample in split.samples if sample.key in held)
+    return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
 
 
 def few_shot(split: Split, shots: int, seed: int) -> Split:
@@ -55,16 +60,16 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
     if shots < 1:
         raise DataError(f"{shots} shots: at least 1 image per class is needed")
     by_label = _by_label(split)
-    chosen: set[str] = set()
+    chosen = np.zeros(len(split), dtype=np.bool_)
     for label, name in enumerate(split.class_names):
-        samples = by_label.get(label, [])
-        if len(samples) < shots:
+        places = by_label.get(label, np.zeros(0, dtype=np.int64))
+        if len(places) < shots:
             raise DataError(
-                f"class '{name}' has {len(samples)} images in '{split.name}', fewer than "
+                f"class '{name}' has {len(places)} images in '{split.name}', fewer than "
                 f"{shots} shots; lower the shots"
             )
-        chosen.update(sample.key for sample in _shuffled(samples, "few_shot", seed)[:shots])
-    return split.with_samples(sample for sample in split.samples if sample.key in chosen)
+        chosen[shuffled(split.table.keys, places, "few_shot", seed)[:shots]] = True
+    return split.take(np.flatnonzero(chosen))
 
 
 def coop_few_shot(
@@ -92,10 +97,11 @@ _COOP_VAL_SHOTS = 4
 
 
 def _drawn(split: Split, shots: int, stream: random.Random) -> Split:
-    chosen: list[Sample] = []
-    for samples in _by_label(split).values():
-        chosen += samples if len(samples) < shots else stream.sample(samples, shots)
-    return split.with_samples(chosen)
+    chosen: list[int] = []
+    for places in _by_label(split).values():
+        own = places.tolist()
+        chosen += own if len(own) < shots else stream.sample(own, shots)
+    return split.take(np.array(chosen, dtype=np.int64))
 
 
 def with_val_in_train(splits: Splits) -> Splits:
@@ -105,7 +111,9 @@ def with_val_in_train(splits: Splits) -> Splits:
         DataError: train or val is missing.
     """
     train, val = splits.require("train"), splits.require("val")
-    return replace(splits, train=train.with_samples(train.samples + val.samples), val=None)
+    return replace(
+        splits, train=train.with_samples(Samples.joined([train.table, val.table])), val=None
+    )
 
 
 def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Splits:
@@ -126,24 +134,23 @@ def restrict_classes(splits: Splits, part: Literal["all", "base", "new"]) -> Spl
     def kept(split: Split | None) -> Split | None:
         if split is None:
             return None
-        samples = tuple(
-            replace(sample, label=label - start)
-            for sample, label in zip(split.samples, split.labels, strict=True)
-            if start <= label < end
-        )
-        if not samples:
+        labels = split.label_array
+        places = np.flatnonzero((labels >= start) & (labels < end))
+        if len(places) == 0:
             raise DataError(
                 f"'{split.name}' has no image of the {part} classes ({len(class_names)} of "
                 f"{len(splits.class_names)}); add some or use all classes"
             )
+        samples = split.table.take(places).relabelled(labels[places] - np.int32(start))
         return replace(split, samples=samples, class_names=class_names)
 
-    return Splits(
-        kept(splits.train),
-        kept(splits.val),
-        kept(splits.test),
-        class_names,
-        splits.text_names[start:end],
+    return replace(
+        splits,
+        train=kept(splits.train),
+        val=kept(splits.val),
+        test=kept(splits.test),
+        class_names=class_names,
+        text_names=splits.text_names[start:end],
     )
 
 
@@ -177,7 +184,7 @@ class EpochBatches:
         start_batch: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
-        balance: Sequence[int] | None = None,
+        balance: Sequence[int] | NDArray[np.integer[Any]] | None = None,
     ):
         """Plan an epoch.
 
@@ -218,61 +225,71 @@ class EpochBatches:
         order = self._order()
         for batch in range(self.start_batch, self.total):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, index) for index in indices]
+            yield [(self.epoch, index) for index in indices.tolist()]
 
-    def _order(self) -> list[int]:
+    def _order(self) -> Tensor:
+        import torch  # here, as the rest of this module is used without it
+
         if not self.shuffle:
-            return list(range(self.length))
+            return torch.arange(self.length)
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self.epoch))
         if self.balance is not None:
-            return _balanced(self.balance, generator)
-        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
-        return order
+            return _balanced(np.asarray(self.balance), generator)
+        return torch.randperm(self.length, generator=generator)
 
 
-def _balanced(labels: Sequence[int], generator: torch.Generator) -> list[int]:
+def _balanced(labels: NDArray[np.integer[Any]], generator: torch.Generator) -> Tensor:
     """As many positions as there are labels, in random order, each class equally often (to 1).
 
     No image of a class comes twice before all of them came once.
     """
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, label in enumerate(labels):
-        places[label].append(place)
+    import torch
+
+    places = _grouped(labels)
     known = sorted(places)
     least, more = divmod(len(labels), len(known))
     order = []
     for rank, turn in enumerate(torch.randperm(len(known), generator=generator).tolist()):
-        own = places[known[turn]]
+        own = torch.from_numpy(places[known[turn]])
         count = least + (rank < more)
         while count > 0:
-            drawn = torch.randperm(len(own), generator=generator)[:count].tolist()
-            order += [own[each] for each in drawn]
+            drawn = torch.randperm(len(own), generator=generator)[:count]
+            order.append(own[drawn])
             count -= len(drawn)
-    mixed = torch.randperm(len(order), generator=generator).tolist()
-    return [order[place] for place in mixed]
+    joined = torch.cat(order)
+    return joined[torch.randperm(len(joined), generator=generator)]
 
 
-def _by_label(split: Split) -> dict[int, list[Sample]]:
-    groups: dict[int, list[Sample]] = defaultdict(list)
-    for sample, label in zip(split.samples, split.labels, strict=True):
-        groups[label].append(sample)
-    return groups
+def _by_label(split: Split) -> dict[int, Places]:
+    """Where the images of each class are, classes in the order in which they first appear."""
+    return _grouped(split.label_array)
 
 
-def _strata(split: Split) -> dict[int, list[Sample]]:
-    """The images of each class; of multi-label data by the rarest of their classes, -1 for none."""
-    counts = split.class_counts()
-    groups: dict[int, list[Sample]] = defaultdict(list)
-    for sample in split.samples:
-        rarest = min(sample.classes, key=lambda label: (counts[label], label), default=-1)
-        groups[rarest].append(sample)
-    return groups
+def _grouped(labels: NDArray[np.integer[Any]]) -> dict[int, Places]:
+    """Where each label is, ascending; labels in the order in which they first appear."""
+    order = np.argsort(labels, kind="stable")
+    known, starts = np.unique(labels[order], return_index=True)
+    groups = np.split(order, starts[1:]) if len(known) else []
+    first = np.argsort([group[0] for group in groups])
+    return {int(known[place]): groups[place] for place in first.tolist()}
 
 
-def _shuffled(samples: list[Sample], purpose: str, seed: int) -> list[Sample]:
-    """Sorted by a hash of the key: a shuffle that is the same everywhere and for ever."""
+def _strata(split: Split) -> dict[int, Places]:
+    """Where the images of each class are; of multi-label data by the rarest, -1 for none."""
+    return _grouped(split.rarest_classes())
 
-    def rank(sample: Sample) -> bytes:
-        return hashlib.blake2b(f"{purpose}:{seed}:{sample.key}".encode()).digest()
 
-    return sorted(samples, key=rank)
+def shuffled(keys: Texts, places: Places, purpose: str, seed: int) -> Places:
+    """Places sorted by a hash of the keys there: a shuffle that is the same everywhere, for ever.
+
+    Args:
+        keys: of all images.
+        places: which of them.
+        purpose: another one shuffles otherwise.
+        seed: likewise.
+    """
+
+    def rank(place: int) -> bytes:
+        return hashlib.blake2b(f"{purpose}:{seed}:{keys[place]}".encode()).digest()
+
+    return np.array(sorted(places.tolist(), key=rank), dtype=np.int64)

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from vpt.data.detection import DetectionSample, DetectionSplit
 from vpt.data.images import FORMATS, decoder_versions
 from vpt.data.loader import check_size, each_of, read_source
+from vpt.data.rgb import ValueRange
 from vpt.data.splits import PackedImage, Sample, Split
 from vpt.data.workers import Workers
 from vpt.errors import DataError
@@ -64,6 +65,7 @@ def scan_images(
     split: Split | DetectionSplit,
     num_workers: Workers = 0,
     *,
+    value_range: ValueRange | None = None,
     memory: ScanMemory | None = None,
     again: bool = False,
 ) -> list[BadImage]:
@@ -72,13 +74,14 @@ def scan_images(
     Args:
         split: its files are read whole; nothing is written to them.
         num_workers: processes; 0 scans in this one.
+        value_range: as of `read_image`; floating-point images cannot be used without.
         memory: images that a scan has decoded before are not decoded again, unless their file has
             changed since; what is found is added. None: every image is decoded.
         again: decode every image nevertheless.
     """
     if memory is None:
-        return list(_scanned(split, np.arange(len(split)), num_workers).values())
-    keys = _keys_of(split)
+        return list(_scanned(split, np.arange(len(split)), num_workers, value_range).values())
+    keys = _keys_of(split, value_range)
     found: dict[int, BadImage] = {}
     known = np.zeros(len(split), dtype=np.bool_)
     if not again:
@@ -88,7 +91,7 @@ def scan_images(
             assert not isinstance(source, int)
             found[place] = BadImage(source, reason)
     places = np.flatnonzero(~known)
-    new = _scanned(split, places, num_workers)
+    new = _scanned(split, places, num_workers, value_range)
     fleeting = [place for place, bad in new.items() if not bad.lasting]
     memory.remember(
         keys[np.setdiff1d(places, fleeting)],
@@ -99,12 +102,15 @@ def scan_images(
 
 
 def _scanned(
-    split: Split | DetectionSplit, places: NDArray[np.int64], num_workers: Workers
+    split: Split | DetectionSplit,
+    places: NDArray[np.int64],
+    num_workers: Workers,
+    value_range: ValueRange | None,
 ) -> dict[int, BadImage]:
     """The bad images among those at some places, by place."""
     if len(places) == 0:
         return {}
-    results = each_of(_Scan(split, places), num_workers)
+    results = each_of(_Scan(split, places, value_range), num_workers)
     pairs = zip(places.tolist(), results, strict=True)
     return {place: bad for place, bad in pairs if bad is not None}
 
@@ -138,10 +144,16 @@ class _Scan(Dataset["BadImage | None"]):
     Args:
         split: of the images.
         places: in the split, of those that are scanned.
+        value_range: as of `read_image`.
     """
 
-    def __init__(self, split: Split | DetectionSplit, places: NDArray[np.int64]):
-        self.split, self.places = split, places
+    def __init__(
+        self,
+        split: Split | DetectionSplit,
+        places: NDArray[np.int64],
+        value_range: ValueRange | None,
+    ):
+        self.split, self.places, self.value_range = split, places, value_range
 
     def __len__(self) -> int:
         return len(self.places)
@@ -152,7 +164,7 @@ class _Scan(Dataset["BadImage | None"]):
         if isinstance(path, int):
             return None
         try:
-            image = read_source(path)
+            image = read_source(path, value_range=self.value_range)
             if isinstance(sample, DetectionSample):  # boxes are of a size
                 check_size(sample.source, image, sample.size)
         except DataError as error:
@@ -297,27 +309,30 @@ def _read(path: Path) -> _Part | None:
     return _Part(keys, bad)
 
 
-def _keys_of(split: Split | DetectionSplit) -> NDArray[Any]:
-    """(N,) of 16 bytes: a hash of each image's path and its file's state; zeros where it has none.
+def _keys_of(split: Split | DetectionSplit, value_range: ValueRange | None) -> NDArray[Any]:
+    """(N,) of 16 bytes: a hash of each image's path, its file's state and how it is read, or zeros.
+
+    A range makes images readable that are not without it.
 
     The time of the last change of the inode is part of it: a file that was restored from a backup
     may have the size and the time of the damaged one.
     """
     here = Path.cwd()
+    how = "" if value_range is None else f"\0{value_range}"
     starts = range(0, len(split), _CHUNK)
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = pool.map(lambda start: _some_keys(split, start, here), starts)
+        parts = pool.map(lambda start: _some_keys(split, start, here, how), starts)
         return np.concatenate([np.zeros(0, dtype=f"S{_KEY_BYTES}"), *parts])
 
 
-def _some_keys(split: Split | DetectionSplit, start: int, here: Path) -> NDArray[Any]:
+def _some_keys(split: Split | DetectionSplit, start: int, here: Path, how: str) -> NDArray[Any]:
     end = min(start + _CHUNK, len(split))
     keys = np.zeros(end - start, dtype=f"S{_KEY_BYTES}")
     states: dict[Path, str] = {}
     for place in range(start, end):
         sample = split.samples[place]
         if (text := _state_text(sample, states, here)) is not None:
-            encoded = text.encode("utf-8", "surrogateescape")
+            encoded = (text + how).encode("utf-8", "surrogateescape")
             keys[place - start] = hashlib.blake2b(encoded, digest_size=_KEY_BYTES).digest()
     return keys
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from vpt.config import Schema, validate
 from vpt.data.readers.parts import read_json
-from vpt.data.splits import Sample, Split, Splits
+from vpt.data.samples import Samples
+from vpt.data.splits import Split, Splits
 from vpt.errors import DataError
 
 _CHOSEN = ("train", "val")
@@ -46,9 +48,13 @@ def apply_selection(splits: Splits, path: Path) -> Splits:
     selection = _read(path)
     chosen = {name: keys for name in _CHOSEN if (keys := getattr(selection, name)) is not None}
     _check_once(path, chosen)
-    known = _known(splits)
+    present = [split.table for split in (splits.train, splits.val) if split is not None]
+    every = Samples.joined(present)
+    known = {key: place for place, key in enumerate(every.keys)}
     taken = {key for keys in chosen.values() for key in keys}
-    train, val = (_selected(splits, name, chosen.get(name), known, taken, path) for name in _CHOSEN)
+    train, val = (
+        _selected(splits, name, chosen.get(name), every, known, taken, path) for name in _CHOSEN
+    )
     return replace(splits, train=train, val=val)
 
 
@@ -70,16 +76,12 @@ def _check_once(path: Path, chosen: Mapping[str, Sequence[str]]) -> None:
             seen[key] = name
 
 
-def _known(splits: Splits) -> dict[str, Sample]:
-    present = [split for split in (splits.train, splits.val) if split is not None]
-    return {sample.key: sample for split in present for sample in split.samples}
-
-
 def _selected(
     splits: Splits,
     name: str,
     keys: Sequence[str] | None,
-    known: Mapping[str, Sample],
+    every: Samples,
+    known: Mapping[str, int],
     taken: set[str],
     path: Path,
 ) -> Split | None:
@@ -87,10 +89,10 @@ def _selected(
     if keys is None:
         if split is None:
             return None
-        rest = tuple(sample for sample in split.samples if sample.key not in taken)
+        rest = [place for place, key in enumerate(split.table.keys) if key not in taken]
         if not rest:
             raise DataError(f"{path}: it leaves no image for '{name}'; list some there as well")
-        return split.with_samples(rest)
+        return split.take(np.array(rest))
     if unknown := [key for key in keys if key not in known]:
         raise DataError(
             f"{path}: {len(unknown)} of the {len(keys)} images for '{name}' are not among the "
@@ -98,4 +100,4 @@ def _selected(
         )
     like = split or splits.train or splits.val
     assert like is not None
-    return like.with_samples((known[key] for key in keys), name)
+    return like.with_samples(every.take(np.array([known[key] for key in keys])), name)

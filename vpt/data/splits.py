@@ -2,57 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Generic, Literal, Self, TypeVar, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vpt.data.samples import Sample, Samples
+from vpt.data.sources import PackedImage
+from vpt.data.texts import Places
 from vpt.errors import DataError
+
+__all__ = [
+    "SPLIT_NAMES",
+    "PackedImage",
+    "Sample",
+    "Samples",
+    "Split",
+    "SplitName",
+    "Splits",
+    "SplitsOf",
+]
 
 SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 
-
-@dataclass(frozen=True, slots=True)
-class PackedImage:
-    """An image inside a parquet file.
-
-    Attributes:
-        file: the parquet file.
-        row: counted from 0.
-        column: of the images.
-    """
-
-    file: Path
-    row: int
-    column: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: row {self.row}"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image and its label.
-
-    Attributes:
-        source: the image file, the row of a parquet file, or the position in the split's array.
-        label: index into the class names; of multi-label data those of all its classes,
-            ascending, perhaps none.
-        key: the name of the image in its data set, the same on every machine.
-    """
-
-    source: Path | PackedImage | int
-    label: int | tuple[int, ...]
-    key: str
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """Indices of all its classes, ascending; exactly one unless the data are multi-label."""
-        return (self.label,) if isinstance(self.label, int) else self.label
+USUAL_NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""What a split's folder or file is called, in upper or lower case; as Hugging Face's loader has
+it."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +43,32 @@ class Split:
 
     Attributes:
         name: 'train', 'val' or 'test'.
-        samples: the images.
+        samples: the images, each made when it is looked at; any sequence is taken for them.
         class_names: in label order.
         array: (images, H, W) uint8 greys, or (images, H, W, 3) RGB, for samples without a file.
     """
 
     name: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     class_names: tuple[str, ...]
     array: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", Samples.of(self.samples))
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
+    def table(self) -> Samples:
+        """The samples in arrays, for what looks at all of them."""
+        assert isinstance(self.samples, Samples)
+        return self.samples
+
+    @property
     def multi_label(self) -> bool:
         """Whether an image may be of several classes, or of none."""
-        return any(not isinstance(sample.label, int) for sample in self.samples)
+        return self.table.multi_label
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -86,22 +77,64 @@ class Split:
         Raises:
             DataError: the split is multi-label.
         """
-        labels = tuple(sample.label for sample in self.samples if isinstance(sample.label, int))
-        if len(labels) < len(self.samples):
+        return tuple(self.label_array.tolist())
+
+    @property
+    def label_array(self) -> NDArray[np.int32]:
+        """(N,): the label of each image.
+
+        Raises:
+            DataError: the split is multi-label.
+        """
+        if self.multi_label:
             raise DataError(f"images of '{self.name}' have several labels, not one each")
-        return labels
+        return self.table.labels
 
     def class_counts(self) -> list[int]:
         """Images per class, in label order; one of several classes counts for each."""
-        counts = [0] * len(self.class_names)
-        for sample in self.samples:
-            for label in sample.classes:
-                counts[label] += 1
+        counts: list[int] = np.bincount(self.table.labels, minlength=len(self.class_names)).tolist()
         return counts
+
+    def rarest_classes(self) -> NDArray[np.integer[Any]]:
+        """(N,): the class of each image; of several the rarest in the split, of none -1."""
+        if not self.multi_label:
+            return self.table.labels
+        counts = np.array(self.class_counts())
+        by_rarity = np.empty(len(counts), dtype=np.int64)
+        by_rarity[np.lexsort((np.arange(len(counts)), counts))] = np.arange(len(counts))
+        owners = np.repeat(np.arange(len(self)), self.table.label_counts)
+        rarest = np.full(len(self), len(counts))
+        np.minimum.at(rarest, owners, by_rarity[self.table.labels])
+        classes: NDArray[np.integer[Any]] = np.append(np.argsort(by_rarity), -1)[rarest]
+        return classes
 
     def with_samples(self, samples: Iterable[Sample], name: str | None = None) -> Split:
         """The same split (or one of another name) with other samples."""
-        return replace(self, samples=tuple(samples), name=name or self.name)
+        return replace(self, samples=Samples.of(samples), name=name or self.name)
+
+    def take(self, places: Places) -> Split:
+        """The same split with the samples at some places alone, in that order."""
+        return replace(self, samples=self.table.take(places))
+
+    def with_classes(self, class_names: Sequence[str]) -> Split:
+        """The same images with labels into another list of names, in which all of its classes are.
+
+        Raises:
+            ValueError: one is not.
+        """
+        places = {name: place for place, name in enumerate(class_names)}
+        if missing := next((name for name in self.class_names if name not in places), None):
+            raise ValueError(f"class {missing!r} is not among the others")
+        moved = np.array([places[name] for name in self.class_names], dtype=np.int32)
+        names = tuple(class_names)
+        if not self.multi_label:
+            samples = self.table.relabelled(moved[self.label_array])
+            return replace(self, samples=samples, class_names=names)
+        several = (
+            replace(sample, label=tuple(sorted(int(moved[label]) for label in sample.classes)))
+            for sample in self.samples
+        )
+        return replace(self, samples=Samples.of(several), class_names=names)
 
 
 AnySplit = TypeVar("AnySplit")
@@ -133,8 +166,8 @@ class SplitsOf(Generic[AnySplit]):
         if split is None:
             known = ", ".join(other for other in get_args(SplitName) if self.get(other))
             raise DataError(
-                f"the data set has no '{name}' split (it has: {known}); name it under 'splits' in "
-                "a descriptor (val and test can be cut out of train: {fraction: 0.1, seed: 0})"
+                f"the data set has no '{name}' split (it has: {known}); data.{name}_fraction=0.2 "
+                "cuts one out of train, or name it under 'splits' in a descriptor"
             )
         return split
 
@@ -151,14 +184,37 @@ class SplitsOf(Generic[AnySplit]):
 
 
 @dataclass(frozen=True)
+class ContentCut:
+    """How val and test were cut out of the training images by what they hold, and what came of it.
+
+    Attributes:
+        val: fraction of the images; None: it was not cut out.
+        test: likewise.
+        seed: of the cut, which has nothing to do with a run's.
+        images: in each split.
+        sha256: of each split, over the sorted hashes of its images' bytes.
+    """
+
+    val: float | None
+    test: float | None
+    seed: int
+    images: dict[str, int]
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Splits(SplitsOf[Split]):
     """The splits of a data set of images with one label each, or with any number of them.
 
     Attributes:
         text_names: the classes as a sentence calls them, in label order; as class_names if empty.
+        notes: what to say of how the data were read, a sentence each.
+        cut: how val and test were made of the training images; None: they were not, or by name.
     """
 
     text_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    cut: ContentCut | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.text_names:

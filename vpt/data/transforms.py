@@ -7,7 +7,6 @@ in 8-bit pixels, and arithmetic (`Normalise`), which can wait until the batch is
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from vpt.config import TransformConfig
-from vpt.data.offline_albumentations import A
+from vpt.data.images import DECODE_ERRORS
 from vpt.data.rgb import upright_rgb
 from vpt.errors import ConfigError, DataError
-from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
 
 _RESAMPLING = {
@@ -35,7 +32,8 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _CPU = torch.device("cpu")
-_BORDER_REFLECT_101 = 4  # cv2.BORDER_REFLECT_101
+
+
 _NO_OPTIONS = TransformConfig()
 
 Pixels = NDArray[np.uint8]
@@ -118,7 +116,7 @@ class EvaluationTransform(Transform):
 
     def finish(self, settled: Pixels, seed: int) -> Tensor:
         """(3, H, W) uint8."""
-        return _planes(settled)
+        return to_planes(settled)
 
     @property
     def settled_to(self) -> tuple[int, int]:
@@ -130,62 +128,6 @@ class EvaluationTransform(Transform):
         values = self.preprocess.to_dict()
         del values["std"]  # the mean is the colour of padding
         return {"transform": "evaluation", **values}
-
-
-class TrainingTransform(Transform):
-    """Random augmentation, a pure function of image and seed."""
-
-    def __init__(self, preprocess: Preprocess, options: TransformConfig):
-        self.preprocess = preprocess
-        self.options = options
-        if options.name == "resize_crop" and options.resize < max(preprocess.size):
-            raise ConfigError(
-                f"transform.resize {options.resize} is smaller than the crop of "
-                f"{preprocess.size[0]} x {preprocess.size[1]} pixels; use at least "
-                f"{max(preprocess.size)}"
-            )
-        self.pipeline = A.Compose([_crop(preprocess, options), *_distortions(options)])
-        given = options.rand_augment
-        self.rand_augment = (
-            None if given is None else _RandAugment(preprocess, **given.model_dump())
-        )
-
-    def settle(self, image: Image.Image) -> Pixels:
-        """The whole image; for 'resize_crop' with its short side of `resize` pixels."""
-        image = prepared(image, self.preprocess)
-        if self.options.name == "resize_crop":
-            image = _resize_short_side(image, self.options.resize, self.preprocess)
-        return np.asarray(image)
-
-    def finish(self, settled: Pixels, seed: int) -> Tensor:
-        """(3, H, W) uint8: cropped, distorted."""
-        # One stream for the whole pipeline. Seeding it with set_random_seed would give each
-        # transform its own copy of the same stream: a wide crop would always come with a flip.
-        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        pixels: Pixels = self.pipeline(image=settled)["image"]
-        if self.rand_augment is not None:
-            augmented = Image.fromarray(pixels)
-            pixels = np.asarray(self.rand_augment(augmented, derive_seed("rand_augment", seed)))
-        return _planes(pixels)
-
-    def settled_size(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of what `settle` makes of an image of a size."""
-        if self.options.name == "resize_crop":
-            return _short_side_size(height, width, self.options.resize)
-        return height, width
-
-    def settling(self) -> dict[str, Any]:
-        """Nothing besides the image, or how it is resized."""
-        scaled = self.preprocess.value_range
-        values = {} if scaled is None else {"value_range": list(scaled)}
-        if self.options.name != "resize_crop":
-            return {"transform": "whole", **values}
-        return {
-            "transform": "resize",
-            "resize": self.options.resize,
-            "interpolation": self.preprocess.interpolation,
-            **values,
-        }
 
 
 class UnseededTransform:
@@ -218,6 +160,8 @@ def training_transform(preprocess: Preprocess, options: TransformConfig) -> Tran
     """
     if options.name == "none":
         return EvaluationTransform(preprocess)
+    from vpt.data.augmentation import TrainingTransform
+
     return TrainingTransform(preprocess, options)
 
 
@@ -253,11 +197,21 @@ def prepared(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     """
     if not isinstance(image, Image.Image):
         raise ConfigError(f"a transform takes a PIL image, not {_described(image)}")
+    if 0 in image.size:
+        raise DataError(f"{_name_of(image)}: {image.width} x {image.height} pixels are no image")
     try:
         return upright_rgb(image, preprocess.value_range)
-    except (OSError, ValueError) as error:
-        name = getattr(image, "filename", "") or f"an image of mode {image.mode}"
-        raise DataError(f"{name}: {error}") from error
+    except AssertionError as error:  # of Pillow, which has no file to read from any more
+        raise DataError(
+            f"{_name_of(image)}: its file was closed before it was loaded; call image.load() "
+            "first, or pass what vpt.read_image gives"
+        ) from error
+    except DECODE_ERRORS as error:
+        raise DataError(f"{_name_of(image)}: {error or type(error).__name__}") from error
+
+
+def _name_of(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "") or f"an image of mode {image.mode}")
 
 
 def _described(given: object) -> str:
@@ -280,70 +234,6 @@ def _described(given: object) -> str:
     return f"{type(given).__name__}; open a file with vpt.read_image"
 
 
-class _ResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
-    """Albumentations' random crop, resized with the filter of the evaluation transform.
-
-    OpenCV's cubic filter is another one than Pillow's (up to 38/255 apart when enlarging) and its
-    filters have no antialiasing; training and evaluation should see the same kind of pixels.
-    """
-
-    resampling = Image.Resampling.BICUBIC
-
-    def apply(
-        self, img: np.ndarray[Any, Any], crop_coords: tuple[int, int, int, int], **params: Any
-    ) -> np.ndarray[Any, Any]:
-        """(H, W, 3) uint8 of the wanted size."""
-        left, top, right, bottom = crop_coords
-        crop = Image.fromarray(np.ascontiguousarray(img[top:bottom, left:right]))
-        height, width = self.size
-        return np.asarray(crop.resize((width, height), self.resampling))
-
-
-def _crop(preprocess: Preprocess, options: TransformConfig) -> Any:
-    height, width = preprocess.size
-    if options.name == "resize_crop":
-        return A.RandomCrop(height=height, width=width)
-    crop = _ResizedCrop(size=preprocess.size, scale=options.scale, ratio=options.ratio)
-    crop.resampling = resampling_of(preprocess)
-    return crop
-
-
-def _distortions(options: TransformConfig) -> list[Any]:
-    steps = [A.HorizontalFlip(p=options.hflip)]
-    if options.rotate > 0:
-        limits = (-options.rotate, options.rotate)
-        steps.append(A.Rotate(limit=limits, border_mode=_BORDER_REFLECT_101, p=1.0))
-    if options.color_jitter > 0:
-        factors = (max(0.0, 1 - options.color_jitter), 1 + options.color_jitter)
-        steps.append(
-            A.ColorJitter(brightness=factors, contrast=factors, saturation=factors, hue=0, p=1.0)
-        )
-    return steps
-
-
-class _RandAugment:
-    """RandAugment (Cubuk et al. 2020, arXiv 1909.13719), a pure function of image and seed.
-
-    The operations and their ranges are torchvision's; what they uncover has the mean colour.
-    """
-
-    def __init__(self, preprocess: Preprocess, *, num_ops: int, magnitude: int):
-        self.operations = v2.RandAugment(
-            num_ops,
-            magnitude,
-            interpolation=v2.InterpolationMode.BILINEAR,
-            fill=list(padding_colour(preprocess)),
-        )
-
-    def __call__(self, image: Image.Image, seed: int) -> Image.Image:
-        """Of the same size."""
-        # torchvision draws from torch's global generator, which is given back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            augmented: Image.Image = self.operations(image)
-        return augmented
-
-
 def resampling_of(preprocess: Preprocess) -> Image.Resampling:
     """Pillow's filter for a preprocessing; each is antialiased.
 
@@ -359,10 +249,10 @@ def resampling_of(preprocess: Preprocess) -> Image.Resampling:
 
 def to_pixels(image: Image.Image) -> Tensor:
     """(3, H, W) uint8 of an RGB image."""
-    return _planes(np.asarray(image))
+    return to_planes(np.asarray(image))
 
 
-def _planes(pixels: Pixels) -> Tensor:
+def to_planes(pixels: Pixels) -> Tensor:
     """(3, H, W) in memory of its own."""
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
@@ -377,13 +267,14 @@ def _resize(image: Image.Image, height: int, width: int, preprocess: Preprocess)
     return image.resize((width, height), resampling_of(preprocess))
 
 
-def _resize_short_side(image: Image.Image, side: int, preprocess: Preprocess) -> Image.Image:
+def resize_short_side(image: Image.Image, side: int, preprocess: Preprocess) -> Image.Image:
     """The short side becomes `side` pixels; the long one is rounded down, as torchvision does."""
-    size = _short_side_size(image.height, image.width, side)
+    size = short_side_size(image.height, image.width, side)
     return image if size == (image.height, image.width) else _resize(image, *size, preprocess)
 
 
-def _short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
+def short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """(H, W) of an image once its short side has `side` pixels."""
     if min(width, height) == side:
         return height, width
     if width <= height:
@@ -395,7 +286,7 @@ def _center(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     """Resize so that the scaled size is covered, then crop the middle."""
     height, width = _scaled_size(preprocess)
     if height == width:
-        image = _resize_short_side(image, height, preprocess)
+        image = resize_short_side(image, height, preprocess)
     else:
         ratio = min(image.height / height, image.width / width)
         size = round(image.height / ratio), round(image.width / ratio)

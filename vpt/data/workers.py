@@ -6,11 +6,11 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 from weakref import WeakSet
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 
@@ -50,7 +50,8 @@ def start_worker(worker: int, *, owner: int) -> None:
         # Killed meanwhile: torch would watch over the wrong process, and this one never end.
         os._exit(1)
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    if (cv2 := sys.modules.get("cv2")) is not None:  # of the augmentation, where there is any
+        cv2.setNumThreads(0)
     for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
@@ -34,7 +34,6 @@ from vpt.engine.distributed import (
 )
 from vpt.engine.energy import EnergyMeter
 from vpt.engine.evaluate import evaluate
-from vpt.engine.events import Events
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
 from vpt.engine.optim import (
     OptimSettings,
@@ -43,16 +42,19 @@ from vpt.engine.optim import (
     optimizer_tensors,
     set_learning_rates,
 )
-from vpt.engine.progress import TrainingProgress
+from vpt.engine.progress import TrainingProgress, format_seconds
 from vpt.engine.shares import Share, shares_of, weight_of, weighted, weights_of
 from vpt.engine.step import TrainingStep, blank_batch, over_all_processes, summing
 from vpt.engine.throughput import DataWatch, Meter
 from vpt.errors import DivergedError, RunError
-from vpt.evaluation import Evaluator
+from vpt.evaluation import Evaluator, is_better
 from vpt.evaluation.energy import Energy, energies, total
 from vpt.models import NO_CONSISTENCY, Classifier, Consistency, PromptedModel
 from vpt.seeding import derive_seed
 from vpt.structures import AnyBatch, Batch
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 OnValidation = Callable[[int, dict[str, float]], None]
 
@@ -76,10 +78,11 @@ class FitSettings:
         precision: 'fp32', 'bf16' or 'fp16'.
         consistency: weights of the losses that keep the model near the frozen one.
         mixing: of training images with each other.
-        select: validation metric that decides which epoch is best; 'last' takes the last.
+        select: validation metric that decides which epoch is best, ties by the validation loss;
+            'last' takes the last.
         evaluate_every: epochs from one validation, and its checkpoint, to the next; the last is
             always validated.
-        early_stopping: epochs without a better one after which to stop.
+        early_stopping: epochs without a better one, by the same rule, after which to stop.
         checkpoint_seconds: between checkpoints inside an epoch.
         log_every: optimiser steps between logged training values.
         compile_mode: of torch.compile; 'none' runs as it is written.
@@ -453,14 +456,10 @@ class _Loop:
         self._share_clock()
         state.evaluated = epoch + 1
         is_best = self._note(metrics, epoch)
-        mark = " (best)" if is_best else ""
-        headline = self.data.evaluator.headline or tuple(metrics)
-        shown = {name: metrics[name] for name in headline if name in metrics}
-        parts = [] if self.mean_loss is None else [f"train loss {self.mean_loss:.4f}"]
-        parts += [format_metrics(shown)] if shown else []
-        self.outputs.log(f"epoch {epoch + 1}/{self.settings.epochs} {', '.join(parts)}{mark}")
+        self.outputs.log(self._epoch_line(metrics, epoch) + ("  best" if is_best else ""))
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
+            headline = self.data.evaluator.headline
             self.outputs.events.curves(state.step, best_curves(state.best, headline))
         if is_best:
             state.best_sha256 = self.outputs.on_best(metrics)
@@ -469,6 +468,20 @@ class _Loop:
         if asked_to_stop(stop):
             self._save_and_stop(stop)
         self.outputs.on_validation(epoch, metrics)
+
+    def _epoch_line(self, metrics: dict[str, float], epoch: int) -> str:
+        """The losses, the metric that the best epoch is chosen by, the rate and the time so far."""
+        parts = [f"epoch {epoch + 1}/{self.settings.epochs}"]
+        if self.mean_loss is not None:
+            parts.append(f"train loss {self.mean_loss:.4f}")
+        if "loss" in metrics:
+            parts.append(f"val loss {metrics['loss']:.4f}")
+        named = [self.settings.select, *metrics]  # 'last' and 'loss' are none of a table's metrics
+        chosen = next((name for name in named if name in metrics and name != "loss"), None)
+        if chosen is not None:
+            parts.append(f"{chosen} {metrics[chosen]:.1%}")
+        parts.append(f"lr {self.optimizer.param_groups[0]['lr']:.1e}")
+        return "  ".join([*parts, format_seconds(self.state.seconds)])
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
         """The metrics of the validation images; none where there are no such images."""
@@ -494,19 +507,14 @@ class _Loop:
         return metrics
 
     def _note(self, metrics: dict[str, float], epoch: int) -> bool:
-        """Whether this epoch is the best so far; on ties the earlier one stays."""
+        """Whether this epoch is the best so far, see `is_better`; it is all in the state."""
         state, select = self.state, self.settings.select
         if select != "last" and select not in metrics:
             raise RunError(
                 f"validation has no {select} to choose the best epoch by (it has "
                 f"{', '.join(metrics) or 'none'}); set train.select: last, or change the data"
             )
-        if select == "last":
-            better = True
-        elif select == "loss":
-            better = state.best is None or metrics[select] < state.best[select]
-        else:
-            better = state.best is None or metrics[select] > state.best[select]
+        better = is_better(metrics, state.best, select)
         if better:
             state.best, state.best_epoch, state.stale = metrics, epoch, 0
         else:
@@ -629,7 +637,12 @@ def best_curves(best: Mapping[str, float] | None, headline: Sequence[str]) -> di
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
-    """Metrics for one line: shares in percent, the loss as it is."""
+    """Metrics for one line: shares in percent, the loss as it is.
+
+    The mean over the classes is left out where it says the same as the mean over the images.
+    """
+    if abs(metrics.get("mean_class_accuracy", -1.0) - metrics.get("top1", 1.0)) < 5e-4:
+        metrics = {k: v for k, v in metrics.items() if k != "mean_class_accuracy"}
     return ", ".join(f"{k} {v:.4f}" if k == "loss" else f"{k} {v:.1%}" for k, v in metrics.items())
 
 

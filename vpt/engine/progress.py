@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -21,6 +23,35 @@ from rich.progress import (
 from vpt.data import LEFT_OUT
 
 Log = Callable[[str], None]
+
+
+@contextmanager
+def said_if_slow(line: str, log: Log, *, seconds: float = 2.0) -> Iterator[None]:
+    """Log a line once what is done inside has taken longer than a moment.
+
+    Args:
+        line: e.g. 'loading backbone ...'.
+        log: takes plain lines; of several processes only the first one's says anything.
+        seconds: after which it is said.
+    """
+    timer = threading.Timer(seconds, log, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def loading_line(backbone: str, weights: Path | None, *, pretrained: bool = True) -> str:
+    """What is said while a backbone is loaded: its name, and where its weights come from."""
+    if weights is not None:
+        source = f" (weights: {weights})"
+    elif pretrained and not backbone.startswith("bundled/"):
+        source = " (weights: Hugging Face's cache, or https://huggingface.co)"
+    else:
+        source = ""
+    return f"loading backbone {backbone}{source} ..."
 
 
 class LeftOut:
@@ -163,7 +194,7 @@ def bytes_progress(
         yield _byte_lines(name, log, line_seconds)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a name of somebody else
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vpt.storage.atomic_file import remove_leftovers, write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG_NAME = "projector_config.pbtxt"
 """The file by which TensorBoard finds the others; the name is its own."""

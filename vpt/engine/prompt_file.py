@@ -12,10 +12,12 @@ import torch
 from pydantic import AfterValidator, FailFast, Field, model_validator
 from torch import Tensor
 
+from vpt.choices import CropMode
 from vpt.class_names import class_names_problem
 from vpt.config import Schema, validate
-from vpt.config.run import check_tuning
+from vpt.config.run import ValueRange, check_tuning
 from vpt.errors import ConfigError, PromptFileError
+from vpt.limits import MAX_CLASSES, MAX_METHODS, MAX_NAME, MAX_SIDE
 from vpt.storage.sealed_file import (
     HEAD_LIMIT,
     SealedFileError,
@@ -25,7 +27,7 @@ from vpt.storage.sealed_file import (
     sealed_head_size,
     write_sealed,
 )
-from vpt.structures import CropMode, Preprocess
+from vpt.structures import Preprocess
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 3 * 2**20
@@ -40,11 +42,24 @@ DETECTION_FEATURE = "detection"
 MULTI_LABEL_FEATURE = "multi_label"
 """Required by files of models whose images may be of several classes: logits are no softmax's."""
 
+POOL_FEATURE = "pool"
+"""Required where the feature is made in another way than the backbone's own."""
+
 SENTENCES_FEATURE = "sentences"
 """Required by files whose sentences of each class are in a tensor: they may be many."""
 
+VALUE_RANGE_FEATURE = "value_range"
+"""Required where `preprocess` says which values of images of more than 8 bits are 0 and 255."""
+
 KNOWN_FEATURES = frozenset(
-    {TEXT_FEATURE, DETECTION_FEATURE, MULTI_LABEL_FEATURE, SENTENCES_FEATURE}
+    {
+        TEXT_FEATURE,
+        DETECTION_FEATURE,
+        MULTI_LABEL_FEATURE,
+        POOL_FEATURE,
+        SENTENCES_FEATURE,
+        VALUE_RANGE_FEATURE,
+    }
 )
 """What a header's `requires` may name; format 1 as such needs nothing beyond itself."""
 
@@ -54,8 +69,8 @@ _UPGRADE = "it needs a newer vpt: pip install -U vpt"
 SENTENCES = "text.sentences"
 """The tensor with `head.class_prompts`: the bytes of its JSON, uint8."""
 
-MAX_SIDE = 8_192
-"""Most pixels of an image's side."""
+MAX_SENTENCE = 1_000
+"""Most characters of a sentence: a tokenizer takes a second for a word of five times as many."""
 
 MAX_KEYS = 50_000
 """Most keys of an object in the header."""
@@ -69,7 +84,8 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Share = Annotated[float, Field(ge=-100, le=100)]
 Spread = Annotated[float, Field(ge=1e-4, le=100)]
 Colour = Annotated[int, Field(ge=0, le=255)]
-Word = Annotated[str, Field(max_length=1_000)]
+Word = Annotated[str, Field(max_length=MAX_NAME)]
+TextName = Annotated[str, Field(max_length=500)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -84,6 +100,7 @@ class BackboneRecord(Schema):
             people, and never opened.
         image_size: (H, W) in pixels.
         grid: (h, w) of the patch tokens.
+        pool: what the feature is made of, see `Backbone.pooling`; None in files of older versions.
         activation: class name of the blocks' activation, which the weights do not tell.
     """
 
@@ -94,6 +111,7 @@ class BackboneRecord(Schema):
     image_size: tuple[Side, Side]
     grid: tuple[Side, Side]
     activation: Word | None = None
+    pool: Annotated[str, Field(max_length=100)] | None = None
 
 
 class PreprocessRecord(Schema):
@@ -106,6 +124,7 @@ class PreprocessRecord(Schema):
     crop_pct: float = Field(1.0, ge=0.1, le=2.0)
     crop_mode: CropMode = "center"
     fill: tuple[Colour, Colour, Colour] | None = None
+    value_range: ValueRange | None = None
 
     @model_validator(mode="after")
     def _check_resized(self) -> PreprocessRecord:
@@ -136,7 +155,25 @@ class TextRecord(Schema):
     structure: Word
     tokenizer: Word
     context_length: int = Field(ge=1, le=65_536)
-    names: Annotated[tuple[Word, ...], FailFast()] = Field(min_length=1, max_length=50_000)
+    names: Annotated[tuple[TextName, ...], FailFast()] = Field(min_length=1, max_length=50_000)
+
+
+class CutRecord(Schema):
+    """How the run's data were cut into splits by what images hold; see `vpt.data.ContentCut`.
+
+    Attributes:
+        val: fraction of the images that was cut out for validation, or None.
+        test: likewise for testing.
+        seed: of the cut.
+        images: in each split.
+        sha256: of each split's images.
+    """
+
+    val: float | None = Field(default=None, gt=0, lt=1)
+    test: float | None = Field(default=None, gt=0, lt=1)
+    seed: int = Field(ge=0, lt=2**63)
+    images: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=1)]]
+    sha256: dict[Literal["train", "val", "test"], Digest]
 
 
 def _check_method(options: dict[str, Any]) -> dict[str, Any]:
@@ -152,8 +189,8 @@ def _check_head(options: dict[str, Any]) -> dict[str, Any]:
     """
     _check_method(options)
     classes = options.get("num_classes")
-    if type(classes) is not int or not 1 <= classes <= 1_000_000:
-        raise ValueError("num_classes is no number of classes from 1 to 1,000,000")
+    if type(classes) is not int or not 1 <= classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes is no number of classes from 1 to {MAX_CLASSES:,}")
     templates, context = options.get("templates"), options.get("context")
     if templates is not None and not _are_sentences(templates):
         raise ValueError("templates are not a list of sentences; a file holds them written out")
@@ -172,7 +209,7 @@ def _check_sentences(prompts: Any) -> None:
 
 def _are_sentences(values: Any) -> bool:
     good = isinstance(values, list | tuple) and len(values) > 0
-    return good and all(isinstance(value, str) and len(value) <= 5_000 for value in values)
+    return good and all(isinstance(value, str) and len(value) <= MAX_SENTENCE for value in values)
 
 
 def _check_names(names: list[Any]) -> list[str]:
@@ -235,6 +272,7 @@ class PromptHeader(Schema):
         text: the text tower and the names in the sentences, for a head whose classes are texts.
         metrics: name to value, as measured when the file was written.
         seed: of the run.
+        cut: how the run's data were cut into splits, where they had none; else None.
         config: the run's resolved config, of absolute paths only the last part.
         requires: features that a reader has to know to use the file rightly.
     """
@@ -244,7 +282,7 @@ class PromptHeader(Schema):
     task: Literal["classification", "detection"] = "classification"
     backbone: BackboneRecord
     preprocess: PreprocessRecord
-    prompt: Method | Annotated[list[Method], Field(min_length=1, max_length=32)]
+    prompt: Method | Annotated[list[Method], Field(min_length=1, max_length=MAX_METHODS)]
     neck: dict[str, Any] | None = None
     head: HeadOptions | None = None
     tuning: Annotated[str, AfterValidator(check_tuning)] = "frozen"
@@ -252,7 +290,8 @@ class PromptHeader(Schema):
     category_ids: CategoryIds | None = None
     text: TextRecord | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    cut: CutRecord | None = None
     config: Annotated[dict[str, Any], AfterValidator(_check_used)] | None = None
     requires: list[str] = Field(default_factory=list, max_length=100)
 
@@ -364,7 +403,7 @@ def read_prompt_file(path: Path | str) -> tuple[PromptHeader, dict[str, Tensor]]
     header = _validate(path, values)
     header = _with_sentences(path, header, tensors.pop(SENTENCES, None))
     for name, tensor in tensors.items():
-        if _holds_nan(tensor):
+        if _holds_nan(tensor.float()):  # as a model takes it: a double may be too large
             raise PromptFileError(f"{path}: tensor {name!r} holds NaN or infinity")
     return header, tensors
 

@@ -17,9 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import torch
-
-from vpt.engine.distributed import world_size
 from vpt.engine.projector import FILE_NAMES
 from vpt.errors import RunError, RunInUseError
 from vpt.storage.atomic_file import free_bytes, is_leftover, remove_leftovers, write_atomic
@@ -30,6 +27,7 @@ __all__ = [
     "RESULT_NAME",
     "OpenMode",
     "RunDirectory",
+    "check_run_directory",
     "discard_weights",
     "environment",
     "free_bytes",
@@ -164,6 +162,18 @@ def open_run_directory(path: Path, *, mode: OpenMode) -> RunDirectory:
     return RunDirectory(path, held)
 
 
+def check_run_directory(path: Path, *, mode: OpenMode) -> None:
+    """Refuse a directory that `open_run_directory` would refuse; nothing is made or changed.
+
+    Raises:
+        RunError: its content does not fit the mode, or it is no directory.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"cannot use {path} as a run directory: it is a file; choose another")
+    if path.is_dir():
+        _refuse_unfit(path, mode)
+
+
 def discard_weights(path: Path) -> None:
     """Remove a finished run's checkpoints and prompt files; its result and curves stay.
 
@@ -203,6 +213,10 @@ def write_json_atomic(path: Path, obj: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and devices, as JSON values; a package that is missing is None."""
+    import torch
+
+    from vpt.engine.distributed import world_size
+
     packages = ("vpt", "torch", "torchvision", "timm", "open_clip_torch")
     cuda = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return {
@@ -226,7 +240,9 @@ def _installed_version(package: str) -> str | None:
 def _refuse_unfit(path: Path, mode: OpenMode) -> None:
     names = sorted(p.name for p in path.iterdir() if p.name != _LOCK and not is_leftover(p.name))
     if mode == "new" and names:
-        raise RunError(f"{path} is not empty ({names[0]}); use --resume or --overwrite")
+        raise RunError(
+            f"{path} is not empty ({names[0]}); use --resume or --overwrite, or another run_dir"
+        )
     if mode == "resume" and names and not any(name in (*_FILES, *_FOLDERS) for name in names):
         raise RunError(f"{path} holds no run to resume, but {names[0]}; choose another directory")
     if mode == "resume":

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
 _TOP = 5
+_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,7 @@ class ClassificationEvaluator:
             "top1": float(right.mean()),
             "mean_class_accuracy": float(np.mean(per_class)),
             "loss": float(np.mean(_column(self._losses))),
-            # Of the confidence in the first choice: a calibration of right and wrong.
-            "calibration_error": float(
-                binary_calibration_error(
-                    torch.from_numpy(_column(self._confidences)), torch.from_numpy(right).long()
-                )
-            ),
+            "calibration_error": _calibration_error(_column(self._confidences), right),
         }
         if self.num_classes > _TOP:
             metrics["top5"] = float((_column(self._ranks) < _TOP).mean())
@@ -175,6 +170,15 @@ class ClassificationEvaluator:
 def _column(values: array[Any]) -> NDArray[Any]:
     """A copy, as an array whose memory is looked at cannot grow."""
     return np.array(values)
+
+
+def _calibration_error(confidences: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """The expected calibration error in bins of equal width (Guo et al. 2017, equation 5)."""
+    edges = np.linspace(0, 1, _BINS + 1, dtype=np.float32)
+    bins = np.searchsorted(edges, confidences, side="right")
+    hits = np.bincount(bins, weights=right)
+    expected = np.bincount(bins, weights=confidences)
+    return float(np.abs(hits - expected).sum() / len(right))
 
 
 def _ranks(logits: Tensor, labels: Tensor) -> Tensor:

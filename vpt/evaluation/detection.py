@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from vpt.data.readers.coco import as_integer, as_number
-from vpt.data.readers.parts import read_json, shown
 from vpt.errors import ConfigError, DataError
+from vpt.evaluation.result_files import check_records, read_results, some
 from vpt.structures import Detections
 
 METRICS = (
@@ -85,6 +81,7 @@ class DetectionEvaluator:
         self._labels = {category: label for label, category in enumerate(self.category_ids)}
         _check_categories(ground_truth, self._labels, names)
         self.class_names = [str(names[category]) for category in self.category_ids]
+        self._names = dict(zip(self.category_ids, self.class_names, strict=True))
         self._images = [dict(image) for image in ground_truth["images"]]
         self._known = {image["id"] for image in self._images}
         self._annotations = [
@@ -121,38 +118,12 @@ class DetectionEvaluator:
         self._curves = None
 
     def update_records(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take detections as COCO results {image_id, category_id, bbox (xywh), score}.
+        """Take detections as COCO results; see `check_records`.
 
         Raises:
-            DataError: a record lacks a field, or its image or category is unknown.
+            DataError: a record lacks a field, or does not fit the ground truth.
         """
-        taken = []
-        for place, record in enumerate(records):
-            image_id = as_integer(record.get("image_id"))
-            if image_id is None:
-                raise DataError(
-                    f"result {place}: no image_id, but {shown(record.get('image_id'))}; results "
-                    "name images by the ids of the annotation file (those of 'vpt predict --coco' "
-                    "have file names: 'vpt evaluate --results' writes what can be measured)"
-                )
-            self._check_image(image_id, f"result {place}: ")
-            category_id = as_integer(record.get("category_id"))
-            if category_id not in self._labels:
-                raise DataError(
-                    f"result {place}: category id {shown(record.get('category_id'))} is not in the "
-                    f"ground truth; known are {_some(self._labels)}"
-                )
-            box, score = record.get("bbox"), record.get("score")
-            numbers = [as_number(each) for each in _box_and_score(box, score)]
-            finite = [each for each in numbers if each is not None and math.isfinite(each)]
-            if len(finite) != 5 or min(finite[2:4]) < 0:
-                raise DataError(
-                    f"result {place}: needs bbox [x, y, width, height] and a score, all finite, "
-                    f"not bbox {shown(box)} and score {shown(score)}"
-                )
-            ids = {"image_id": image_id, "category_id": category_id}
-            taken.append({**record, **ids, "bbox": finite[:4], "score": finite[4]})
-        self._records += taken
+        self._records += check_records(records, self._images, self._annotations, self._names)
         self._curves = None
 
     def compute(self) -> dict[str, float]:
@@ -244,7 +215,7 @@ class DetectionEvaluator:
         if image_id not in self._known:
             raise DataError(
                 f"{prefix}image id {image_id!r} is not in the ground truth; "
-                f"known are {_some(self._known)}"
+                f"known are {some(self._known)}"
             )
 
     def _place(self, category: int) -> int:
@@ -290,7 +261,7 @@ def score_results(
         ConfigError: see `check_coco_eval`.
         DataError: the file is no list of results, or a result does not fit the ground truth.
     """
-    records = _read_results(results) if isinstance(results, Path) else results
+    records = read_results(results) if isinstance(results, Path) else results
     categories = sorted(category["id"] for category in ground_truth["categories"])
     evaluator = DetectionEvaluator(ground_truth, categories, coco_eval=coco_eval)
     evaluator.update_records(records)
@@ -366,6 +337,9 @@ class _Curves:
 def _implementation(coco_eval: CocoEval) -> tuple[Any, Any]:
     """The classes of an index of annotations and of the evaluation, which work alike."""
     if coco_eval == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
         return COCO, COCOeval
     import faster_coco_eval
 
@@ -445,35 +419,17 @@ def _covered(boxes: Tensor, crowds: Tensor) -> Tensor:
     return (sides.prod(dim=2) / areas.clamp(min=1e-9)).max(dim=1).values
 
 
-def _box_and_score(box: Any, score: Any) -> list[Any]:
-    """The box's four values and the score; nothing where the box has not four."""
-    return [*box, score] if isinstance(box, list | tuple) and len(box) == 4 else []
-
-
 def _check_categories(
     ground_truth: Mapping[str, Any], labels: Mapping[int, int], names: Mapping[int, Any]
 ) -> None:
     if absent := [category for category in labels if category not in names]:
         raise DataError(
-            f"category ids {_some(absent)} are not in the ground truth; known are {_some(names)}"
+            f"category ids {some(absent)} are not in the ground truth; known are {some(names)}"
         )
     for place, annotation in enumerate(ground_truth["annotations"]):
         if annotation["category_id"] not in labels:
             raise DataError(
                 f"annotation {annotation.get('id', place)} has category id "
                 f"{annotation['category_id']}, which the model does not know; its own are "
-                f"{_some(labels)}"
+                f"{some(labels)}"
             )
-
-
-def _read_results(path: Path) -> list[dict[str, Any]]:
-    values = read_json(path)
-    if not isinstance(values, list) or not all(isinstance(each, dict) for each in values):
-        raise DataError(f"{path}: must hold a list of results {{image_id, category_id, ...}}")
-    return values
-
-
-def _some(values: Iterable[Any], limit: int = 8) -> str:
-    listed = list(values)
-    shown = ", ".join(str(value) for value in listed[:limit])
-    return f"{shown}, ... ({len(listed)} in all)" if len(listed) > limit else shown

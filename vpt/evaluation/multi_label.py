@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchmetrics.functional.classification import binary_average_precision
 
 Counts = NDArray[np.int64]
 
@@ -78,6 +77,8 @@ class MultiLabelEvaluator:
         The sum over the ranking of precision times the step in recall, images of equal logits
         taken together (scikit-learn's definition, without interpolation).
         """
+        from torchmetrics.functional.classification import binary_average_precision
+
         values: list[float | None] = []
         for label in range(self.num_classes):
             logits, truth = self._of_class(label)

@@ -1,22 +1,22 @@
 """The composition of a run: a checked config becomes data, model and settings."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from typing import overload
+from vpt.lazy import lazy_names
 
-from vpt.backbones import Backbone
-from vpt.config import AnyRunConfig, DetectionRunConfig, RunConfig
-from vpt.experiment.caching import CachePlan, bytes_text, plan_cache
-from vpt.experiment.classification import (
-    Experiment,
-    build_classification,
-    head_with_templates,
-    load_splits,
-    preprocess_of,
-)
-from vpt.experiment.detection import DetectionExperiment, build_detection
-from vpt.experiment.settings import backbone_of
-from vpt.text import TextTower
+if TYPE_CHECKING:
+    from vpt.experiment.caching import CachePlan, bytes_text, plan_cache
+    from vpt.experiment.classification import (
+        Experiment,
+        head_with_templates,
+        load_splits,
+        preprocess_of,
+    )
+    from vpt.experiment.composition import AnyExperiment, build
+    from vpt.experiment.detection import DetectionExperiment
+    from vpt.experiment.settings import backbone_of
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "AnyExperiment",
@@ -31,36 +31,3 @@ __all__ = [
     "plan_cache",
     "preprocess_of",
 ]
-
-AnyExperiment = Experiment | DetectionExperiment
-"""Of either task."""
-
-
-@overload
-def build(
-    config: RunConfig, *, backbone: Backbone | None = ..., text: TextTower | None = ...
-) -> Experiment: ...
-
-
-@overload
-def build(
-    config: AnyRunConfig, *, backbone: Backbone | None = ..., text: TextTower | None = ...
-) -> AnyExperiment: ...
-
-
-def build(
-    config: AnyRunConfig, *, backbone: Backbone | None = None, text: TextTower | None = None
-) -> AnyExperiment:
-    """Objects from a config of either task.
-
-    Args:
-        config: checked.
-        backbone: one in memory, to share between runs, instead of the config's.
-        text: its text tower, likewise, for heads of texts.
-
-    Raises:
-        VptError: anything in the config that does not fit together.
-    """
-    if isinstance(config, DetectionRunConfig):
-        return build_detection(config, backbone=backbone)
-    return build_classification(config, backbone=backbone, text=text)

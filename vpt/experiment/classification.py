@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,25 +20,25 @@ from vpt.data import (
     coop_few_shot,
     evaluation_transform,
     few_shot,
+    layout_lines,
     load_descriptor,
     read_splits,
     restrict_classes,
     training_transform,
     with_val_in_train,
 )
+from vpt.data.cuts import with_cuts
 from vpt.engine.fit import FitSettings
-from vpt.engine.prompt_file import (
-    PromptHeader,
-    read_prompt_file,
-    read_prompt_header,
-)
-from vpt.errors import ConfigError, DataError, PromptFileError
+from vpt.errors import ConfigError, DataError
 from vpt.experiment.caching import plan_cache
 from vpt.experiment.settings import backbone_of, fit_settings
+from vpt.experiment.starting import start_classifier
 from vpt.models import Classifier, Consistency
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -57,6 +55,7 @@ class Experiment:
         train_transform: (image, seed) -> tensor.
         eval_transform: the same with the seed ignored.
         settings: for `fit`.
+        notes: lines about what was decided while it was built.
     """
 
     config: RunConfig
@@ -66,11 +65,17 @@ class Experiment:
     train_transform: Transform
     eval_transform: Transform
     settings: FitSettings
+    notes: tuple[str, ...] = ()
 
     @property
     def batches_per_epoch(self) -> int:
         """Training batches per epoch; the last may be smaller."""
         return -(-len(self.splits.require("train")) // self.config.data.batch_size)
+
+    @property
+    def data_lines(self) -> list[str]:
+        """What to say of how the data were read."""
+        return [*layout_lines(self.descriptor), *self.splits.notes]
 
     def with_splits(self, splits: Splits) -> Experiment:
         """The same with other images, and what follows from their numbers."""
@@ -91,6 +96,11 @@ def build_classification(
         VptError: anything in the config that does not fit together.
     """
     descriptor, splits = load_splits(config)
+    if len(splits.class_names) < 2 and not splits.multi_label:
+        raise DataError(
+            f"data.classes {config.data.classes} of '{descriptor.name}' are one, "
+            f"'{splits.class_names[0]}': there is nothing to tell apart; use all classes"
+        )
     check_head(config.head, config.backbone.name)
     body = backbone or backbone_of(config)
     torch.manual_seed(derive_seed("init", config.seed))
@@ -103,7 +113,7 @@ def build_classification(
         class_names=splits.class_names,
         text_names=splits.text_names,
         text=text,
-        preprocess=preprocess_of(body, config.data.preprocess),
+        preprocess=preprocess_of(body, config.data.preprocess, config.data.value_range),
         multi_label=splits.multi_label,
     )
     if not model.trainable_parameters():
@@ -113,8 +123,8 @@ def build_classification(
     model.check_consistency(Consistency(**config.loss.consistency.model_dump()))
     check_saveable(model, config)
     plan_cache(config, model, splits)
-    if config.train.init_from is not None:
-        _start_from(model, config.train.init_from)
+    started = config.train.init_from
+    notes = () if started is None else (start_classifier(model, started),)
     return Experiment(
         config,
         descriptor,
@@ -123,12 +133,24 @@ def build_classification(
         train_transform=training_transform(model.preprocess, config.data.transform),
         eval_transform=evaluation_transform(model.preprocess),
         settings=_fit_settings(config, splits),
+        notes=notes,
+    )
+
+
+def described(config: RunConfig) -> Descriptor:
+    """The descriptor of a config's data set, with the cuts that its `data` section asks for."""
+    data = config.data
+    return with_cuts(
+        load_descriptor(data.dataset),
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
     )
 
 
 def load_splits(config: RunConfig) -> tuple[Descriptor, Splits]:
     """The data set of a config, with the images and classes that its `data` section chooses."""
-    descriptor = load_descriptor(config.data.dataset)
+    descriptor = described(config)
     splits = _chosen(config, read_splits(descriptor, config.data.root))
     splits.require("train")
     if config.data.train_on == "train":
@@ -165,82 +187,17 @@ def head_with_templates(head: dict[str, Any], descriptor: Descriptor) -> dict[st
     return head
 
 
-def preprocess_of(backbone: Backbone, choice: str) -> Preprocess:
-    """How images are prepared, by `data.preprocess`."""
-    own = backbone.preprocess
+def preprocess_of(
+    backbone: Backbone, choice: str, value_range: tuple[float, float] | None = None
+) -> Preprocess:
+    """How images are prepared, by `data.preprocess` and `data.value_range`."""
+    own = replace(backbone.preprocess, value_range=value_range)
     if choice == "backbone":
         return own
-    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    paper = Preprocess(own.size, IMAGENET_MEAN, IMAGENET_STD, "bilinear", value_range=value_range)
     if choice == "squash":
         return replace(paper, crop_mode="squash")
     return replace(paper, crop_pct=0.875)
-
-
-def _start_from(model: Classifier, path: Path) -> None:
-    """Take a prompt file's tensors; of its head only what means the same for these classes."""
-    header = read_prompt_header(path)
-    _check_start(model, header, path)
-    _, tensors = read_prompt_file(path)
-    own = dict(model.trained_tensors())
-    fits = _same_head(model, header)
-    kept = {n: t.detach().clone() for n, t in own.items() if n.startswith("head.") and not fits(n)}
-    start = {n: t for n, t in tensors.items() if not n.startswith("head.") or fits(n)}
-    try:
-        model.load_trained(start | kept)
-    except PromptFileError as error:
-        raise PromptFileError(f"train.init_from {path}: {error}") from error
-
-
-def _check_start(model: Classifier, header: PromptHeader, path: Path) -> None:
-    """Refuse tensors that would mean something else here than where they were trained."""
-    if header.backbone.sha256 != model.backbone.sha256:
-        raise PromptFileError(
-            f"train.init_from {path} belongs to '{header.backbone.name}' with other weights"
-        )
-    if header.backbone.activation != model.backbone.activation:
-        raise PromptFileError(
-            f"train.init_from {path} was trained with {header.backbone.activation}, "
-            f"'{model.backbone.name}' computes {model.backbone.activation}"
-        )
-    before, now = _meaning(header.prompt), _meaning(model.prompt.options)
-    if before != now:
-        raise PromptFileError(
-            f"train.init_from {path} holds another kind of prompt: {before} instead of {now}"
-        )
-
-
-_NOT_MEANING = ("init", "std", "dropout", "chunk", "num_tokens")
-"""Options of a prompt or a context that its tensors' meaning does not depend on; shapes tell M."""
-
-
-def _meaning(options: Any) -> Any:
-    """Options without those that a trained tensor does not depend on; `placement` came later."""
-    if isinstance(options, list):
-        return [_meaning(each) for each in options]
-    kept = {k: v for k, v in (options or {}).items() if k not in _NOT_MEANING}
-    return {"placement": "post_norm", **kept} if "layers" in kept else kept
-
-
-def _same_head(model: Classifier, header: PromptHeader) -> Callable[[str], bool]:
-    """Which of the head's tensors can be taken: all, those that no class has its own of, or none.
-
-    Learned words are for any classes, unless they are class-specific.
-    """
-    before, now = dict(header.head or {}), {} if model.head is None else dict(model.head.options)
-    if before.get("name") != now.get("name") or header.multi_label != model.multi_label:
-        return lambda name: False
-    same_classes = header.class_names == model.class_names
-    contexts = [each.get("context") or {} for each in (before, now)]
-    same_words = _meaning(contexts[0]) == _meaning(contexts[1])
-    same_words &= (
-        header.text is None or model.text is None or (header.text.sha256 == model.text.sha256)
-    )
-    shared = {"head.log_scale"} | (
-        set() if contexts[1].get("class_specific") else {"head.context.tokens"}
-    )
-    if not same_words:
-        return lambda name: name == "head.log_scale"
-    return lambda name: same_classes or name in shared
 
 
 def _fit_settings(config: RunConfig, splits: Splits) -> FitSettings:

@@ -18,11 +18,12 @@ from vpt.data import (
     load_descriptor,
     read_detection,
 )
+from vpt.data.cuts import with_cuts
 from vpt.engine.fit import FitSettings
-from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
-from vpt.errors import ConfigError, DataError, PromptFileError
+from vpt.errors import ConfigError, DataError
 from vpt.evaluation import check_coco_eval
 from vpt.experiment.settings import backbone_of, fit_settings
+from vpt.experiment.starting import start_detector
 from vpt.models import Detector
 from vpt.seeding import derive_seed
 
@@ -39,6 +40,7 @@ class DetectionExperiment:
         train_transform: (image, boxes, seed) -> `LetterboxedImage`.
         eval_transform: the same, letterboxed and no more.
         settings: for `fit`.
+        notes: lines about what was decided while it was built.
     """
 
     config: DetectionRunConfig
@@ -48,6 +50,7 @@ class DetectionExperiment:
     train_transform: BoxTransform
     eval_transform: BoxTransform
     settings: FitSettings
+    notes: tuple[str, ...] = ()
 
     @property
     def batches_per_epoch(self) -> int:
@@ -73,8 +76,19 @@ def build_detection(
     Raises:
         VptError: anything in the config that does not fit together.
     """
+    if config.backbone.pool is not None:
+        raise ConfigError(
+            f"backbone.pool {config.backbone.pool}: a detector reads patch tokens and pools "
+            "nothing; leave it out"
+        )
     check_coco_eval(config.train.coco_eval)
-    descriptor = load_descriptor(config.data.dataset)
+    data = config.data
+    descriptor = with_cuts(
+        load_descriptor(data.dataset),
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+    )
     skip = config.data.on_bad_image == "skip"
     splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
     for name in ("train", "val"):
@@ -90,11 +104,12 @@ def build_detection(
         tuning=config.tuning,
         class_names=splits.class_names,
         category_ids=splits.category_ids,
+        preprocess=replace(body.preprocess, value_range=config.data.value_range),
     )
     _check_square(model)
     check_saveable(model, config)
-    if config.train.init_from is not None:
-        _start_from(model, config)
+    started = config.train.init_from
+    notes = () if started is None else (start_detector(model, started),)
     return DetectionExperiment(
         config,
         descriptor,
@@ -103,6 +118,7 @@ def build_detection(
         train_transform=box_training_transform(model.preprocess, config.data.transform),
         eval_transform=box_evaluation_transform(model.preprocess),
         settings=fit_settings(config, len(splits.require("train"))),
+        notes=notes,
     )
 
 
@@ -122,28 +138,3 @@ def _check_square(model: Detector) -> None:
             f"detection letterboxes to a square, not to {height}x{width}; set backbone.image_size "
             "to one number"
         )
-
-
-def _start_from(model: Detector, config: DetectionRunConfig) -> None:
-    """Take all tensors of a detector's prompt file with the same classes, prompt, neck and head."""
-    path = config.train.init_from
-    assert path is not None
-    header = read_prompt_header(path)
-    own = {
-        "backbone.sha256": model.backbone.sha256,
-        "prompt": model.prompt.options,
-        "neck": model.neck.options,
-        "class_names": model.class_names,
-    }
-    there = {
-        "backbone.sha256": header.backbone.sha256,
-        "prompt": header.prompt,
-        "neck": header.neck,
-        "class_names": header.class_names,
-    }
-    if differing := [key for key, value in own.items() if there[key] != value]:
-        raise PromptFileError(f"train.init_from {path} has another {', '.join(differing)}")
-    try:
-        model.load_trained(read_prompt_file(path)[1])
-    except PromptFileError as error:
-        raise PromptFileError(f"train.init_from {path}: {error}") from error

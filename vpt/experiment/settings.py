@@ -22,6 +22,7 @@ def backbone_of(config: AnyRunConfig) -> Backbone:
         pretrained=config.backbone.pretrained,
         weights=config.backbone.weights,
         image_size=config.backbone.image_size,
+        pool=config.backbone.pool,
     )
 
 

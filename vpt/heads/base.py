@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,11 +56,14 @@ class Head(nn.Module, ABC):
         needs: the parts of `Features` that it reads.
         num_classes: C.
         options: what `build_head` makes the same head from, as it goes into the prompt file.
+        per_class: tensors whose first axis runs over the classes, and how often it does, for heads
+            that are started from another one's by the names of classes.
     """
 
     needs: tuple[str, ...] = ("pooled",)
     num_classes: int
     options: dict[str, Any]
+    per_class: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def forward(self, features: Features) -> Tensor:

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 
-from vpt.config import Schema
 from vpt.errors import DataError
 from vpt.heads.anchors import CellAnchors
 from vpt.registry import DETECTION_HEADS
 from vpt.structures import Detections, DetectionTargets
-
-
-class DetectionOptions(Schema):
-    """Options that every detection head has."""
-
-    channels: int = Field(256, ge=1, description="width of the feature pyramid and of the head")
-    score_threshold: float = Field(
-        0.05, ge=0.0, lt=1.0, description="detections below are dropped before suppression"
-    )
-    nms_threshold: float = Field(
-        0.6, gt=0.0, le=1.0, description="IoU above which the weaker box of a class is suppressed"
-    )
-    detections_per_image: int = Field(100, ge=1, description="kept after suppression, the best")
 
 
 class DetectionHead(nn.Module, ABC):
@@ -42,6 +28,7 @@ class DetectionHead(nn.Module, ABC):
         channels: width of the maps that it takes.
         strides: pixels per cell of each map.
         loss_names: the parts of its loss.
+        per_class: see `vpt.heads.Head`.
     """
 
     options: dict[str, Any]
@@ -49,6 +36,7 @@ class DetectionHead(nn.Module, ABC):
     channels: int
     strides: tuple[float, ...]
     loss_names: tuple[str, ...] = ("classification", "box")
+    per_class: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def outputs(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -117,6 +105,8 @@ class TorchvisionHead(DetectionHead):
         self._anchors = anchors
         self.options, self.num_classes, self.channels = options, num_classes, channels
         self.strides = anchors.strides
+        logits, boxes = "layers.classification_head.cls_logits", anchors.num_anchors_per_location()
+        self.per_class = {f"{logits}.weight": boxes[0], f"{logits}.bias": boxes[0]}
 
     @property
     def _model(self) -> Any:

@@ -9,24 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSHead
 
 from vpt.heads.anchors import CellAnchors
-from vpt.heads.detection import DetectionOptions, NoBackbone, TorchvisionHead
+from vpt.heads.detection import NoBackbone, TorchvisionHead
 from vpt.heads.pyramid import check_groups
-from vpt.registry import DETECTION_HEADS
-
-
-class FcosOptions(DetectionOptions):
-    """Options of `fcos`."""
-
-    num_convs: int = Field(4, ge=1, description="3x3 convolutions of each tower")
-    center_radius: float = Field(
-        1.5, gt=0.0, description="cells around a box's centre that learn it"
-    )
 
 
 class CountingLayers(FCOSHead):  # type: ignore[misc] # torchvision has no types
@@ -112,8 +101,6 @@ class FcosHead(TorchvisionHead):
         return losses
 
 
-def _build(num_classes: int, strides: Sequence[float], **options: Any) -> FcosHead:
+def build(num_classes: int, strides: Sequence[float], **options: Any) -> FcosHead:
+    """The head from its checked options."""
     return FcosHead(num_classes, strides, **options)
-
-
-DETECTION_HEADS.register("fcos", FcosOptions, _build)

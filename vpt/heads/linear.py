@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from vpt.config import Schema
 from vpt.heads.base import ClassRows, Head, TextParts
-from vpt.registry import HEADS
+from vpt.heads.options import Initializer
 from vpt.structures import Dimensions, Features
-
-Initializer = Literal["normal", "zeros", "paper"]
-
-
-class LinearOptions(Schema):
-    """Options of `linear`."""
-
-    init: Initializer = Field(
-        "normal", description="normal: std 0.01, bias 0; paper: Kaiming fan-out, bias -ln 99"
-    )
 
 
 class LinearHead(Head):
@@ -34,6 +23,8 @@ class LinearHead(Head):
         init: 'normal' (std 0.01, bias 0), 'zeros', or 'paper' (Kaiming normal by fan-out, bias -ln
             99, as the authors of VPT start theirs).
     """
+
+    per_class = MappingProxyType({"weight": 1, "bias": 1})
 
     def __init__(self, feature_dim: int, num_classes: int, *, init: Initializer = "normal"):
         super().__init__()
@@ -58,11 +49,9 @@ class LinearHead(Head):
         return ClassRows(self.weight, self.bias, torch.ones(()), normalizes=False)
 
 
-def _build(
+def build(
     at: Dimensions, num_classes: int, text: TextParts | None = None, **options: Any
 ) -> LinearHead:
+    """The head from its checked options."""
     del text
     return LinearHead(at.feature_dim, num_classes, **options)
-
-
-HEADS.register("linear", LinearOptions, _build)

@@ -7,23 +7,13 @@ place. Without the batch norm of common implementations: an image's logits do no
 from __future__ import annotations
 
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from vpt.config import Schema
 from vpt.heads.base import Head, TextParts
-from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
-
-
-class MlpOptions(Schema):
-    """Options of `mlp`."""
-
-    layers: int = Field(3, ge=2, description="k: linear layers, the last one to the classes")
-    width: int | None = Field(None, gt=0, description="of the hidden layers; null: the feature's")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="after each hidden layer")
 
 
 class MlpHead(Head):
@@ -36,6 +26,8 @@ class MlpHead(Head):
         width: of the hidden layers; None takes F.
         dropout: after each hidden layer, in training.
     """
+
+    per_class = MappingProxyType({"last.weight": 1, "last.bias": 1})
 
     def __init__(
         self,
@@ -68,11 +60,9 @@ class MlpHead(Head):
         return self.last(x)  # type: ignore[no-any-return]
 
 
-def _build(
+def build(
     at: Dimensions, num_classes: int, text: TextParts | None = None, **options: Any
 ) -> MlpHead:
+    """The head from its checked options."""
     del text
     return MlpHead(at.feature_dim, num_classes, **options)
-
-
-HEADS.register("mlp", MlpOptions, _build)

@@ -7,43 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
 from vpt.errors import ConfigError
+from vpt.heads.options import NormKind, check_scales
 from vpt.structures import Dimensions, Features
 
-NormKind = Literal["layer", "group"]
 GROUPS = 32
 """Of every group norm, as in the papers."""
-
-SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
-"""Sides of a map relative to the patch grid, finest first."""
-
-
-class PyramidOptions(Schema):
-    """Options of the feature pyramid; its width is the head's `channels`."""
-
-    scales: tuple[float, ...] = Field(
-        (2.0, 1.0, 0.5),
-        description="sides of the maps relative to the patch grid, finest first: of 4, 2, 1, 0.5, "
-        "0.25; at patch size 16, 2 is stride 8 and 0.5 stride 32",
-    )
-    norm: NormKind = Field("layer", description="layer: over the channels of a cell; group: of 32")
-    taps: int = Field(
-        4, ge=1, description="how many evenly spaced blocks are read; 1: the last alone"
-    )
-
-    @field_validator("scales")
-    @classmethod
-    def _known_and_descending(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
-        _check_scales(scales)
-        return scales
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -89,7 +64,7 @@ class SimpleFeaturePyramid(nn.Module):
     ):
         super().__init__()
         try:
-            _check_scales(scales)
+            check_scales(scales)
         except ValueError as error:
             raise ConfigError(f"pyramid.scales {list(scales)}: {error}") from error
         if patch_size[0] != patch_size[1]:
@@ -199,10 +174,3 @@ def _level(scale: float, channels: int, norm: Callable[[int], nn.Module]) -> nn.
     return nn.Sequential(
         *steps, nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels)
     )
-
-
-def _check_scales(scales: Sequence[float]) -> None:
-    if not scales or any(scale not in SCALES for scale in scales):
-        raise ValueError("must be one or more of 4, 2, 1, 0.5, 0.25")
-    if list(scales) != sorted(set(scales), reverse=True):
-        raise ValueError("must descend, from the finest map to the coarsest")

@@ -9,31 +9,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetHead as Layers
 
 from vpt.errors import ConfigError
 from vpt.heads.anchors import CellAnchors
-from vpt.heads.detection import DetectionOptions, NoBackbone, TorchvisionHead
+from vpt.heads.detection import NoBackbone, TorchvisionHead
+from vpt.heads.options import MAX_CONVS
 from vpt.heads.pyramid import GROUPS, check_groups
-from vpt.registry import DETECTION_HEADS
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-MAX_CONVS = 4
-
-
-class RetinaNetOptions(DetectionOptions):
-    """Options of `retinanet`."""
-
-    nms_threshold: float = Field(
-        0.5, gt=0.0, le=1.0, description="IoU above which the weaker box of a class is suppressed"
-    )
-    num_convs: int = Field(4, ge=1, le=MAX_CONVS, description="3x3 convolutions of each tower")
-    anchor_scale: float = Field(
-        4.0, gt=0.0, description="side of a map's smallest square anchor, in cells"
-    )
 
 
 class RetinaNetHead(TorchvisionHead):
@@ -108,8 +94,6 @@ class RetinaNetHead(TorchvisionHead):
         return losses
 
 
-def _build(num_classes: int, strides: Sequence[float], **options: Any) -> RetinaNetHead:
+def build(num_classes: int, strides: Sequence[float], **options: Any) -> RetinaNetHead:
+    """The head from its checked options."""
     return RetinaNetHead(num_classes, strides, **options)
-
-
-DETECTION_HEADS.register("retinanet", RetinaNetOptions, _build)

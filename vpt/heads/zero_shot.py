@@ -7,73 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
 from vpt.errors import ConfigError
 from vpt.heads.base import ClassRows, Head, TextParts
-from vpt.registry import HEADS
 from vpt.structures import Dimensions, Features
-
-
-class TextOptions(Schema):
-    """What is written about each class."""
-
-    templates: str | list[str] | None = Field(
-        None,
-        description="a named set (a_photo, simple, openai_imagenet), sentences with {} for the "
-        "class, or a file of them (FILE.json#NAME for one of several data sets); null: the data "
-        "set's own, else 'a photo of a {}.'",
-    )
-    class_prompts: dict[str, list[str]] | Path | None = Field(
-        None,
-        description="whole sentences for each class instead of templates, or a JSON file of them",
-    )
-
-    @model_validator(mode="after")
-    def _check_one(self) -> TextOptions:
-        if self.templates is not None and self.class_prompts is not None:
-            raise ValueError("templates and class_prompts both say what is written; give one")
-        return self
-
-
-class ContextOptions(Schema):
-    """Learned words before a class name (CoOp, Zhou et al. 2022)."""
-
-    num_tokens: int | None = Field(
-        None, gt=0, description="learned tokens M; null: 16, or as many as `init` has"
-    )
-    class_specific: bool = Field(False, description="a context of its own for each class")
-    position: Literal["end", "middle", "front"] = Field(
-        "end", description="where the class name stands in the context"
-    )
-    init: str | None = Field(None, description="words to start from, e.g. a photo of a")
-    std: float = Field(0.02, gt=0.0, description="of the normal start values without `init`")
-    chunk: int | None = Field(
-        None,
-        gt=0,
-        description="classes that go through the text tower at once, and again on the way back, "
-        "which bounds the memory of training on many; null: all",
-    )
-
-
-class ZeroShotOptions(TextOptions):
-    """Options of `zero_shot`."""
-
-    context: ContextOptions | None = Field(
-        None, description="learn the words before the class names; null: fixed sentences"
-    )
-    learn_scale: bool = Field(False, description="train the logit scale, which is the model's")
-
-
-class LinearFromTextOptions(TextOptions):
-    """Options of `linear_from_text`."""
 
 
 class TextHead(Head):
@@ -137,6 +80,8 @@ class ZeroShotHead(TextHead):
         log_scale = torch.tensor(math.log(text.logit_scale))
         self.log_scale = nn.Parameter(log_scale) if learn_scale else None
         self.context = text.context
+        own_words = (options.get("context") or {}).get("class_specific")
+        self.per_class = {"context.tokens": 1} if own_words else {}
         self._encoded: tuple[list[Tensor], Tensor] | None = None
 
     def forward(self, features: Features) -> Tensor:
@@ -183,6 +128,8 @@ class LinearFromTextHead(TextHead):
     classifier (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 2).
     """
 
+    per_class = MappingProxyType({"weight": 1, "bias": 1})
+
     def __init__(self, options: dict[str, Any], num_classes: int, text: TextParts):
         super().__init__(options, num_classes, text)
         self.weight = nn.Parameter(text.weight.clone())
@@ -198,17 +145,19 @@ class LinearFromTextHead(TextHead):
         return ClassRows(self.weight, self.bias, torch.tensor(self.scale), normalizes=True)
 
 
-def _build_zero_shot(
+def build_zero_shot(
     at: Dimensions, num_classes: int, text: TextParts | None, **options: Any
 ) -> ZeroShotHead:
+    """The head from its checked options."""
     given = _require(text, "zero_shot", at)
     own = {"name": "zero_shot", **options}
     return ZeroShotHead(own, num_classes, given, learn_scale=options["learn_scale"])
 
 
-def _build_linear_from_text(
+def build_linear_from_text(
     at: Dimensions, num_classes: int, text: TextParts | None, **options: Any
 ) -> LinearFromTextHead:
+    """The head from its checked options."""
     given = _require(text, "linear_from_text", at)
     return LinearFromTextHead({"name": "linear_from_text", **options}, num_classes, given)
 
@@ -221,7 +170,3 @@ def _require(text: TextParts | None, name: str, at: Dimensions) -> TextParts:
             f"head {name}: texts have {text.weight.shape[1]} features, images {at.feature_dim}"
         )
     return text
-
-
-HEADS.register("zero_shot", ZeroShotOptions, _build_zero_shot)
-HEADS.register("linear_from_text", LinearFromTextOptions, _build_linear_from_text)

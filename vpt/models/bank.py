@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from vpt.backbones import Backbone
 from vpt.errors import ConfigError
 from vpt.heads import ClassRows
-from vpt.models.base import PromptedModel
+from vpt.models.base import PromptedModel, model_in
 from vpt.models.classifier import Classifier
+from vpt.models.inputs import check_images
 from vpt.models.prompted import PromptedBackbone
 from vpt.models.turns import Turns
 from vpt.prompts import NoPrompt, Prompt, PromptList
@@ -371,6 +372,7 @@ class TaskBank(nn.Module):
         Raises:
             ConfigError: see `slots`.
         """
+        check_images(images, self.backbone)
         with self._turns.using:
             return self._run(images, self._places(self._handles(task, len(images))))
 
@@ -397,6 +399,7 @@ class TaskBank(nn.Module):
             images: (B, 3, H, W), each prepared as its task wants it.
             task: see `forward`.
         """
+        check_images(images, self.backbone)
         with self._turns.using:
             handles = self._handles(task, len(images))
             logits: Tensor = self(images, handles)
@@ -610,6 +613,7 @@ def _examine(backbone: Backbone, name: str, model: PromptedModel) -> _Entry:
     Raises:
         ConfigError: a bank on this backbone cannot hold it.
     """
+    model = model_in(model)
     if not isinstance(model, Classifier):
         raise ConfigError(f"task '{name}' is a {type(model).__name__}; a bank holds classifiers")
     if backbone.stored_dtype is not None:
@@ -650,6 +654,7 @@ def _refuse_backbone(backbone: Backbone, name: str, model: PromptedModel) -> Non
     for what, one, other in (
         ("image size", own.preprocess.size, backbone.preprocess.size),
         ("activation", own.activation, backbone.activation),
+        ("pooling", own.pooling, backbone.pooling),
     ):
         if one != other:
             raise ConfigError(f"task '{name}' has {what} {one}, the bank's backbone {other}")

@@ -10,10 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from vpt.backbones import Backbone
-from vpt.errors import PromptFileError
+from vpt.backbones.wrappers import unwrapped
+from vpt.errors import ConfigError, PromptFileError
 from vpt.models.prompted import PromptedBackbone
 from vpt.prompts import Prompt
 from vpt.structures import Preprocess
+
+
+def model_in(module: nn.Module) -> PromptedModel:
+    """The model itself, of what torch put around it: compile, DataParallel, DDP.
+
+    Raises:
+        ConfigError: it is no model of this library.
+    """
+    model = unwrapped(module) if isinstance(module, nn.Module) else module
+    if isinstance(model, PromptedModel):
+        return model
+    raise ConfigError(
+        f"a {type(model).__name__} is no model of vpt; pass what create_model, create_detector or "
+        "load_prompt gave"
+    )
 
 
 class PromptedModel(nn.Module):
@@ -55,6 +71,14 @@ class PromptedModel(nn.Module):
     def prompt(self) -> Prompt:
         """What is learned beside the head."""
         return self.prompted.prompt
+
+    @property
+    def pooling(self) -> str | None:
+        """What the feature that its head reads is made of, see `Backbone.pooling`.
+
+        None where it reads none.
+        """
+        return None
 
     def bake(self) -> Self:
         """Compute the keys and values of prompts once, for all images to come; gives itself.

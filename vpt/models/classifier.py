@@ -59,6 +59,11 @@ class Classifier(PromptedModel):
         return logits
 
     @property
+    def pooling(self) -> str | None:
+        """See `PromptedModel.pooling`."""
+        return self.backbone.pooling if "pooled" in self._needs else None
+
+    @property
     def begins_with_pooled(self) -> bool:
         """Whether `begin` gives the pooled feature, and not tokens."""
         return self.prompted.leaves_feature and set(self._needs) == {"pooled"}

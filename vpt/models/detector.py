@@ -11,6 +11,7 @@ from torch import Tensor
 from vpt.errors import ConfigError
 from vpt.heads import DetectionHead, SimpleFeaturePyramid
 from vpt.models.base import PromptedModel
+from vpt.models.inputs import check_images
 from vpt.models.prompted import PromptedBackbone
 from vpt.structures import DetectionBatch, Detections, Features, Letterbox, Preprocess
 
@@ -85,11 +86,17 @@ class Detector(PromptedModel):
             images: (B, 3, S, S), letterboxed and preprocessed.
             letterboxes: B, how.
         """
+        check_images(images, self.backbone)
+        if len(letterboxes) != len(images):
+            raise ConfigError(
+                f"{len(letterboxes)} letterboxes for {len(images)} images; give one for each"
+            )
         pairs = zip(self(images), letterboxes, strict=True)
         return [to_original(detections, letterbox) for detections, letterbox in pairs]
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The pyramid's maps (B, channels, h, w) of images (B, 3, S, S), finest first."""
+        check_images(images, self.backbone)
         height, width = images.shape[-2:]
         self._check_size((height, width))
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trunk_is_trained):

@@ -15,6 +15,7 @@ from vpt.backbones import Backbone
 from vpt.backbones.attention import recomputed
 from vpt.errors import BackboneError, ConfigError
 from vpt.models.baked import Baked
+from vpt.models.inputs import check_images
 from vpt.prompts import Prompt
 from vpt.prompts.initializers import sample_patches
 from vpt.structures import Begun, Context, Features, Inside, Tokens
@@ -148,6 +149,7 @@ class PromptedBackbone(nn.Module):
         it is and nothing else is needed.
         """
         layer, backbone = self.first_change, self.backbone
+        check_images(images, backbone)
         assert layer >= 0, "training changes the images or their embedding"
         tokens = backbone.embed(images)
         for index in range(layer):
@@ -157,6 +159,7 @@ class PromptedBackbone(nn.Module):
         return Begun(tokens, layer)
 
     def _embedded(self, images: Tensor) -> Begun:
+        check_images(images, self.backbone)
         return Begun(self.backbone.embed(self.prompt.on_images(images)), 0)
 
     def _prompted(
@@ -170,7 +173,7 @@ class PromptedBackbone(nn.Module):
             need: of the last block, as in `forward`.
             baked: the keys and values of its prompt, where they are kept.
         """
-        batch_size = len(tokens.values)
+        batch_size = tokens.values.shape[0]
         rows = self._rows(layer, batch_size, tokens.values.dtype) if baked is None else None
         inside = self._inside(layer, batch_size)
         if baked is not None:

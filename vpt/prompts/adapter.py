@@ -10,29 +10,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field
 from torch import Tensor, nn
 
-from vpt.config import Schema
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
-from vpt.prompts.tokens import LayerChoice, resolve_layers
-from vpt.registry import PROMPTS
+from vpt.prompts.options import LayerChoice
+from vpt.prompts.tokens import resolve_layers
 from vpt.structures import Dimensions, Inside
-
-
-class AdapterOptions(Schema):
-    """Options of `adapter`."""
-
-    width: int = Field(64, gt=0, description="of the bottleneck")
-    layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
-    form: Literal["behind", "beside"] = Field(
-        "behind", description="behind the MLP (Pfeiffer), or beside it (AdaptFormer)"
-    )
-    scale: float = Field(
-        1.0, gt=0.0, description="s, of what is added; AdaptFormer's is 0.1, beside"
-    )
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="inside the bottleneck, in training")
 
 
 class Bottleneck(nn.Module):
@@ -112,12 +96,10 @@ class AdapterPrompt(Prompt):
         return Inside(adapt=lambda given, made: made + bottleneck(given))
 
 
-def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> AdapterPrompt:
+def build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> AdapterPrompt:
+    """The method from its checked options."""
     if at.attention is None:
         raise ConfigError(
             "prompt adapter: this backbone's blocks are of an unknown kind; use vpt_deep, or tuning"
         )
     return AdapterPrompt(layers=resolve_layers(layers, at.depth), embed_dim=at.embed_dim, **options)
-
-
-PROMPTS.register("adapter", AdapterOptions, _build)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vpt.choices import PromptPlacement
 from vpt.errors import ConfigError
 from vpt.registry import PROMPTS
-from vpt.structures import Dimensions, Inside, PromptPlacement, cat_tokens
+from vpt.structures import Dimensions, Inside, cat_tokens
 
 
 class Prompt(nn.Module):

@@ -10,32 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.choices import PromptPlacement
 from vpt.errors import ConfigError
-from vpt.prompts.tokens import Initializer, TokenPrompt
-from vpt.registry import PROMPTS
-from vpt.structures import Dimensions, Inside, PromptPlacement
-
-
-class GatedOptions(Schema):
-    """Options of `vpt_gated`."""
-
-    num_tokens: int = Field(10, gt=0, description="prompt tokens T, which flow through all blocks")
-    gate: float = Field(-5.0, description="start value of every gamma: sigmoid(-5) is 0.007")
-    temperature: bool = Field(
-        False, description="learn a temperature of each block's attention as well"
-    )
-    dropout: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
-    )
-    init: Initializer | None = Field(None, description="start values; null: the family's")
-    std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
-    placement: PromptPlacement | None = Field(
-        None, description="before or after the pre-norm; null: the family's"
-    )
+from vpt.prompts.options import Initializer
+from vpt.prompts.tokens import TokenPrompt
+from vpt.structures import Dimensions, Inside
 
 
 class GatedPrompt(TokenPrompt):
@@ -85,7 +66,7 @@ class GatedPrompt(TokenPrompt):
         return Inside(temperature=self.log_temperature[layer].exp())
 
 
-def _build(
+def build(
     at: Dimensions,
     *,
     init: Initializer | None = None,
@@ -93,6 +74,7 @@ def _build(
     temperature: bool = False,
     **options: Any,
 ) -> GatedPrompt:
+    """The method from its checked options."""
     if temperature and at.attention is None:
         raise ConfigError(
             "prompt vpt_gated: this backbone's attention is of an unknown kind, or differs from "
@@ -107,6 +89,3 @@ def _build(
         temperature=temperature,
         **options,
     )
-
-
-PROMPTS.register("vpt_gated", GatedOptions, _build)

@@ -11,26 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field
 from torch import nn
 
-from vpt.config import Schema
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
-from vpt.prompts.tokens import LayerChoice, resolve_layers
-from vpt.registry import PROMPTS
+from vpt.prompts.options import LayerChoice
+from vpt.prompts.tokens import resolve_layers
 from vpt.structures import Context, Dimensions, Inside
-
-
-class KeyValueOptions(Schema):
-    """Options of `kv`."""
-
-    num_tokens: int = Field(5, gt=0, description="learned keys and values T per prompted layer")
-    layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
-    tied: bool = Field(True, description="the same numbers as keys and as values, as in the paper")
-    dropout: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
-    )
 
 
 class KeyValuePrompt(Prompt):
@@ -85,7 +72,8 @@ class KeyValuePrompt(Prompt):
         return Inside(Context(keys, values))
 
 
-def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> KeyValuePrompt:
+def build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> KeyValuePrompt:
+    """The method from its checked options."""
     if at.attention is None:
         raise ConfigError(
             "prompt kv: this backbone's attention is of an unknown kind, or differs from block to "
@@ -94,6 +82,3 @@ def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> KeyValuePr
     return KeyValuePrompt(
         layers=resolve_layers(layers, at.depth), heads=at.attention[:2], **options
     )
-
-
-PROMPTS.register("kv", KeyValueOptions, _build)

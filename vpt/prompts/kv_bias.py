@@ -9,36 +9,16 @@ queries' biases never in reach, and that backbones without such biases get them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
-from vpt.prompts.tokens import LayerChoice, resolve_layers
-from vpt.registry import PROMPTS
+from vpt.prompts.options import LayerChoice, Target
+from vpt.prompts.tokens import resolve_layers
 from vpt.structures import AttentionShape, Dimensions, Inside
-
-Target = Literal["key", "value"]
-
-
-class BiasOptions(Schema):
-    """Options of `kv_bias`."""
-
-    layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
-    targets: tuple[Target, ...] = Field(
-        ("key", "value"), min_length=1, description="of key, value; see the method on keys"
-    )
-
-    @field_validator("targets")
-    @classmethod
-    def _check_targets(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
-        if len(set(targets)) < len(targets):
-            raise ValueError("names a projection twice")
-        return targets
 
 
 class BiasPrompt(Prompt):
@@ -92,13 +72,11 @@ class _Constant:
         return self.row
 
 
-def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> BiasPrompt:
+def build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> BiasPrompt:
+    """The method from its checked options."""
     if at.attention is None:
         raise ConfigError(
             "prompt kv_bias: this backbone's attention is of an unknown kind, or differs from "
             "block to block; use tuning=bias"
         )
     return BiasPrompt(resolve_layers(layers, at.depth), attention=at.attention, **options)
-
-
-PROMPTS.register("kv_bias", BiasOptions, _build)

@@ -9,34 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.choices import Projection
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
-from vpt.prompts.tokens import LayerChoice, resolve_layers
-from vpt.registry import PROMPTS
-from vpt.structures import AttentionShape, Dimensions, Inside, Projection
-
-
-class LoraOptions(Schema):
-    """Options of `lora`."""
-
-    rank: int = Field(8, gt=0, description="r")
-    alpha: float = Field(8.0, gt=0.0, description="what is added is scaled by alpha / r")
-    layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
-    targets: tuple[Projection, ...] = Field(
-        ("query", "value"), min_length=1, description="of query, key, value"
-    )
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of what goes into A, in training")
-
-    @field_validator("targets")
-    @classmethod
-    def _check_targets(cls, targets: tuple[Projection, ...]) -> tuple[Projection, ...]:
-        if len(set(targets)) < len(targets):
-            raise ValueError("names a projection twice")
-        return targets
+from vpt.prompts.options import LayerChoice
+from vpt.prompts.tokens import resolve_layers
+from vpt.structures import AttentionShape, Dimensions, Inside
 
 
 class LowRank(nn.Module):
@@ -127,7 +107,8 @@ class LoraPrompt(Prompt):
         return Inside(deltas=dict(changes.items()))  # type: ignore[operator]
 
 
-def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> LoraPrompt:
+def build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> LoraPrompt:
+    """The method from its checked options."""
     if at.attention is None:
         raise ConfigError(
             "prompt lora: this backbone's attention is of an unknown kind, or differs from block "
@@ -139,6 +120,3 @@ def _build(at: Dimensions, *, layers: LayerChoice, **options: Any) -> LoraPrompt
         attention=at.attention,
         **options,
     )
-
-
-PROMPTS.register("lora", LoraOptions, _build)

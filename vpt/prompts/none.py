@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from vpt.config import Schema
 from vpt.prompts.base import Prompt
-from vpt.registry import PROMPTS
 from vpt.structures import Dimensions
-
-
-class NoPromptOptions(Schema):
-    """No options."""
 
 
 class NoPrompt(Prompt):
@@ -20,9 +14,7 @@ class NoPrompt(Prompt):
         self.options = {"name": "none"}
 
 
-def _build(at: Dimensions) -> NoPrompt:
+def build(at: Dimensions) -> NoPrompt:
+    """The method from its checked options."""
     del at
     return NoPrompt()
-
-
-PROMPTS.register("none", NoPromptOptions, _build)

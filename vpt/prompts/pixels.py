@@ -7,43 +7,14 @@ on a patch of p x p pixels at a fixed or random place (C p^2 numbers).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vpt.config import Schema
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
-from vpt.registry import PROMPTS
 from vpt.structures import Dimensions
-
-Place = Annotated[int, Field(ge=0)]
-
-
-class PixelOptions(Schema):
-    """Options of `pixels`."""
-
-    form: Literal["frame", "patch"] = Field("frame", description="where the learned pixels are")
-    width: int = Field(
-        30, gt=0, description="of the frame, or of the patch's sides, in preprocessed pixels"
-    )
-    place: tuple[Place, Place] = Field((0, 0), description="patch: [top, left] of its first pixel")
-    random: bool = Field(
-        False,
-        description="patch: in training at another place each step; evaluation is at `place`",
-    )
-    init: Literal["zeros", "normal"] = Field(
-        "zeros", description="normal: standard deviation `std`"
-    )
-    std: float = Field(0.02, gt=0.0, description="in normalised pixel values")
-
-    @model_validator(mode="after")
-    def _check_form(self) -> PixelOptions:
-        if self.form == "frame" and (self.random or self.place != (0, 0)):
-            raise ValueError("place and random are of a patch; set form: patch")
-        return self
 
 
 class PixelPrompt(Prompt):
@@ -84,7 +55,18 @@ class PixelPrompt(Prompt):
                 nn.init.normal_(side, std=std)
 
     def on_images(self, images: Tensor) -> Tensor:
-        """See `Prompt.on_images`."""
+        """See `Prompt.on_images`.
+
+        Raises:
+            ConfigError: they are of another size than the frame.
+        """
+        size = 2 * self.top.shape[1] + self.left.shape[1], self.top.shape[2]
+        if tuple(images.shape[-2:]) != size:
+            given = "x".join(map(str, images.shape[-2:]))
+            raise ConfigError(
+                f"this frame of pixels is for images of {size[0]}x{size[1]}, not {given}; prepare "
+                "them with vpt.create_transform(model.preprocess), or set image_size"
+            )
         middle = self.left.new_zeros(
             3, self.left.shape[1], self.top.shape[2] - 2 * self.left.shape[2]
         )
@@ -149,7 +131,7 @@ class PixelPatch(Prompt):
         return offset.clamp(0, width - 1), (offset >= 0) & (offset < width)
 
 
-def _build(
+def build(
     at: Dimensions,
     *,
     form: Literal["frame", "patch"] = "frame",
@@ -157,9 +139,7 @@ def _build(
     random: bool = False,
     **options: Any,
 ) -> Prompt:
+    """The method from its checked options."""
     if form == "frame":
         return PixelPrompt(image_size=at.image_size, **options)
     return PixelPatch(image_size=at.image_size, place=place, random=random, **options)
-
-
-PROMPTS.register("pixels", PixelOptions, _build)

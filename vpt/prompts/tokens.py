@@ -7,72 +7,18 @@ from N(0, 0.02).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from vpt.config import Schema
+from vpt.choices import PromptPlacement
 from vpt.errors import ConfigError
 from vpt.prompts.base import Prompt
 from vpt.prompts.initializers import paper_uniform_bound
-from vpt.registry import PROMPTS
-from vpt.structures import Dimensions, PromptPlacement
-
-Initializer = Literal["uniform", "normal", "patches", "zeros"]
-
-
-def _check_layers(value: Any) -> Any:
-    if isinstance(value, str) and value != "all":
-        raise ValueError("use all, first: k, last: k or a list of layer numbers")
-    if isinstance(value, dict) and len(value) != 1:
-        raise ValueError("use one of first: k and last: k")
-    return value
-
-
-LayerChoice = Annotated[
-    str | dict[Literal["first", "last"], Annotated[int, Field(gt=0)]] | list[int],
-    AfterValidator(_check_layers),
-]
-"""'all', {'first': k}, {'last': k} or layer numbers."""
-
-
-class DeepOptions(Schema):
-    """Options of `vpt_deep`: new tokens at every layer, or at those of `layers`."""
-
-    num_tokens: int = Field(10, ge=0, description="prompt tokens T per prompted layer")
-    layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
-    shared: bool = Field(False, description="one set of tokens for all prompted layers")
-    dropout: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of prompt values zeroed, per image"
-    )
-    projection: int | None = Field(
-        None, gt=0, description="learn tokens of this width and project them to D"
-    )
-    init: Initializer | None = Field(
-        None, description="start values; null: the family's, uniform (timm) or normal (open_clip)"
-    )
-    std: float = Field(0.02, gt=0.0, description="standard deviation of init: normal")
-
-    placement: PromptPlacement | None = Field(
-        None,
-        description="layer 0's tokens before or after the pre-norm; null: the family's, post_norm "
-        "(timm) or pre_norm (open_clip)",
-    )
-
-
-def _first_layer() -> LayerChoice:
-    return {"first": 1}
-
-
-class ShallowOptions(DeepOptions):
-    """Options of `vpt_shallow`: tokens enter before the first block and flow through all."""
-
-    layers: LayerChoice = Field(
-        default_factory=_first_layer, description="{first: 1}: before block 0"
-    )
+from vpt.prompts.options import Initializer, LayerChoice
+from vpt.structures import Dimensions
 
 
 class TokenPrompt(Prompt):
@@ -191,6 +137,8 @@ def resolve_layers(choice: LayerChoice, depth: int) -> tuple[int, ...]:
         return tuple(range(depth))
     if isinstance(choice, dict):
         (word, count) = next(iter(choice.items()))
+        if count > depth:
+            raise ConfigError(f"prompt.layers {choice}: the backbone has {depth} blocks")
         numbers = list(range(count) if word == "first" else range(depth - count, depth))
     else:
         numbers = [int(number) for number in choice]
@@ -201,7 +149,7 @@ def resolve_layers(choice: LayerChoice, depth: int) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _build(
+def build(
     at: Dimensions,
     *,
     num_tokens: int,
@@ -210,6 +158,7 @@ def _build(
     placement: PromptPlacement | None = None,
     **options: Any,
 ) -> TokenPrompt:
+    """The method from its checked options."""
     return TokenPrompt(
         num_tokens,
         resolve_layers(layers, at.depth),
@@ -219,7 +168,3 @@ def _build(
         placement=placement or at.prompt_placement,
         **options,
     )
-
-
-PROMPTS.register("vpt_deep", DeepOptions, _build)
-PROMPTS.register("vpt_shallow", ShallowOptions, _build)

@@ -10,12 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from vpt.data import load_descriptor, read_splits, restrict_classes
+from vpt.data import read_splits, restrict_classes
 from vpt.data.splits import SplitName
 from vpt.engine.interrupt import Interrupted
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import ConfigError
 from vpt.evaluation import ClipEvaluation
+from vpt.experiment.classification import described
 from vpt.models import Classifier
 from vpt.protocols.base_to_new import run_base_to_new
 from vpt.protocols.clip_setup import Bench, ClipEvalConfig, load_clip_eval, set_up
@@ -41,8 +42,8 @@ def refuse_clashes(configs: Sequence[ClipEvalConfig]) -> None:
                 f"two evaluations have the run_dir {config.run_dir}; give each its own"
             )
         places.add(place)
-        data = config.base_config().data
-        read_splits(load_descriptor(data.dataset), data.root).require("test")
+        run = config.base_config()
+        read_splits(described(run), run.data.root).require("test")
 
 
 def evaluate_clip(

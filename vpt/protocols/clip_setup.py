@@ -13,13 +13,14 @@ from pydantic import Field, field_validator, model_validator
 from vpt.api import create_model
 from vpt.backbones import Backbone, is_clip_name
 from vpt.config import RunConfig, Schema, load_yaml, validate
+from vpt.config.run import Count
 from vpt.data import (
     Descriptor,
     ScanMemory,
     Split,
     Splits,
     evaluation_transform,
-    load_descriptor,
+    layout_lines,
     read_splits,
     scan_images,
 )
@@ -28,6 +29,7 @@ from vpt.engine.run_dir import OpenMode
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import FREE_BASELINES, Measured
 from vpt.experiment import backbone_of, head_with_templates, preprocess_of
+from vpt.experiment.classification import described
 from vpt.models import Classifier
 from vpt.protocols.setup import (
     OWN_KEYS,
@@ -35,7 +37,9 @@ from vpt.protocols.setup import (
     Advance,
     Name,
     Seed,
+    Threads,
     laid_over,
+    refuse_flat_data,
     refuse_keys,
 )
 from vpt.runs import evaluate_split
@@ -43,7 +47,7 @@ from vpt.text import TextTower, create_text_tower
 
 Protocol = Literal["zero_shot", "few_shot", "base_to_new"]
 Part = Literal["all", "base", "new"]
-Shots = Annotated[int, Field(gt=0)]
+Shots = Count
 
 PROTOCOL_KEYS = ("shots", "classes", "selection")
 """Keys of a run's data that the protocols set."""
@@ -88,13 +92,14 @@ class ClipEvalConfig(Schema):
     prompt_files: list[Path] = Field(
         default_factory=list, description="prompt files to measure on the data set as well"
     )
-    threads: Annotated[int, Field(gt=0)] | None = Field(
+    threads: Threads | None = Field(
         None, description="CPU threads, on which the last bits depend; null: torch's own number"
     )
 
     @field_validator("base")
     @classmethod
     def _check_base(cls, base: dict[str, Any]) -> dict[str, Any]:
+        refuse_flat_data(base)
         refuse_keys(base, OWN_KEYS, "is set by the protocol; leave it out")
         refuse_keys(base.get("data", {}), PROTOCOL_KEYS, "of data is set by the protocol")
         return base
@@ -253,7 +258,9 @@ class Bench:
             class_names=splits.class_names,
             text_names=splits.text_names,
             text=self.text,
-            preprocess=preprocess_of(self.backbone, self.run.data.preprocess),
+            preprocess=preprocess_of(
+                self.backbone, self.run.data.preprocess, self.run.data.value_range
+            ),
         ).to(self.device)
 
     def measure(self, model: Classifier, split: Split, *, precision: str) -> Measured:
@@ -281,8 +288,10 @@ def set_up(
         VptError: anything that does not fit together.
     """
     run = config.base_config()
-    descriptor = load_descriptor(run.data.dataset)
+    descriptor = described(run)
     splits = read_splits(descriptor, run.data.root)
+    for line in [*layout_lines(descriptor), *splits.notes]:
+        log(line)
     splits.require_single_label("clip-eval")
     splits.require("test")
     options, backbone = run.backbone, backbone_of(run)
@@ -302,8 +311,14 @@ def _check_images(run: RunConfig, splits: Splits) -> None:
     if not run.data.scan:
         return
     present = [split for name in ("train", "val", "test") if (split := splits.get(name))]
-    memory, workers = ScanMemory.of_user(), run.data.num_workers
-    bad = [image for split in present for image in scan_images(split, workers, memory=memory)]
+    memory = ScanMemory.of_user()
+    bad = [
+        image
+        for split in present
+        for image in scan_images(
+            split, run.data.num_workers, value_range=run.data.value_range, memory=memory
+        )
+    ]
     if bad:
         listing = "\n".join(f"{image.path}: {image.reason}" for image in bad)
         raise DataError(

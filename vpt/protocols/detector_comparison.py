@@ -17,14 +17,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from vpt.config import DetectionRunConfig, Schema, load_yaml, validate
-from vpt.config.run import PositiveInt
+from vpt.config import AtMost, DetectionRunConfig, Schema, load_yaml, validate
+from vpt.config.run import Count, Pixels, Processes
 from vpt.data import SceneSettings, load_descriptor, read_detection, read_splits, write_scenes
 from vpt.engine.interrupt import Interrupted
 from vpt.engine.run_dir import OpenMode, environment
 from vpt.errors import ConfigError
 from vpt.evaluation.comparison import Comparison, DetectorResult, Trial, chosen_rate
 from vpt.evaluation.energy import total
+from vpt.limits import MAX_SIDE
 from vpt.protocols.methods import Log, RatesConfig, prepare_run_dir, trial_of
 from vpt.protocols.setup import cpu_threads, laid_over
 from vpt.protocols.workers import run_apart
@@ -35,16 +36,17 @@ Result = TypeVar("Result")
 _PICTURES, _MIN_SCORE = 6, 0.5  # drawn of each method; of the detections in them
 
 
+Height = Annotated[float, Field(ge=8), AtMost(MAX_SIDE, "no picture is as high")]
+
+
 class ScenesConfig(Schema):
     """The pictures: digit scans of one split only, several per picture, on rendered backgrounds."""
 
     digits: Path = Field(description="the descriptor of the scans")
-    side: PositiveInt = Field(description="pixels of a picture's side")
-    per_picture: tuple[PositiveInt, PositiveInt] = Field(description="least and most digits")
-    heights: tuple[Annotated[float, Field(ge=8)], float] = Field(
-        description="least and most pixels of a scan's height"
-    )
-    counts: dict[Literal["train", "val", "test"], PositiveInt] = Field(
+    side: Pixels = Field(description="pixels of a picture's side")
+    per_picture: tuple[Count, Count] = Field(description="least and most digits")
+    heights: tuple[Height, Height] = Field(description="least and most pixels of a scan's height")
+    counts: dict[Literal["train", "val", "test"], Count] = Field(
         description="pictures of each split"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of everything random")
@@ -60,7 +62,7 @@ class DetectorComparisonConfig(RatesConfig):
     """Which tunings are compared, from which learning rates, on which seeds and pictures."""
 
     scenes: ScenesConfig = Field(description="the pictures, written to run_dir/scenes")
-    processes: Annotated[int, Field(ge=0)] = Field(
+    processes: Processes = Field(
         1, description="runs at once, each in a process of its own; 0: all in this one"
     )
 

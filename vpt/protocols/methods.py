@@ -9,15 +9,24 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vpt.config import Schema
+from vpt.config.run import Positive
 from vpt.errors import RunError
 from vpt.evaluation.comparison import Trial
 from vpt.evaluation.energy import total
-from vpt.protocols.setup import OWN_KEYS, SHARED_KEYS, Name, Seed, refuse_keys
+from vpt.protocols.setup import (
+    OWN_KEYS,
+    SHARED_KEYS,
+    Name,
+    Seed,
+    Threads,
+    refuse_flat_data,
+    refuse_keys,
+)
 from vpt.runs import Tried
 
 Log = Callable[[str], None]
 
-Rate = Annotated[float, Field(gt=0)]
+Rate = Positive
 
 
 class MethodsConfig(Schema):
@@ -37,13 +46,14 @@ class MethodsConfig(Schema):
         default_factory=list,
         description="of the runs that choose between settings; none of `seeds`",
     )
-    threads: Annotated[int, Field(gt=0)] | None = Field(
+    threads: Threads | None = Field(
         None, description="CPU threads, on which the last bits depend; null: torch's own number"
     )
 
     @field_validator("base")
     @classmethod
     def _check_base(cls, base: dict[str, Any]) -> dict[str, Any]:
+        refuse_flat_data(base)
         refuse_keys(base, OWN_KEYS, "is set by the comparison; leave it out")
         return base
 

@@ -11,10 +11,13 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from vpt.config import AtMost
+
 Advance = Callable[[str], None]
 """Called with the description of the run that begins."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*$", max_length=100)]
+Threads = Annotated[int, Field(gt=0), AtMost(1_024, "each one is a thread of this machine")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 OWN_KEYS = ("run_dir", "seed")
@@ -22,6 +25,12 @@ OWN_KEYS = ("run_dir", "seed")
 
 SHARED_KEYS = ("backbone", "data")
 """Keys that are the same for all methods side by side."""
+
+
+def refuse_flat_data(base: Mapping[str, Any]) -> None:
+    """ValueError where the base of a comparison has no section `data`, but something else."""
+    if not isinstance(base.get("data", {}), Mapping):
+        raise ValueError("data must be a mapping: {dataset: .., batch_size: ..}")
 
 
 def refuse_keys(values: Mapping[str, Any], keys: Sequence[str], rule: str) -> None:

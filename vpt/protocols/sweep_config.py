@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vpt.config import RunConfig, Schema, load_yaml, validate
+from vpt.config import AtMost, RunConfig, Schema, load_yaml, validate
+from vpt.config.run import Positive
 from vpt.data import load_descriptor
 from vpt.errors import ConfigError
 from vpt.protocols.methods import MethodsConfig
@@ -33,11 +34,15 @@ Choice = bool | int | float | str | None
 Metric = Literal["top1", "mean_class_accuracy", "mAP"]
 
 
+End = Annotated[int, Field(ge=-(10**12), le=10**12)] | Annotated[float, Field(ge=-1e12, le=1e12)]
+Trials = Annotated[int, Field(ge=1), AtMost(100_000, "each one is a run")]
+
+
 class RangeConfig(Schema):
     """Numbers to draw from; whole ones if both ends are whole."""
 
-    low: int | float = Field(description="the least")
-    high: int | float = Field(description="the most")
+    low: End = Field(description="the least")
+    high: End = Field(description="the most")
     log: bool = Field(False, description="draw evenly in the logarithm")
 
     @model_validator(mode="after")
@@ -52,10 +57,8 @@ class RangeConfig(Schema):
 class PruneConfig(Schema):
     """Trials given up early: those below the median of earlier ones at the same epoch."""
 
-    startup_trials: Annotated[int, Field(ge=1)] = Field(
-        5, description="trials of a method that are never given up"
-    )
-    warmup_epochs: Annotated[int, Field(ge=0)] = Field(
+    startup_trials: Trials = Field(5, description="trials of a method that are never given up")
+    warmup_epochs: Annotated[int, Field(ge=0), AtMost(10**6, "no run is as long")] = Field(
         5, description="epochs before which no trial is given up"
     )
 
@@ -68,7 +71,7 @@ class SearchConfig(Schema):
         description="grid: every combination of the lists; tpe: `trials` draws, later ones where "
         "earlier ones were good",
     )
-    trials: Annotated[int, Field(ge=1)] | None = Field(
+    trials: Trials | None = Field(
         None, description="of each method, for tpe; a grid's follow from its lists"
     )
     seed: Seed = Field(0, description="of tpe's draws")
@@ -105,6 +108,10 @@ class SearchConfig(Schema):
                         f"space.{method}.{key} is a range, which a grid cannot try out; give a "
                         "list, or sampler: tpe"
                     )
+        for method, choices in self.space.items():
+            size = math.prod(len(values) for values in choices.values() if isinstance(values, list))
+            if size > 100_000:
+                raise ValueError(f"space.{method} has {size:,} combinations; at most 100,000 run")
         sizes = {method: len(_grid(choices)) for method, choices in self.space.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
@@ -209,7 +216,7 @@ class SweepConfig(MethodsConfig):
         description="what the tested runs learn from; train_and_val: both, after everything was "
         "chosen; trials are then judged by their last epoch (train.select: last)",
     )
-    patience: Annotated[float, Field(gt=0)] = Field(
+    patience: Positive = Field(
         60, description="seconds without a sign of life after which a worker's trial is another's"
     )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from vpt.data.copies import same_content
+from vpt.data.depth import depth_warning
 from vpt.data.descriptor import Descriptor
 from vpt.data.detection import (
     KINDS,
@@ -32,6 +33,7 @@ from vpt.data.readers.parquet import packed_bytes
 from vpt.data.readers.parts import check_counts
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
+from vpt.data.rgb import ValueRange
 from vpt.data.scans import ScanMemory, scan_images
 from vpt.data.splits import PackedImage, Sample, Split, SplitName
 from vpt.errors import DataError
@@ -123,7 +125,12 @@ class DataCheck:
 
 
 def check_data(
-    path: Path, *, root: Path | None = None, size: int = 640, num_workers: int = 0
+    path: Path,
+    *,
+    root: Path | None = None,
+    size: int = 640,
+    num_workers: int = 0,
+    value_range: ValueRange | None = None,
 ) -> DataCheck:
     """Read a data set, decode every image, and score the boxes as predictions of themselves.
 
@@ -132,19 +139,29 @@ def check_data(
         root: where the images are; the descriptor's own if None.
         size: side of the square that the model will see, in pixels.
         num_workers: processes that decode; 0: this one.
+        value_range: what `data.value_range` of the training will be.
 
     Raises:
         DataError: the data cannot be read at all.
     """
     descriptor = load_descriptor(path)
     if descriptor.holds_boxes:
-        return _check_detection(descriptor, path, root=root, size=size, num_workers=num_workers)
+        return _check_detection(
+            descriptor,
+            path,
+            root=root,
+            size=size,
+            num_workers=num_workers,
+            value_range=value_range,
+        )
     splits = read_splits(descriptor, root)
     found: dict[str, Split] = {
         name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
     }
-    findings = [*_unreadable(found.values(), num_workers), *_missing(path, found)]
+    findings = [*_unreadable(found.values(), num_workers, value_range), *_missing(path, found)]
+    findings += _narrow_values(found.values(), path, value_range)
     findings += _copies(found.values(), path)
+    findings += [Finding("as_read", path, note) for note in splits.notes]
     if splits.train is not None:
         findings += _rare_classes(splits.class_names, splits.train.class_counts(), path, "images")
     findings += _unlabelled(found.values(), path)
@@ -160,19 +177,26 @@ def check_data(
 
 
 def _check_detection(
-    descriptor: Descriptor, path: Path, *, root: Path | None, size: int, num_workers: int
+    descriptor: Descriptor,
+    path: Path,
+    *,
+    root: Path | None,
+    size: int,
+    num_workers: int,
+    value_range: ValueRange | None,
 ) -> DataCheck:
     splits = read_detection(descriptor, root, problems="report")
     found: dict[str, DetectionSplit] = {
         name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
     }
-    findings = [*splits.findings, *_unreadable(found.values(), num_workers)]
+    findings = [*splits.findings, *_unreadable(found.values(), num_workers, value_range)]
+    findings += _narrow_values(found.values(), path, value_range)
     findings += [*_wrong_counts(descriptor, path, found), *_missing(path, found)]
     findings += _copies(found.values(), path)
     findings += [
         Finding("no_boxes", path, f"split '{name}' has no box")
         for name, split in found.items()
-        if name != "test" and not any(split.class_counts())
+        if name != "test" and not any(len(sample.boxes) for sample in split.samples)
     ]
     scores: dict[str, float | None] = {}
     for name, split in found.items():
@@ -227,6 +251,7 @@ def to_json(check: DataCheck) -> dict[str, Any]:
                 "severity": finding.severity,
                 "kind": finding.kind,
                 "file": str(finding.file),
+                "line": finding.line,
                 "image": finding.image,
                 "annotation": finding.annotation,
                 "count": finding.count,
@@ -318,14 +343,25 @@ def _extremes(names: Sequence[str], counts: Sequence[int]) -> tuple[str, str]:
 # What is found beside what the reader finds
 
 
-def _unreadable(splits: Iterable[Split | DetectionSplit], num_workers: int) -> list[Finding]:
+def _unreadable(
+    splits: Iterable[Split | DetectionSplit], num_workers: int, value_range: ValueRange | None
+) -> list[Finding]:
     findings, memory = [], ScanMemory.of_user()  # a run after it need not decode them again
     for split in splits:
         keys = {sample.source: sample.key for sample in split.samples}
-        for image in scan_images(split, num_workers, memory=memory, again=True):
+        bad = scan_images(split, num_workers, value_range=value_range, memory=memory, again=True)
+        for image in bad:
             file = image.path.file if isinstance(image.path, PackedImage) else image.path
             findings.append(Finding("image_unreadable", file, image.reason, keys[image.path]))
     return findings
+
+
+def _narrow_values(
+    splits: Iterable[Split | DetectionSplit], file: Path, value_range: ValueRange | None
+) -> list[Finding]:
+    """Splits whose images of more than 8 bits do not fit the range that they are scaled by."""
+    warnings = [depth_warning(split, value_range) for split in splits]
+    return [Finding("values_narrow", file, each) for each in warnings if each is not None]
 
 
 def _copies(splits: Iterable[Split | DetectionSplit], file: Path) -> list[Finding]:

@@ -236,9 +236,10 @@ class _Way:
 
     def decode(self, index: int) -> Any:
         """An image."""
+        scaled = self.transform.preprocess.value_range
         if isinstance(self.split, DetectionSplit):
-            return read_image(self.split.samples[index].source)
-        return load_sample(self.split, self.split.samples[index])
+            return read_image(self.split.samples[index].source, value_range=scaled)
+        return load_sample(self.split, self.split.samples[index], scaled)
 
     def augment(self, image: Any, epoch: int, index: int) -> Any:
         """Its pixels as the model sees them."""

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from vpt.api import load_detector
+from vpt.console import SafeStream
 from vpt.data import read_image
 from vpt.engine.device import choose_device
 from vpt.engine.progress import images_progress
@@ -20,8 +21,15 @@ from vpt.engine.run_dir import write_json_atomic
 from vpt.errors import DataError
 from vpt.evaluation.detection import to_records
 from vpt.models import Detector
-from vpt.runs.detection import MIN_SCORE, BoxPrediction, caption, predict_boxes
-from vpt.runs.drawing import draw_boxes
+from vpt.runs.detection import (
+    MIN_SCORE,
+    BoxPrediction,
+    Drawn,
+    best_per_object,
+    caption,
+    predict_boxes,
+)
+from vpt.runs.drawing import Captions, draw_boxes
 from vpt.runs.outputs import RowFormat, opened, prepare_outputs
 from vpt.storage.atomic_file import write_new
 
@@ -36,6 +44,8 @@ def write_predictions(
     output_format: RowFormat = "csv",
     coco: Path | None = None,
     pictures: Path | None = None,
+    draw: Drawn = "best",
+    captions: Captions = "fit",
     min_score: float = MIN_SCORE,
     batch_size: int = 8,
     device: str = "auto",
@@ -51,6 +61,8 @@ def write_predictions(
         output_format: 'csv' (see `CSV_COLUMNS`) or 'jsonl'.
         coco: a file for COCO results by file name.
         pictures: a folder for annotated copies.
+        draw: which boxes are in these.
+        captions: which of them have captions.
         min_score: boxes below are left out everywhere.
         batch_size: images per forward pass.
         device: see `choose_device`.
@@ -66,7 +78,9 @@ def write_predictions(
     where = choose_device(device)
     model = load_detector(path, weights=weights).to(where)
     names = names_of(model)
-    copies = Pictures(pictures, images, names) if pictures is not None else None
+    copies = None
+    if pictures is not None:
+        copies = Pictures(pictures, images, names, drawn=draw, captions=captions)
     records: list[dict[str, Any]] = []
     unreadable = 0
     found = predict_boxes(model, images, device=where, batch_size=batch_size, min_score=min_score)
@@ -91,7 +105,7 @@ def names_of(model: Detector) -> list[str]:
 def write_rows(
     predictions: Iterable[BoxPrediction],
     names: Sequence[str],
-    stream: TextIO,
+    stream: TextIO | SafeStream,
     output_format: RowFormat,
 ) -> Iterator[BoxPrediction]:
     """Write each prediction as it comes, and hand it on.
@@ -109,7 +123,7 @@ def write_rows(
             values: dict[str, Any] = {"image": image, "boxes": found}
             if prediction.error is not None:
                 values = {"image": image, "error": prediction.error}
-            stream.write(json.dumps(values) + "\n")
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
         elif not found:
             table.writerow([image, *[""] * 6, prediction.error or ""])
         else:
@@ -150,13 +164,23 @@ class Pictures:
         folder: made where it is missing.
         images: all that will be drawn.
         names: of the classes.
+        drawn: the best box of each object, over all classes, or all.
+        captions: see `draw_boxes`.
 
     Raises:
         DataError: a copy would replace a file.
     """
 
-    def __init__(self, folder: Path, images: Sequence[Path], names: Sequence[str]):
-        self._names = names
+    def __init__(
+        self,
+        folder: Path,
+        images: Sequence[Path],
+        names: Sequence[str],
+        *,
+        drawn: Drawn = "best",
+        captions: Captions = "fit",
+    ):
+        self._names, self._drawn, self._captions = names, drawn, captions
         self._targets = _targets(folder, images)
         for target in self._targets:
             if os.path.lexists(target):
@@ -170,11 +194,13 @@ class Pictures:
         found = prediction.detections
         if found is None:
             return
+        if self._drawn == "best":
+            found = best_per_object(found)
         labels = found.labels.tolist()
         pairs = zip(labels, found.scores.tolist(), strict=True)
-        captions = [caption(self._names[label], score) for label, score in pairs]
+        texts = [caption(self._names[label], score) for label, score in pairs]
         image = read_image(prediction.image)
-        picture = draw_boxes(image, found.boxes.tolist(), labels, captions)
+        picture = draw_boxes(image, found.boxes.tolist(), labels, texts, shown=self._captions)
         encoded = io.BytesIO()
         picture.save(encoded, "JPEG", quality=92, subsampling=0)
         try:

@@ -37,7 +37,7 @@ class BoxEvaluator:
     ):
         self.split = split
         self.coco = DetectionEvaluator(to_coco_dict(split), split.category_ids, coco_eval=coco_eval)
-        self._image_ids = [sample.image_id for sample in split.samples]
+        self._image_ids = split.table.image_ids.tolist()
         self._results = results
 
     def reset(self) -> None:

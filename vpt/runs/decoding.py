@@ -113,7 +113,7 @@ def _found(path: Path, log: Log) -> DecodedImages | None:
 def _check_use(experiment: Experiment, split: Split, name: SplitName) -> None:
     """Leave out what was never encoded; with 'auto' also what is not read again."""
     config = experiment.config
-    if any(isinstance(sample.source, int) for sample in split.samples):
+    if split.table.sources.in_arrays:
         raise _LeftOut("they are in memory already", by_config=True)
     if config.data.decoded == "disk":
         return

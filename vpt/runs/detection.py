@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from torchvision.ops import nms
 
 from vpt.api import load_detector
 from vpt.data import (
@@ -25,9 +26,9 @@ from vpt.data import (
     to_coco_dict,
     told,
 )
-from vpt.data.splits import SplitName
+from vpt.data.cuts import cut_difference, cut_line
+from vpt.data.splits import ContentCut, SplitName
 from vpt.engine.device import choose_device
-from vpt.engine.events import Events
 from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import DataError, PromptFileError
@@ -35,14 +36,25 @@ from vpt.evaluation import CocoEval, DetectionEvaluator, score_results
 from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
-from vpt.runs.inference import difference, groups, measure, precision_of, readable
+from vpt.runs.inference import difference, measure, precision_of, readable
+from vpt.runs.predicting import NOT_FINITE, groups
 from vpt.structures import Detections, Letterbox
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 MIN_SCORE = 0.3
 """Detections below are not shown, unless asked for."""
 
 _BATCH_SIZE = 8
 _SHOWN, _SIDE = 8, 320  # images that are shown of a split; pixels of each
+_CROWD, _CROWD_SIDE = 20, 640  # boxes from which a picture is larger; pixels of it then
+
+Drawn = Literal["best", "all"]
+"""Which detections are in a picture: the best box of each object, over all classes, or all."""
+
+_SAME_OBJECT = 0.6
+"""IoU from which two boxes are of one object."""
 
 _Found = tuple[list[float], int, float]
 """Box (x1, y1, x2, y2) in the image's pixels, label, score."""
@@ -91,9 +103,9 @@ def evaluate_detector(
     """
     where = choose_device(device)
     skip = on_bad_image == "skip"
-    chosen = _split_of(dataset, root, split, skip=skip, log=log)
-    if skip:
-        chosen = readable(chosen, num_workers=num_workers, log=log)
+    record = read_prompt_header(path).cut
+    cut = None if record is None else ContentCut(**record.model_dump())
+    chosen = _split_of(dataset, root, split, skip=skip, cut=cut, log=log)
     model = load_detector(path, weights=weights).to(where)
     known = model.class_names
     if known is None:
@@ -101,6 +113,13 @@ def evaluate_detector(
     if list(chosen.class_names) != known:
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, chosen.class_names)}"
+        )
+    if skip:
+        chosen = readable(
+            chosen,
+            num_workers=num_workers,
+            value_range=model.preprocess.value_range,
+            log=log,
         )
     with images_progress(len(chosen), console) as advance:
         _, evaluator = measure(
@@ -166,6 +185,7 @@ def _split_of(
     *,
     skip: bool = False,
     with_images: bool = True,
+    cut: ContentCut | None = None,
     log: Log = lambda line: None,
 ) -> DetectionSplit:
     descriptor = load_descriptor(dataset)
@@ -174,10 +194,18 @@ def _split_of(
         root,
         problems="skip" if skip else "raise",
         needed=[split] if with_images else [],
+        cut=cut,
     )
     for line in [*layout_lines(descriptor), *told(splits.findings)]:
         log(line)
-    return splits.require(split)
+    if splits.cut is not None:
+        log(cut_line(splits.cut))
+    if cut is not None and (differing := cut_difference(splits.cut, cut, split)):
+        log(f"warning: {differing}")
+    chosen = splits.require(split)
+    if not any(chosen.class_counts()):
+        log(f"split '{split}' of {dataset} has no box: AP is undefined")
+    return chosen
 
 
 def _batch_size_of(path: Path) -> int:
@@ -228,7 +256,8 @@ def predict_boxes(
             errors: dict[int, str] = {}
             for place, path in enumerate(group):
                 try:
-                    seen = transform(read_image(path), np.zeros((0, 4)), 0)
+                    image = read_image(path, value_range=model.preprocess.value_range)
+                    seen = transform(image, np.zeros((0, 4)), 0)
                 except DataError as error:
                     errors[place] = str(error)
                 else:
@@ -242,7 +271,19 @@ def predict_boxes(
                     yield BoxPrediction(path, None, errors[place])
                 else:
                     detections = next(found).to("cpu")
+                    if not detections.boxes.isfinite().all():
+                        yield BoxPrediction(path, None, NOT_FINITE)
+                        continue
                     yield BoxPrediction(path, detections[detections.scores >= min_score])
+
+
+def best_per_object(detections: Detections) -> Detections:
+    """The detections without those that lie on a better one, of whatever class.
+
+    A detector suppresses what lies on a better box of the same class alone, so that an object of
+    two likely classes has a box for each.
+    """
+    return detections[nms(detections.boxes.float(), detections.scores.float(), _SAME_OBJECT)]
 
 
 def show_validation(events: Events, evaluator: BoxEvaluator) -> None:
@@ -262,6 +303,7 @@ def truth_and_found(
     results: Sequence[Mapping[str, Any]],
     count: int = _SHOWN,
     min_score: float = MIN_SCORE,
+    drawn: Drawn = "best",
 ) -> list[Image.Image]:
     """Pictures of images spread over the split: the truth on the left, on the right what was found.
 
@@ -272,6 +314,7 @@ def truth_and_found(
         results: records of a COCO results file.
         count: of pictures.
         min_score: detections below are not shown.
+        drawn: which of the others are.
     """
     count = min(count, len(split))
     samples = [split.samples[place * len(split) // count] for place in range(count)]
@@ -282,20 +325,33 @@ def truth_and_found(
             x, y, width, height = record["bbox"]
             box = [x, y, x + width, y + height]
             found[record["image_id"]].append((box, labels[record["category_id"]], record["score"]))
+    if drawn == "best":
+        found = {image_id: _best(each) for image_id, each in found.items()}
+    most = max((len(sample.boxes) for sample in samples), default=0)
+    side = _CROWD_SIDE if most >= _CROWD else _SIDE
     pictures = []
     for sample in samples:
         with suppress(DataError):
-            pictures.append(_truth_and_found(sample, found[sample.image_id], split.class_names))
+            boxes = found[sample.image_id]
+            pictures.append(_truth_and_found(sample, boxes, split.class_names, side))
     return pictures
+
+
+def _best(found: list[_Found]) -> list[_Found]:
+    """See `best_per_object`; best first."""
+    boxes = torch.tensor([box for box, _, _ in found], dtype=torch.float64).reshape(-1, 4)
+    scores = torch.tensor([score for _, _, score in found], dtype=torch.float64)
+    return [found[row] for row in nms(boxes, scores, _SAME_OBJECT).tolist()]
 
 
 def _truth_and_found(
     sample: DetectionSample,
     found: list[_Found],
     names: tuple[str, ...],
+    side: int,
 ) -> Image.Image:
     image = read_image(sample.source)
-    letterbox = Letterbox.fit((image.height, image.width), _SIDE)
+    letterbox = Letterbox.fit((image.height, image.width), side)
     height, width = letterbox.content_size
     small = image.resize((width, height))
 
@@ -312,7 +368,7 @@ def _truth_and_found(
         [label for _, label, _ in found],
         [caption(names[label], score) for _, label, score in found],
     )
-    return side_by_side(left, right, _SIDE)
+    return side_by_side(left, right, side)
 
 
 def caption(name: str, score: float) -> str:

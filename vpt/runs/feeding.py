@@ -9,7 +9,9 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vpt.config import AnyRunConfig, DetectionRunConfig
 from vpt.data import (
@@ -147,7 +149,7 @@ def faster_data(experiment: AnyExperiment) -> list[str]:
         found.append(f"data.num_workers={most} (now {now}, {usable_cores()} cores here)")
     if isinstance(experiment, Experiment) and experiment.config.data.decoded == "none":
         train_split = experiment.splits.require("train")
-        if not any(isinstance(sample.source, int) for sample in train_split.samples):
+        if not train_split.table.sources.in_arrays:
             found.append("data.decoded=disk")
     return found
 
@@ -204,10 +206,10 @@ def _order(experiment: AnyExperiment, epoch: int, start_batch: int) -> EpochBatc
     )
 
 
-def _labels_to_balance(experiment: AnyExperiment) -> tuple[int, ...] | None:
+def _labels_to_balance(experiment: AnyExperiment) -> NDArray[np.int32] | None:
     """The labels of the training images, where their classes are to come equally often."""
     if isinstance(experiment, Experiment) and experiment.config.data.balance:
-        return experiment.splits.require("train").labels
+        return experiment.splits.require("train").label_array
     return None
 
 
@@ -265,11 +267,12 @@ def dataset_of(
     split: AnySplit, transform: Any, seed: int, decoded: DecodedImages | None = None
 ) -> ImageDataset | DetectionDataset:
     """A split as tensors by (epoch, index); the first of an item are its image's pixels, uint8."""
+    scaled = transform.preprocess.value_range
     if isinstance(split, DetectionSplit):
-        return DetectionDataset(split, transform.pixels, seed)
+        return DetectionDataset(split, transform.pixels, seed, value_range=scaled)
     if decoded is not None:
         return DecodedDataset(split, transform, seed, decoded)
-    return ImageDataset(split, transform.pixels, seed)
+    return ImageDataset(split, transform.pixels, seed, value_range=scaled)
 
 
 def _loader(

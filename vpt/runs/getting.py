@@ -99,6 +99,8 @@ def get_dataset(
         DataError: it cannot be had, in one line that says what a person can do.
         Interrupted: by a signal; what has come is kept.
     """
+    if not 0 < timeout <= 86_400:
+        raise ConfigError(f"timeout {timeout}: give seconds, at most a day")
     descriptor = load_descriptor(find_descriptor(name))
     root = to or descriptor.root
     if not descriptor.files or root is None:

@@ -1,9 +1,9 @@
-"""What is done with a trained model: measure it on a split, name the class of images."""
+"""Measuring a trained model on a split of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +21,17 @@ from vpt.data import (
     evaluation_transform,
     layout_lines,
     load_descriptor,
-    read_image,
     read_splits,
     scan_images,
 )
+from vpt.data.cuts import cut_difference
 from vpt.data.scans import AnySplit as OneSplit
+from vpt.data.splits import ContentCut
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate
 from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
-from vpt.errors import DataError, PromptFileError
+from vpt.errors import PromptFileError
 from vpt.evaluation import (
     ClassificationEvaluator,
     CocoEval,
@@ -38,8 +39,10 @@ from vpt.evaluation import (
     MultiLabelEvaluator,
 )
 from vpt.models import Classifier, PromptedModel
+from vpt.registry import nearest
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
+from vpt.runs.predicting import NOT_FINITE
 
 
 def measure(
@@ -67,14 +70,25 @@ def measure(
 
 
 def readable(
-    split: OneSplit, *, num_workers: Workers = 2, log: Log = lambda line: None
+    split: OneSplit,
+    *,
+    num_workers: Workers = 2,
+    value_range: tuple[float, float] | None = None,
+    log: Log = lambda line: None,
 ) -> OneSplit:
     """The split without the images that do not decode, each of which is named.
+
+    Args:
+        split: its files are read whole.
+        num_workers: processes; 0: this one.
+        value_range: of the model, see `Preprocess`.
+        log: takes a line for each image that is left out.
 
     Raises:
         DataError: what is left is not enough, see `drop_bad`.
     """
-    bad = scan_images(split, num_workers, memory=ScanMemory.of_user())
+    memory = ScanMemory.of_user()
+    bad = scan_images(split, num_workers, value_range=value_range, memory=memory)
     for image in bad:
         log(f"{LEFT_OUT}{image.path}: {image.reason}")
     return drop_bad(split, bad) if bad else split
@@ -104,16 +118,6 @@ def evaluate_split(
     return metrics, evaluator
 
 
-def per_class_of(evaluator: Evaluator) -> list[float | None]:
-    """The accuracy, or AP, of each class; None for one that does not occur."""
-    if isinstance(evaluator, BoxEvaluator):
-        return list(evaluator.coco.per_class_ap().values())
-    if isinstance(evaluator, MultiLabelEvaluator):
-        return evaluator.average_precisions()
-    assert isinstance(evaluator, ClassificationEvaluator)
-    return evaluator.per_class_accuracy()
-
-
 def confusions_of(evaluator: Evaluator) -> torch.Tensor | None:
     """Counts by true and found class; of boxes with a last row and column for nothing.
 
@@ -132,7 +136,12 @@ _MOST_ROWS = 1000
 """Of a matrix of confusions."""
 
 
-def evaluate_prompt(
+def evaluate_prompt(path: Path, dataset: Path, **options: Any) -> dict[str, float]:
+    """The metrics of `measure_prompt`, which has the same options."""
+    return measure_prompt(path, dataset, **options)[0]
+
+
+def measure_prompt(
     path: Path,
     dataset: Path,
     *,
@@ -146,8 +155,8 @@ def evaluate_prompt(
     on_bad_image: Literal["error", "skip"] = "error",
     log: Log = lambda line: None,
     console: Console | None = None,
-) -> dict[str, float]:
-    """Metrics of a prompt file on a split of a data set.
+) -> tuple[dict[str, float], Evaluator, AnySplit]:
+    """Metrics of a prompt file on a split of a data set, and the evaluator and split for more.
 
     Its classes are the file's; with `names='data'` a file whose classes are texts takes the data
     set's own, whatever it was trained with. Computed in the precision of the file's run, so that
@@ -160,12 +169,14 @@ def evaluate_prompt(
     """
     where = choose_device(device)
     descriptor = load_descriptor(dataset)
-    for line in layout_lines(descriptor):
-        log(line)
-    splits = read_splits(descriptor, root)
+    record = read_prompt_header(path).cut
+    cut = None if record is None else ContentCut(**record.model_dump())
+    splits = read_splits(descriptor, root, cut=cut)
     chosen = splits.require(split)  # type: ignore[arg-type]
-    if on_bad_image == "skip":
-        chosen = readable(chosen, num_workers=num_workers, log=log)
+    for line in [*layout_lines(descriptor), *splits.notes]:
+        log(line)
+    if cut is not None and (differing := cut_difference(splits.cut, cut, chosen.name)):
+        log(f"warning: {differing}")
     other = names == "data"
     model = load_prompt(
         path,
@@ -180,10 +191,22 @@ def evaluate_prompt(
         kinds = ("multi-label", "of one class per image")
         file, data = kinds if model.multi_label else reversed(kinds)
         raise PromptFileError(f"{path} is {file}, {dataset} is {data}: they cannot be compared")
-    if list(splits.class_names) != known:
+    # A folder of test images alone may lack classes; training images say what the classes are.
+    same, fewer = set(splits.class_names) == set(known), set(splits.class_names) <= set(known)
+    if not (same or (fewer and splits.train is None)):
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, splits.class_names)}"
             + ("" if model.text is None else "; --names data takes the data set's")
+        )
+    if list(splits.class_names) != known:
+        log(f"the classes are the prompt file's: {difference(known, splits.class_names)}")
+        chosen = chosen.with_classes(known)
+    if on_bad_image == "skip":
+        chosen = readable(
+            chosen,
+            num_workers=num_workers,
+            value_range=model.preprocess.value_range,
+            log=log,
         )
     transform = evaluation_transform(model.preprocess)
     with images_progress(len(chosen), console) as advance:
@@ -197,10 +220,12 @@ def evaluate_prompt(
             precision=precision_of(path),
             after_batch=advance,
         )
+    if not math.isfinite(metrics["loss"]):
+        raise PromptFileError(f"{path}: {NOT_FINITE} on {dataset}: there is nothing to measure")
     if isinstance(evaluator, MultiLabelEvaluator):
         pairs = zip(known, evaluator.average_precisions(), strict=True)
         metrics |= {f"AP/{name}": value for name, value in pairs if value is not None}
-    return metrics
+    return metrics, evaluator, chosen
 
 
 def precision_of(path: Path) -> str:
@@ -213,89 +238,6 @@ def difference(file: Iterable[str], data: Iterable[str]) -> str:
     only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
     if not only_file and not only_data:
         return "the same names in another order"
-    return f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most likely class of one image; of a multi-label model all that are likely enough.
-
-    Attributes:
-        image: its path.
-        label: the class name, or its number where the file has no names.
-        probability: of that class.
-        error: why the image could not be read, or None.
-        top: class to probability, the best `top_k`.
-        labels: class to probability, best first, of all that reach the threshold, perhaps none;
-            None where an image has one class.
-    """
-
-    image: str
-    label: str | None
-    probability: float | None
-    error: str | None = None
-    top: dict[str, float] = field(default_factory=dict)
-    labels: dict[str, float] | None = None
-
-
-def predict_images(
-    model: Classifier,
-    paths: Iterable[Path],
-    *,
-    device: torch.device,
-    batch_size: int = 32,
-    top_k: int = 1,
-    probabilities: Literal["softmax", "sigmoid"] | None = None,
-    min_score: float = 0.5,
-) -> Iterator[Prediction]:
-    """Predictions in the order of the paths.
-
-    An unreadable image gives its error, and the rest goes on. Of a multi-label model they have
-    the classes with a probability of at least `min_score`.
-    """
-    with model.as_baked():
-        transform = evaluation_transform(model.preprocess)
-        assert model.head is not None
-        names = model.class_names or [str(number) for number in range(model.head.num_classes)]
-        for group in groups(paths, batch_size):
-            read: list[tuple[Path, torch.Tensor | str]] = []
-            for path in group:
-                try:
-                    read.append((path, transform(read_image(path), 0)))
-                except DataError as error:
-                    read.append((path, str(error)))
-            tensors = [image for _, image in read if isinstance(image, torch.Tensor)]
-            rows: Iterator[torch.Tensor] = iter(
-                model.predict(torch.stack(tensors).to(device), probabilities=probabilities).cpu()
-                if tensors
-                else []
-            )
-            for path, image in read:
-                if isinstance(image, str):
-                    yield Prediction(str(path), None, None, error=image)
-                    continue
-                ranked = _ranked(next(rows), names)
-                top = dict(ranked[:top_k])
-                if model.multi_label:
-                    likely = {name: value for name, value in ranked if value >= min_score}
-                    yield Prediction(str(path), None, None, top=top, labels=likely)
-                else:
-                    yield Prediction(str(path), *ranked[0], top=top)
-
-
-def _ranked(row: torch.Tensor, names: list[str]) -> list[tuple[str, float]]:
-    """Every class and its probability, best first."""
-    values, indices = row.topk(len(names))
-    return [(names[i], p) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
-
-
-def groups(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    """Paths in lists of `size`, the last one of what is left."""
-    group: list[Path] = []
-    for path in paths:
-        group.append(path)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+    text = f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    near = next((f"{each!r}{hint}" for each in only_data if (hint := nearest(each, only_file))), "")
+    return f"{text} ({near})" if near else text

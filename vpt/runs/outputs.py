@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
+from vpt.console import SafeStream
 from vpt.engine.interrupt import sigterm_as_ctrl_c
 from vpt.errors import DataError, RunError
-from vpt.runs.inference import Prediction
 from vpt.storage.atomic_file import atomic_stream
+
+if TYPE_CHECKING:
+    from vpt.runs.predicting import Prediction
 
 RowFormat = Literal["csv", "jsonl"]
 
@@ -64,17 +67,17 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def opened(output: Path | None) -> Iterator[TextIO]:
+def opened(output: Path | None) -> Iterator[TextIO | SafeStream]:
     """The file, or stdout; names of images go through byte by byte, whatever they are.
 
     The file has its name only when all of it is written: an error, a signal or a full disk leaves
-    what was there before.
+    what was there before. On a terminal, what it would obey is escaped.
 
     Raises:
         RunError: the disk is full, forbidden or broken.
     """
     if output is None:
-        yield sys.stdout
+        yield SafeStream(sys.stdout) if sys.stdout.isatty() else sys.stdout
         _flush_stdout()
         return
     place = output.resolve() if output.is_symlink() else output
@@ -97,26 +100,53 @@ def _flush_stdout() -> None:
 
 
 def write_classes(
-    predictions: Iterable[Prediction], stream: TextIO, output_format: RowFormat
+    predictions: Iterable[Prediction],
+    stream: TextIO | SafeStream,
+    output_format: RowFormat,
+    *,
+    top_k: int = 1,
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, a row or an object per image, and hand it on.
 
     Of a multi-label model csv has a row per class found, and one without a class for an image in
     which none was; jsonl has them under 'classes'.
+
+    Args:
+        predictions: in the order of the rows.
+        stream: that is written to.
+        output_format: 'csv' or 'jsonl'.
+        top_k: csv: the classes of each row, best first, in columns class, probability, class_2,
+            probability_2, and so on.
     """
     table = csv.writer(stream, lineterminator="\n")
     if output_format == "csv":
-        table.writerow(CLASS_COLUMNS)
+        table.writerow(_columns(top_k))
     for each in predictions:
         if output_format == "csv":
-            only = {each.label or "": each.probability}
-            for label, probability in each.labels.items() if each.labels else only.items():
-                shown = "" if probability is None else f"{probability:.6f}"
-                table.writerow([each.image, label, shown, each.error or ""])
+            table.writerows(_rows(each, top_k))
         else:
             values = {key: value for key, value in asdict(each).items() if value is not None}
             first = {"image": values.pop("image"), "class": values.pop("label", None)}
             if each.labels is not None:
                 first = {"image": each.image, "classes": values.pop("labels")}
-            stream.write(json.dumps({**first, **values}) + "\n")
+            stream.write(json.dumps({**first, **values}, allow_nan=False) + "\n")
         yield each
+
+
+def _columns(top_k: int) -> list[str]:
+    image, *best, error = CLASS_COLUMNS
+    others = [f"{column}_{place}" for place in range(2, top_k + 1) for column in best]
+    return [image, *best, *others, error]
+
+
+def _rows(prediction: Prediction, top_k: int) -> Iterator[list[str]]:
+    """The rows of one image: one, or of a multi-label model one for each class that was found."""
+    image, error = prediction.image, prediction.error or ""
+    if prediction.labels:
+        for label, probability in prediction.labels.items():
+            yield [image, label, f"{probability:.6f}", error]
+        return
+    # Of a multi-label model that found none likely enough, none is written.
+    ranked = [] if prediction.labels is not None else list(prediction.top.items())[:top_k]
+    best = [cell for label, share in ranked for cell in (label, f"{share:.6f}")]
+    yield [image, *best, *[""] * (2 * top_k - len(best)), error]

@@ -10,7 +10,7 @@ import torch
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.fit import FitState, fit, total_steps
 from vpt.engine.progress import Log
-from vpt.experiment import AnyExperiment
+from vpt.experiment import AnyExperiment, Experiment
 from vpt.runs.cost import flops_of
 from vpt.runs.feeding import fit_data
 
@@ -48,6 +48,8 @@ class Plan:
 def make_plan(experiment: AnyExperiment, *, log: Log = lambda line: None) -> Plan:
     """A plan from a few real training steps; the experiment's model is used up by them."""
     config, splits = experiment.config, experiment.splits
+    for line in experiment.data_lines if isinstance(experiment, Experiment) else ():
+        log(line)
     device = choose_device(config.train.device)
     _rehearse(experiment, device, steps=1)  # the first step also pays for warming up
     state = _rehearse(experiment, device, steps=3)

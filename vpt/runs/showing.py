@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from vpt.data import Split
-from vpt.engine.events import Events
 from vpt.engine.figures import draw_confusion_matrix
 from vpt.engine.fit import best_curves
 from vpt.engine.progress import Log
@@ -33,6 +32,9 @@ from vpt.runs.feeding import AnySplit, dataset_of
 from vpt.runs.inference import confusions_of
 from vpt.runs.start import FREE_ON_RESUME, flat
 from vpt.storage.atomic_file import write_atomic
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 WORST = 16
 """Errors that are shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,13 +19,14 @@ from vpt.data import (
     Splits,
     Workers,
     boxes_hash,
+    depth_warning,
     drop_bad,
     scan_images,
     share_of,
 )
 from vpt.data.splits import SplitName
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
-from vpt.engine.distributed import gathered, rank, world_size
+from vpt.engine.distributed import gathered, is_first, rank, world_size
 from vpt.engine.events import Events
 from vpt.engine.progress import Log
 from vpt.engine.run_dir import (
@@ -37,8 +38,12 @@ from vpt.engine.run_dir import (
 )
 from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import AnyExperiment
+from vpt.models import PromptedModel
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
+
+if TYPE_CHECKING:
+    from vpt.engine.events import Events
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -88,7 +93,9 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     bad: dict[str, list[BadImage]] = {}
     for name in SPLIT_NAMES:
         split = splits.get(name)
-        bad[name] = _unreadable(split, config.data.num_workers) if split else []
+        bad[name] = (
+            _unreadable(split, config.data.num_workers, config.data.value_range) if split else []
+        )
     problems = [f"{image.path}: {image.reason}" for images in bad.values() for image in images]
     if not problems:
         return experiment
@@ -104,11 +111,37 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
     return experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
 
 
-def _unreadable(split: Any, num_workers: Workers) -> list[BadImage]:
+def _unreadable(
+    split: Any, num_workers: Workers, value_range: tuple[float, float] | None
+) -> list[BadImage]:
     own = split.with_samples(share_of(split.samples, rank(), world_size()))
     memory = ScanMemory.of_user()
-    found = scan_images(own, num_workers, memory=memory) if own.samples else []
+    found = (
+        scan_images(own, num_workers, value_range=value_range, memory=memory) if own.samples else []
+    )
     return [image for part in gathered(found) for image in part]
+
+
+def tell_pooling(model: PromptedModel, log: Log) -> None:
+    """A line that says what a model's feature is made of, where it has one."""
+    backbone, pooling = model.backbone, model.pooling
+    if pooling is None:
+        return
+    own = pooling == backbone.own_pooling
+    others = " or ".join(each for each in backbone.poolings if each != pooling)
+    origin = "the backbone's own" if own else f"by backbone.pool; its own is {backbone.own_pooling}"
+    hint = f", {others} by backbone.pool" if own and others else ""
+    log(f"features: {pooling} pooling ({origin}{hint})")
+
+
+def warn_of_depth(experiment: AnyExperiment, log: Log) -> None:
+    """A line where images of more than 8 bits do not fit the range that they are scaled by."""
+    for name in SPLIT_NAMES[:2] if is_first() else ():
+        split = experiment.splits.get(name)
+        found = depth_warning(split, experiment.config.data.value_range) if split else None
+        if found is not None:
+            log(f"warning: {found}")
+            return
 
 
 def newest_checkpoint(run: RunDirectory, log: Log) -> Checkpoint | None:

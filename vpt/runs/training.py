@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import TypeAdapter
@@ -15,6 +16,7 @@ from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
 from vpt.data import layout_lines, told
+from vpt.data.cuts import cut_line
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.distributed import (
@@ -30,7 +32,7 @@ from vpt.engine.events import Events
 from vpt.engine.figures import draw_precision_recall
 from vpt.engine.fit import FitState, OnValidation, Outputs, fit, format_metrics
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
-from vpt.engine.progress import LeftOut, Log
+from vpt.engine.progress import LeftOut, Log, loading_line, said_if_slow
 from vpt.engine.prompt_file import read_prompt_file
 from vpt.engine.run_dir import (
     OpenMode,
@@ -42,12 +44,14 @@ from vpt.errors import RunError
 from vpt.evaluation.energy import Energy
 from vpt.experiment import AnyExperiment, DetectionExperiment, build
 from vpt.models import PromptedModel
+from vpt.runs.advice import advice_lines
 from vpt.runs.best import refuse_other_best, replace_best, restore_best
 from vpt.runs.boxes import BoxEvaluator
+from vpt.runs.breakdown import Breakdown, Confused, breakdown_of
 from vpt.runs.cost import flops_of
 from vpt.runs.detection import show_validation
 from vpt.runs.feeding import coco_eval_of, fit_data, start_prompts
-from vpt.runs.inference import measure, per_class_of
+from vpt.runs.inference import measure
 from vpt.runs.showing import (
     harmless,
     show_errors,
@@ -63,9 +67,13 @@ from vpt.runs.start import (
     refuse_other_model,
     scanned,
     show_start,
+    tell_pooling,
+    warn_of_depth,
     write_start,
 )
-from vpt.text import TextTower
+
+if TYPE_CHECKING:
+    from vpt.text import TextTower
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class RunResult:
         test: metrics of the best epoch on the test split, read once; None without such a split.
         val: metrics of the best epoch on the validation split.
         best_epoch: 0-based.
+        best_epoch_number: the same from 1 on, as the console counts; None: no epochs.
         steps: optimiser steps done.
         finished: 'done', or why the run stopped early.
         parameters: `count_parameters`, and 'trained'.
@@ -88,6 +97,8 @@ class RunResult:
         left_out: images, boxes and entries of the data that were left out.
         test_per_class: share of each class's test images that is right, None where it has none;
             of boxes and of multi-label data the class's average precision.
+        test_counts: each class's test images, or boxes.
+        test_confused: the most frequent confusions of the test split, most first.
         forward_flops: floating-point operations per image in evaluation, see `count_flops`.
         step_flops: the same in training, forward and backward; None where there are no steps.
         val_images_per_second: in validation; None without such images.
@@ -112,6 +123,9 @@ class RunResult:
     step_flops: int | None = None
     val_images_per_second: float | None = None
     energy: tuple[Energy, ...] = ()
+    best_epoch_number: int | None = None
+    test_counts: dict[str, int] | None = None
+    test_confused: tuple[Confused, ...] = ()
 
 
 @lost_partners_told()
@@ -149,7 +163,10 @@ def train(
     device = own_device(choose_device(config.train.device))
     if not is_first():
         log, console, on_validation = _silent, None, lambda epoch, metrics: None
-    experiment = build(config, backbone=backbone, text=text)
+    record = config.backbone
+    line = loading_line(record.name, record.weights, pretrained=record.pretrained)
+    with said_if_slow(line, log):
+        experiment = build(config, backbone=backbone, text=text)
     if not read_test:
         rest = replace(experiment.splits, test=None)
         experiment = experiment.with_splits(rest)  # type: ignore[arg-type] # of the same kind
@@ -159,9 +176,19 @@ def train(
             return earlier
         resume = earlier
         on_first(lambda: check_space(run, experiment))
-        for line in layout_lines(experiment.descriptor):
+        if isinstance(experiment, DetectionExperiment):
+            cut = experiment.splits.cut
+            lines = layout_lines(experiment.descriptor) + ([cut_line(cut)] if cut else [])
+        else:
+            lines = experiment.data_lines
+        for line in lines:
+            log(line)
+        for line in advice_lines(experiment):
             log(line)
         log(_trained_line(experiment.model))
+        tell_pooling(experiment.model, log)
+        for note in experiment.notes if resume is None else ():
+            log(note)
         if world_size() > 1:
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
@@ -169,6 +196,7 @@ def train(
             for line in told(experiment.splits.findings):
                 left_out(line)
         experiment = scanned(experiment, left_out)
+        warn_of_depth(experiment, log)
         begin = write_start if resume is None else refuse_other_data
         on_first(lambda: begin(run, experiment))
         with _open_events(run, resume, log) as events:
@@ -360,14 +388,14 @@ def _train_in(
         assert state.best is not None
         on_first(lambda: _save(run.last_prompt, experiment, {}))
         model.load_trained(on_first(lambda: _best_tensors(run, state)))
-        test, per_class = _test(run, experiment, outputs, state, device, stop)
+        test, breakdown = _test(run, experiment, outputs, state, device, stop)
         if events is not None:
             with harmless("settings", log):
                 headline = data.evaluator.headline
                 show_result(events, experiment, state.best, test, headline=headline)
             with harmless("tokens", log):
                 write_points(run, model)
-        result = on_first(lambda: _result(run, experiment, state, test, per_class, device))
+        result = on_first(lambda: _result(run, experiment, state, test, breakdown, device))
     found = {"test": test} if test is not None else {"val": state.best} if state.best else {}
     log("; ".join([f"{k}: {format_metrics(v)}" for k, v in found.items()] + [str(run.best_prompt)]))
     return result
@@ -387,7 +415,8 @@ def _open_meter(device: torch.device) -> AbstractContextManager[EnergyMeter | No
 def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> None:
     config = experiment.config
     values = {f"val/{name}": value for name, value in metrics.items()}
-    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config)
+    cut = experiment.splits.cut
+    save_prompt(experiment.model, path, metrics=values, seed=config.seed, config=config, cut=cut)
 
 
 def _test(
@@ -397,8 +426,8 @@ def _test(
     state: FitState,
     device: torch.device,
     stop: StopRequest,
-) -> tuple[dict[str, float] | None, dict[str, float | None] | None]:
-    """Read the test split, once: its metrics, and the accuracy or AP of each class.
+) -> tuple[dict[str, float] | None, Breakdown | None]:
+    """Read the test split, once: its metrics, and what they are class by class.
 
     Of several processes only the first knows of the classes.
     """
@@ -432,7 +461,7 @@ def _test(
             events.picture(state.step, "test/precision_recall", pixels)
     with harmless("confusions", log):
         write_confusions(run, events, split, evaluator)
-    return metrics, dict(zip(split.class_names, per_class_of(evaluator), strict=True))
+    return metrics, breakdown_of(evaluator, split)
 
 
 def _result(
@@ -440,7 +469,7 @@ def _result(
     experiment: AnyExperiment,
     state: FitState,
     test: dict[str, float] | None,
-    per_class: dict[str, float | None] | None,
+    breakdown: Breakdown | None,
     device: torch.device,
 ) -> RunResult:
     trained = sum(p.numel() for p in experiment.model.trainable_parameters())
@@ -457,9 +486,12 @@ def _result(
         peak_memory_bytes=peak_memory_bytes(device),
         seed=experiment.config.seed,
         trained_parameters=experiment.model.trained_counts(),
-        test_per_class=per_class,
+        test_per_class=None if breakdown is None else breakdown.values,
         val_images_per_second=state.val_images / state.val_seconds if state.val_images else None,
         energy=state.energy,
+        best_epoch_number=state.best_epoch + 1,
+        test_counts=None if breakdown is None else breakdown.counts,
+        test_confused=() if breakdown is None else breakdown.confused,
     )
 
 

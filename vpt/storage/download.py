@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from vpt.errors import DownloadError
 from vpt.storage.atomic_file import free_bytes, write_atomic, write_error
+from vpt.storage.paced_http import Pace, paced_handlers
 
 CHECKSUM: Final = r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$"
 """How a published checksum is written."""
@@ -86,7 +87,8 @@ def download(
     Args:
         remote: what to fetch.
         path: where it will be; its folder exists.
-        timeout: seconds that a server may be silent, or slower than 1 kB/s.
+        timeout: seconds that a server has to connect, for its status and headers together, and for
+            each piece of the file; and that it may be slower than 1 kB/s.
         pause: seconds before the second attempt at an address; doubled before the third.
         progress: is told after each piece.
 
@@ -237,10 +239,11 @@ def _transfer(url: str, remote: Remote, part: _Part, timeout: float, progress: P
         DownloadError: any other.
     """
     request, offset = _request(url, remote, part)
+    pace = Pace(timeout)
     try:
-        with _opener(remote).open(request, timeout=timeout) as response:
+        with _opener(remote, pace).open(request, timeout=timeout) as response:
             total = _begin(url, remote, part, response, offset)
-            _receive(response, part, total, timeout, progress)
+            _receive(response, part, total, pace, progress)
             return bool(response.status == 206)
     except urllib.error.HTTPError as error:
         _refused(error, url, part)
@@ -250,6 +253,9 @@ def _transfer(url: str, remote: Remote, part: _Part, timeout: float, progress: P
         raise _Passing(f"no connection: {' '.join(text.split())}") from error
     except TimeoutError as error:
         raise _Passing(f"no answer for {timeout:g} seconds") from error
+    except ValueError as error:  # an address, of a redirect too, that is none after all
+        reason = " ".join(str(error).split())
+        raise DownloadError(f"no address to ask: {reason:.200} ({url})") from error
     except (http.client.HTTPException, ConnectionError) as error:
         raise _Passing(f"the connection was cut ({type(error).__name__})") from error
 
@@ -283,19 +289,23 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             problem = f"from https to http ({newurl})"
         if problem:
             raise DownloadError(f"a redirect is refused: {problem} ({req.full_url})")
+        if fp is not None:  # else its body is read, which may have no end
+            fp.close()
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener(remote: Remote) -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_Redirects(remote))
+def _opener(remote: Remote, pace: Pace) -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Redirects(remote), *paced_handlers(pace))
 
 
-def _begin(url: str, remote: Remote, part: _Part, response: Any, offset: int) -> int | None:
-    """Make the part ready for the answer; its full length in bytes, if anything tells it."""
+def _begin(url: str, remote: Remote, part: _Part, response: Any, offset: int) -> int:
+    """Make the part ready for the answer; its full length in bytes, of which no more is taken."""
     if response.headers.get_content_type() == "text/html":
         raise DownloadError(f"a web page came instead of the file{_title(response)} ({url})")
     if response.status == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        found = re.fullmatch(
+            r"bytes (\d{1,18})-\d+/(\d{1,18})", response.headers.get("Content-Range", "")
+        )
         if found is None or int(found[1]) != offset:
             part.drop()
             raise _Passing("the server answered with another part than was asked for")
@@ -303,13 +313,16 @@ def _begin(url: str, remote: Remote, part: _Part, response: Any, offset: int) ->
     else:
         total = response.length
         offset = 0
-    chunked = response.chunked
-    if total is None and not chunked and remote.size is None and remote.checksum is None:
-        raise DownloadError(f"the server does not say how long the file is ({url})")
+    if total is None and remote.size is None:
+        raise DownloadError(
+            "the server does not say how long the file is, so it could go on for ever; give its "
+            f"`size` in bytes ({url})"
+        )
     if total is not None and remote.size is not None and total != remote.size:
         raise DownloadError(f"{total:,} bytes are offered, {remote.size:,} are expected ({url})")
     total = remote.size if total is None else total
-    _check_space(part.path, (total or 0) - offset)
+    assert total is not None
+    _check_space(part.path, total - offset)
     if response.status != 206:
         part.begin(url, _validator(response.headers), total)
     return total
@@ -341,10 +354,9 @@ def _check_space(path: Path, need: int) -> None:
         )
 
 
-def _receive(
-    response: Any, part: _Part, total: int | None, timeout: float, progress: Progress
-) -> None:
-    done = part.size
+def _receive(response: Any, part: _Part, total: int, pace: Pace, progress: Progress) -> None:
+    done, timeout = part.size, pace.seconds
+    pace.extend()
     window_began, window_start = time.monotonic(), done
     try:
         with part.path.open("ab", buffering=0) as file:
@@ -352,11 +364,12 @@ def _receive(
                 if not done and _WEB_PAGE.match(block):
                     raise DownloadError("a web page came instead of the file")
                 done += len(block)
-                if total is not None and done > total:
+                if done > total:
                     part.drop()
                     raise DownloadError(f"more than the {total:,} bytes of the file came")
                 _write(file, block, part.path)
                 progress(done, total)
+                pace.extend()
                 if time.monotonic() - window_began > timeout:
                     if done - window_start < _SLOWEST * timeout:
                         raise _Passing(f"slower than 1 kB/s for {timeout:g} seconds")
@@ -366,7 +379,7 @@ def _receive(
             part.drop()
     if not done and not total:
         raise DownloadError("an empty file came")
-    if total is not None and done < total:
+    if done < total:
         raise _Passing(f"the connection was cut after {done:,} of {total:,} bytes")
 
 
@@ -384,7 +397,7 @@ def _refused(error: urllib.error.HTTPError, url: str, part: _Part) -> NoReturn:
         if error.code == 416:  # longer than what is there now, or of another file
             part.drop()
             raise _Passing("the file is another than the one that was begun") from error
-        text = f"the server answered {error.code} {error.reason}".strip()
+        text = f"the server answered {error.code} {error.reason:.200}".strip()
         if error.code in (408, 425, 429) or error.code >= 500:
             raise _Passing(text) from error
         raise DownloadError(f"{text} ({url})") from error

@@ -11,6 +11,7 @@ from typing import Any
 from vpt.backbones.open_clip_models import imagenet_templates
 from vpt.errors import ConfigError
 from vpt.registry import nearest
+from vpt.storage.whole_file import read_whole_text
 from vpt.text.tokenizer import quote
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -21,6 +22,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _PLACES = ("", "c")
+_MOST = 200_000_000  # bytes of a file of sentences
 _FILE = re.compile(r"\.(txt|json)$|\.json#|[/\\]")
 _DATASET = re.compile(r"(.+\.json)#(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -155,11 +157,13 @@ def _sentences(texts: Any, name: str, source: str) -> tuple[str, ...]:
 
 def _read_text(path: Path, source: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_whole_text(path, most=_MOST)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: it is no UTF-8 text") from error
     except OSError as error:
         raise ConfigError(f"{source}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _read_json(path: Path, source: str) -> Any:

@@ -9,24 +9,28 @@ import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
-from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.descriptor import Cut, Descriptor, ImageFolders
 from vpt.data.detection import Finding
 from vpt.data.outlines import outline_box
-from vpt.data.readers.parts import UNPRINTABLE, hint, read_json, shown
+from vpt.data.readers.json_lists import Entries, read_json_lists
+from vpt.data.readers.parts import UNPRINTABLE, hint, shown
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
 
+_LISTS = ("images", "annotations")  # the long ones
 _LARGEST_ID = 2**53  # the evaluation keeps ids in float64
 _SMALLEST_SIDE = 0.01  # pixels: less is no box
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of which there are a million
 class CocoImage:
     """An image as listed; `size` is (H, W) as written, None where it is not."""
 
@@ -35,7 +39,7 @@ class CocoImage:
     size: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CocoBox:
     """A box as annotated.
 
@@ -61,17 +65,21 @@ class CocoBox:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What an annotation file holds.
+    """What an annotation file holds, or the label files of a split.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of what names the split's images.
         categories: id -> name, sorted by id; two may have the same.
         images: as listed, each id and file once.
         boxes: of each image by its id.
         findings: what was odd.
-        units: of the boxes, as the descriptor says.
+        units: of the boxes: the descriptor's, or those of the file's format.
         image_names: the ids as written, where they are names; an image's own id is its number then.
         unusable: annotations of listed images and categories whose box could not be read.
+        folder: where the images' file names start, relative to the root or absolute.
+        project: category 0 is what all others are of, as Roboflow writes a project's name.
+        label_files: of each image by its id, where it has one of its own; then `written_id` of a
+            box is its line there.
     """
 
     path: Path
@@ -82,6 +90,9 @@ class CocoFile:
     units: BoxUnits = COCO_UNITS
     image_names: dict[int, str] = field(default_factory=dict)
     unusable: int = 0
+    folder: Path = Path()
+    label_files: dict[int, Path] = field(default_factory=dict)
+    project: bool = False
 
 
 def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
@@ -96,7 +107,7 @@ def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoF
     files: dict[SplitName, CocoFile] = {}
     left_out: list[Finding] = []
     for split, path in _paths(descriptor, root).items():
-        content = read_json(path)
+        content = read_json_lists(path, _LISTS)
         if split == "test" and isinstance(content, dict) and not content.get("annotations"):
             if descriptor.splits.test is None and files:
                 message = "it has no annotations to measure with; left out as a test split"
@@ -109,9 +120,38 @@ def read_coco_files(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoF
                     "splits.test from the descriptor, or name a file with annotations"
                 )
                 left_out.append(Finding("annotations_missing", path, message))
-        files[split] = _read(path, content, descriptor.box_units or COCO_UNITS)
+        file = _read(path, content, descriptor.box_units or COCO_UNITS)
+        files[split] = replace(file, folder=_images_below(descriptor, split))
     next(iter(files.values())).findings.extend(left_out)
-    return files
+    return _without_project(files)
+
+
+def _without_project(files: dict[SplitName, CocoFile]) -> dict[SplitName, CocoFile]:
+    """Leave out the category 0 that Roboflow adds: the project's name, of which no box is."""
+    if not all(file.project for file in files.values()):
+        return files
+    if any(
+        box.category_id == 0
+        for file in files.values()
+        for each in file.boxes.values()
+        for box in each
+    ):
+        return files
+    return {split: _without_category(file, 0) for split, file in files.items()}
+
+
+def _without_category(file: CocoFile, number: int) -> CocoFile:
+    rest = {key: name for key, name in file.categories.items() if key != number}
+    text = (
+        f"category {number} '{file.categories[number]}' is the group of all others, without boxes"
+    )
+    found = Finding("category_is_group", file.path, text)
+    return replace(file, categories=rest, findings=[*file.findings, found])
+
+
+def _images_below(descriptor: Descriptor, split: SplitName) -> Path:
+    images = descriptor.images
+    return Path((getattr(images, split) if isinstance(images, ImageFolders) else images) or "")
 
 
 def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
@@ -142,7 +182,7 @@ def read_coco_file(path: Path, units: BoxUnits = COCO_UNITS) -> CocoFile:
     Raises:
         DataError: it cannot be read as JSON, or has not the lists of a COCO file.
     """
-    return _read(path, read_json(path), units)
+    return _read(path, read_json_lists(path, _LISTS), units)
 
 
 def _read(path: Path, content: Any, units: BoxUnits) -> CocoFile:
@@ -159,12 +199,22 @@ def _check_outline(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise DataError(f"{path}: no object with images, annotations and categories")
     for name in ("images", "annotations", "categories"):
-        if not isinstance(content.get(name), list):
+        if not isinstance(content.get(name), list | Entries):
             what = "is no list" if name in content else "is missing"
             raise DataError(f"{path}: '{name}' {what}; this is no COCO ground truth")
     for name in ("images", "categories"):
         if not content[name]:
             raise DataError(f"{path}: '{name}' is empty")
+
+
+def _has_project(categories: Sequence[Any]) -> bool:
+    """Whether category 0 is of nothing, and all others are of it."""
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    groups = [entry for entry in entries if as_integer(entry.get("id")) == 0]
+    if len(groups) != 1 or len(entries) < 2 or groups[0].get("supercategory") != "none":
+        return False
+    name = groups[0].get("name")
+    return all(entry.get("supercategory") == name for entry in entries if entry is not groups[0])
 
 
 def as_integer(value: Any) -> int | None:
@@ -193,6 +243,27 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
+def _numbered(entries: Sequence[Any], *, ordered: bool = False) -> dict[str, int]:
+    """Numbers for ids that are names, if most are; in the order of the list or of the names."""
+    ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
+    names = [value for value in ids if isinstance(value, str) and as_integer(value) is None]
+    if 2 * len(names) < len(ids) or not names:
+        return {}
+    known = dict.fromkeys(_name(value) for value in ids if isinstance(value, str | int))
+    listed = sorted(known) if ordered else list(known)
+    return {name: number for number, name in enumerate(listed, start=1) if name}
+
+
+def _file_names(images: list[CocoImage]) -> dict[str, int]:
+    """Images by the names of their files, with and without folders and suffix, where unique."""
+    names: dict[str, set[int]] = {}
+    for image in images:
+        path = PurePosixPath(image.file_name)
+        for name in (image.file_name, path.name, path.stem, path.with_suffix("").as_posix()):
+            names.setdefault(name, set()).add(image.id)
+    return {name: next(iter(ids)) for name, ids in names.items() if len(ids) == 1}
+
+
 _RULES = {
     "box_malformed": "is not [x, y, width, height]",
     "box_not_finite": "is not finite",
@@ -207,14 +278,17 @@ class _Reader:
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     left_out: set[int] = field(default_factory=set)
-    numbers: dict[str, int] | None = None  # of the images, where their ids are names
+    image_numbers: dict[str, int] = field(default_factory=dict)  # where the ids are names
+    category_numbers: dict[str, int] = field(default_factory=dict)  # likewise
+    by_category: dict[str, int] = field(default_factory=dict)
+    by_file: dict[str, int] | None = None
 
-    def read(self, content: dict[str, list[Any]]) -> CocoFile:
+    def read(self, content: dict[str, Sequence[Any]]) -> CocoFile:
         categories = self._categories(content["categories"])
         images = self._images(content["images"])
         boxes = self._boxes(content["annotations"], categories, images)
         self._add_counted()
-        names = {number: name for name, number in (self.numbers or {}).items()}
+        names = {number: name for name, number in self.image_numbers.items()}
         return CocoFile(
             self.path,
             categories,
@@ -224,6 +298,7 @@ class _Reader:
             self.units,
             names,
             self.counts["unusable"],
+            project=_has_project(content["categories"]),
         )
 
     def _add(
@@ -239,7 +314,9 @@ class _Reader:
             "ignore_flag": "annotations with an 'ignore' flag, which is dropped",
             "ids_as_text": 'ids written as text, such as "3"; read as numbers',
             "box_from_outline": "annotations without a usable bbox; the segmentation's is taken",
-            "ids_as_names": 'image ids that are names, such as "img_1"; numbered in memory',
+            "ids_as_names": 'ids that are names, such as "img_1"; numbered in memory',
+            "image_named": "annotations with the name of an image as image_id; taken as such",
+            "category_named": "annotations with the name of a category as category_id",
             "size_missing": "images without width and height; those of the files are taken",
             "file_name_backslash": "file names with backslashes, read as slashes",
         }
@@ -247,7 +324,7 @@ class _Reader:
             if count := self.counts[kind]:
                 self.findings.append(Finding(kind, self.path, f"{count} {text}", count=count))
 
-    def _objects(self, name: str, entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _objects(self, name: str, entries: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for position, entry in enumerate(entries):
             where = f"{name}[{position}]"
             if isinstance(entry, dict):
@@ -262,10 +339,12 @@ class _Reader:
 
     # Categories
 
-    def _categories(self, entries: list[Any]) -> dict[int, str]:
+    def _categories(self, entries: Sequence[Any]) -> dict[int, str]:
         names: dict[int, str] = {}
+        self.category_numbers = _numbered(entries, ordered=True)
+        self.counts["ids_as_names"] += len(self.category_numbers)
         for where, entry in self._objects("categories", entries):
-            number = self._id(entry.get("id"))
+            number = self._category_id(entry.get("id"))
             if number is None:
                 self._add("category_id_invalid", f"{where}: id {shown(entry.get('id'))}")
             elif number in names:
@@ -274,7 +353,22 @@ class _Reader:
                 names[number] = self._category_name(entry, number)
         if not names:
             raise DataError(f"{self.path}: no category has a usable id")
+        found = Counter(names.values())
+        self.by_category = {name: number for number, name in names.items() if found[name] == 1}
         return dict(sorted(names.items()))
+
+    def _category_id(self, value: Any) -> int | None:
+        if self.category_numbers:
+            return self.category_numbers.get(_name(value))
+        return self._id(value)
+
+    def _category_of(self, value: Any) -> int | None:
+        """An annotation's category, by its id or else by its name."""
+        number = self._category_id(value)
+        if number is None and isinstance(value, str):
+            number = self.by_category.get(_name(value))
+            self.counts["category_named"] += number is not None
+        return number
 
     def _category_name(self, entry: dict[str, Any], number: int) -> str:
         name = entry.get("name")
@@ -286,23 +380,24 @@ class _Reader:
 
     # Images
 
-    def _number_names(self, entries: list[Any]) -> None:
-        """Most ids being names, all are taken as names, and numbered in the order of the list."""
-        ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
-        names = [value for value in ids if isinstance(value, str) and as_integer(value) is None]
-        if 2 * len(names) < len(ids) or not names:
-            return
-        known = dict.fromkeys(_name(value) for value in ids if isinstance(value, str | int))
-        self.numbers = {name: number for number, name in enumerate(known, start=1) if name}
-        self.counts["ids_as_names"] = len(names)
-
     def _image_id(self, value: Any) -> int | None:
-        if self.numbers is None:
-            return self._id(value)
-        return self.numbers.get(_name(value)) if isinstance(value, str | int) else None
+        if self.image_numbers:
+            return self.image_numbers.get(_name(value)) if isinstance(value, str | int) else None
+        return self._id(value)
 
-    def _images(self, entries: list[Any]) -> list[CocoImage]:
-        self._number_names(entries)
+    def _image_of(self, value: Any, images: list[CocoImage]) -> int | None:
+        """An annotation's image, by its id or else by the name of its file."""
+        number = self._image_id(value)
+        if number is None and isinstance(value, str):
+            if self.by_file is None:
+                self.by_file = _file_names(images)
+            number = self.by_file.get(value.strip().replace("\\", "/"))
+            self.counts["image_named"] += number is not None
+        return number
+
+    def _images(self, entries: Sequence[Any]) -> list[CocoImage]:
+        self.image_numbers = _numbered(entries)
+        self.counts["ids_as_names"] += len(self.image_numbers)
         images: dict[int, CocoImage] = {}
         files: dict[str, int] = {}
         for where, entry in self._objects("images", entries):
@@ -348,16 +443,20 @@ class _Reader:
     # Annotations
 
     def _boxes(
-        self, entries: list[Any], categories: dict[int, str], images: list[CocoImage]
+        self, entries: Sequence[Any], categories: dict[int, str], images: list[CocoImage]
     ) -> dict[int, list[CocoBox]]:
         names = {image.id: image.file_name for image in images}
         boxes: dict[int, list[CocoBox]] = {number: [] for number in names}
-        objects = list(self._objects("annotations", entries))
-        ids = [self._id(entry.get("id")) for _, entry in objects]
-        renumber = self._check_ids(ids, [where for where, _ in objects])
-        for count, ((where, entry), written) in enumerate(zip(objects, ids, strict=True), start=1):
-            image_id = self._image_id(entry.get("image_id"))
-            category_id = self._id(entry.get("category_id"))
+        # Entries are parsed anew for each loop: they would take a kilobyte each to hold.
+        ids = [self._id(entry.get("id")) for _, entry in self._objects("annotations", entries)]
+        objects = (pair for pair in enumerate(entries) if isinstance(pair[1], dict))
+        renumber = not _all_usable(ids) and self._check_ids(ids, entries)
+        for count, ((position, entry), written) in enumerate(
+            zip(objects, ids, strict=True), start=1
+        ):
+            where = f"annotations[{position}]"
+            image_id = self._image_of(entry.get("image_id"), images)
+            category_id = self._category_of(entry.get("category_id"))
             if image_id in self.left_out and image_id not in boxes:
                 continue
             place = where if written is None else ""
@@ -371,12 +470,15 @@ class _Reader:
                 self._add("unknown_category", message.strip(), image, written)
                 continue
             box = self._box(entry)
-            outline = None
+            outlined = False
             if isinstance(box, str) or min(box[2:]) < _SMALLEST_SIDE:
-                outline = outline_box(entry.get("segmentation"))
-            if outline is not None:
-                self.counts["box_from_outline"] += 1
-                box = outline
+                segmentation = entry.get("segmentation")
+                outline = outline_box(segmentation)
+                if outline is not None:
+                    self.counts["box_from_outline"] += 1
+                    box = outline
+                    # Polygons are in the scale of the file's boxes, masks always in pixels.
+                    outlined = self.units.scale == "pixels" or isinstance(segmentation, dict)
             if isinstance(box, str):
                 kind, rule = box, _RULES[box]
                 self.counts["unusable"] += 1
@@ -388,15 +490,17 @@ class _Reader:
             crowd = self._crowd(entry, image, written)
             self.counts["ignore_flag"] += bool(entry.get("ignore"))
             boxes[image_id].append(
-                CocoBox(number, written, category_id, box, area, crowd, outline is not None)
+                CocoBox(number, written, category_id, box, area, crowd, outlined)
             )
         return boxes
 
-    def _check_ids(self, ids: list[int | None], places: list[str]) -> bool:
+    def _check_ids(self, ids: list[int | None], entries: Sequence[Any]) -> bool:
         """Whether the annotations have to be numbered anew."""
         first: dict[int, str] = {}
         bad = False
-        for number, where in zip(ids, places, strict=True):
+        places = (place for place, entry in enumerate(entries) if isinstance(entry, dict))
+        for number, place in zip(ids, places, strict=True):
+            where = f"annotations[{place}]"
             if number is None:
                 self._add("annotation_id_invalid", f"{where} has no whole number as id")
             elif number == 0:
@@ -452,3 +556,9 @@ class _Reader:
             self._add("crowd_invalid", f"iscrowd {shown(value)}", image, written)
             return False
         return crowd == 1
+
+
+def _all_usable(ids: list[int | None]) -> bool:
+    """Whether each id is there, above 0 and no other's."""
+    numbers = [number for number in ids if number is not None and number > 0]
+    return len(numbers) == len(ids) == len(np.unique(np.array(numbers, dtype=np.int64)))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vpt.data.readers.parts import UNPRINTABLE, shown
 from vpt.errors import DataError
 from vpt.storage.archive import Limits
+from vpt.storage.whole_file import MAX_TEXT, read_whole
 
 # Of an element: the numbers it is stored as.
 _STORED = {
@@ -49,7 +50,7 @@ def read_mat(path: Path, *names: str) -> dict[str, Any]:
         DataError: the file cannot be read, or has no such variable.
     """
     try:
-        found = dict(_variables(path.read_bytes(), names))
+        found = dict(_variables(read_whole(path, most=MAX_TEXT), names))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (_Damaged, zlib.error, ValueError, MemoryError) as error:

@@ -24,6 +24,7 @@ from vpt.data.images import decode_image
 from vpt.data.readers.parts import Parts
 from vpt.data.readers.rows import Row, key_of, label_of, names_of_rows
 from vpt.data.recognising import recognised
+from vpt.data.rgb import ValueRange
 from vpt.data.splits import PackedImage, Sample, SplitName
 from vpt.errors import DataError
 
@@ -224,8 +225,8 @@ def _class_names(file: Path, schema: Any, column: str) -> tuple[str, ...] | None
     return tuple(map(str, names)) or None
 
 
-def read_packed_image(source: PackedImage) -> Image.Image:
-    """The image of a row, whole, upright, in RGB.
+def read_packed_image(source: PackedImage, *, value_range: ValueRange | None = None) -> Image.Image:
+    """The image of a row, whole, upright, in RGB; `value_range` as of `read_image`.
 
     Its row group is read, and kept for the next image as long as `CACHED_BYTES` last.
 
@@ -233,7 +234,7 @@ def read_packed_image(source: PackedImage) -> Image.Image:
         DataError: the file cannot be read, or the row holds no image.
     """
     data = packed_bytes(source)
-    return decode_image(data, str(source))
+    return decode_image(data, str(source), value_range=value_range)
 
 
 def packed_bytes(source: PackedImage) -> bytes:

@@ -14,11 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.data.descriptor import Cut, Descriptor
-from vpt.data.image_files import find_files, is_skipped, is_utf8, left_out_line, printable
+from vpt.data.image_files import (
+    check_names,
+    find_files,
+    is_skipped,
+    is_utf8,
+    left_out_line,
+    printable,
+)
+from vpt.data.near_paths import explain_missing
+from vpt.data.readers.missing_files import missing_files
 from vpt.data.readers.text_files import read_text
-from vpt.data.splits import SPLIT_NAMES, Sample, SplitName, Splits
+from vpt.data.samples import Samples
+from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
+from vpt.storage.whole_file import MAX_JSON, read_whole_text
 
 # What would break a message of one line, or cannot be in the name of a file.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -37,19 +48,10 @@ class Parts:
     """
 
     class_names: tuple[str, ...]
-    samples: dict[SplitName, list[Sample]]
+    samples: Mapping[SplitName, Sequence[Sample]]
     array: NDArray[np.uint8] | None = None
     words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-USUAL_NAMES: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-"""What a split's folder or file is called, in upper or lower case; as Hugging Face's loader has
-it."""
 
 
 def hint(descriptor: Descriptor) -> str:
@@ -138,13 +140,18 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
         suffix: of the files, e.g. '.csv'; '' for folders.
 
     Raises:
-        DataError: a named path does not exist, or two usual ones do.
+        DataError: a named path does not exist, two usual ones do, or one where a cut is asked for.
     """
     usual = usual_paths(root, suffix)
     paths: dict[SplitName, Path] = {}
     for split in SPLIT_NAMES:
         source = getattr(descriptor.splits, split)
         if isinstance(source, Cut):
+            if source.by == "content" and usual[split]:
+                raise DataError(
+                    f"'{descriptor.name}' has a {split} split of its own, '{usual[split][0]}'; "
+                    f"leave out data.{split}_fraction, or the cut in the descriptor"
+                )
             continue
         if source is None:
             if len(found := usual[split]) > 1:
@@ -153,7 +160,8 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
                     f"'{root}' has {named}, and either may be meant by {split}; name one under "
                     f"'splits' of a descriptor, e.g. splits: {{{split}: {found[0].name}}}"
                 )
-            paths |= {split: path for path in found}
+            if found:
+                paths[split] = found[0]
             continue
         path = root / source
         if not (path.is_file() if suffix else path.is_dir()):
@@ -221,6 +229,7 @@ def images_below(folder: Path) -> tuple[Path, ...]:
         raise DataError(
             f"class folder '{folder}' has no images" + (f" ({others})" if others else "")
         )
+    check_names(found.images, folder)
     return found.images
 
 
@@ -247,20 +256,30 @@ def read_json(path: Path) -> Any:
         DataError: it cannot be read, or is no JSON in UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_whole_text(path, most=MAX_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON in UTF-8 ({error})") from error
 
 
-def check_files(samples: Iterable[Sample]) -> None:
-    """Refuse a list with images that do not exist."""
-    listed = [sample.source for sample in samples]
-    missing = [path for path in listed if isinstance(path, Path) and not is_file(path)]
-    if missing:
-        raise DataError(
-            f"'{missing[0]}' is listed but does not exist "
-            f"({len(missing)} of {len(listed)} listed images are missing)"
-        )
+def check_files(samples: Iterable[Sample], root: Path | None = None) -> None:
+    """Refuse a list with images that do not exist.
+
+    Args:
+        samples: of the list.
+        root: the folder that their keys are relative to, where the files are looked for that were
+            probably meant.
+    """
+    sources = Samples.of(samples).sources
+    missing = missing_files(sources)
+    if not missing:
+        return
+    first, keys = sources.keys[missing[0]], [sources.keys[place] for place in missing]
+    reason = explain_missing(keys, root).get(first, "") if root else ""
+    raise DataError(
+        f"'{sources.source(missing[0])}' is listed but does not exist ({len(missing)} of "
+        f"{len(sources)} listed images are missing)"
+        + reason.removeprefix(f"'{first}' does not exist")
+    )
 
 
 def check_classes(descriptor: Descriptor, splits: Splits) -> None:
@@ -274,11 +293,3 @@ def check_classes(descriptor: Descriptor, splits: Splits) -> None:
                 f"class '{name}' has no image in 'train'{nearest(name, others)}; add some or "
                 "remove the class"
             )
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is a file; no error where no file can have such a name."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for any file, or with a NUL
-        return False

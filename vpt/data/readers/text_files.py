@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vpt.data.image_files import printable
 from vpt.errors import DataError
+from vpt.storage.whole_file import MAX_TEXT, read_whole
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -24,11 +25,10 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, is in another encoding, or holds NUL characters.
     """
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise DataError(f"{printable(str(path))}: is not a file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        data = read_whole(path, most=MAX_TEXT)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{printable(str(path))}: cannot be read ({reason})") from error
     mark, encoding = next(
         ((mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)), (b"", "utf-8")
     )

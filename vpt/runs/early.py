@@ -1,0 +1,53 @@
+"""What a config names is looked for before torch and the backbone's library are imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vpt.config import AnyRunConfig
+from vpt.data import load_descriptor
+from vpt.engine.run_dir import OpenMode, check_run_directory
+from vpt.errors import BackboneError, DataError, PromptFileError
+from vpt.registry import nearest
+
+
+def check_named(config: AnyRunConfig, mode: OpenMode) -> None:
+    """Refuse a config whose files, folders or run directory are not there or do not fit.
+
+    It only looks: everything is checked again, and more, when the run is built. Of several
+    processes of one run none looks, as the first may be at work in the directory already.
+
+    Raises:
+        VptError: naming the key and the path.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return
+    check_run_directory(config.run_dir, mode=mode)
+    if not config.data.dataset.is_dir():
+        load_descriptor(config.data.dataset)
+    _check_root(config.data.root)
+    _check_weights(config.backbone.weights)
+    start = config.train.init_from
+    if start is not None and not start.is_file():
+        raise PromptFileError(f"train.init_from {start}: {_missing(start)}; name a prompt file")
+
+
+def _check_root(root: Path | None) -> None:
+    if root is not None and not root.is_dir():
+        raise DataError(f"data.root {root}: {_missing(root)}; name the folder of the images")
+
+
+def _check_weights(weights: Path | None) -> None:
+    if weights is not None and not weights.is_file():
+        raise BackboneError(
+            f"backbone.weights {weights}: {_missing(weights)}; name a .safetensors file"
+        )
+
+
+def _missing(path: Path) -> str:
+    """That a path is not there, or of another kind, and which neighbour may have been meant."""
+    if path.exists():
+        return "is a folder" if path.is_dir() else "is not a folder"
+    names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"no such file or folder{nearest(path.name, names)}"
