@@ -59,6 +59,11 @@ def run(*words: object) -> tuple[int, str]:
     return int(stop.value.code or 0), stderr.getvalue()
 
 
+def weights_of(place: Path) -> tuple[str, Path]:
+    """What a command is told that uses the run's prompt file."""
+    return "--weights", place / "body.safetensors"
+
+
 def fails_in_one_line(*words: object, saying: str) -> None:
     code, stderr = run(*words)
     assert code == 2
@@ -99,7 +104,7 @@ def test_dry_run__prints_the_plan_and_writes_nothing(place, capsys):
 
 def test_evaluate__gives_the_runs_own_test_metrics(place, capsys):
     prompt, out = place / "run/prompt.safetensors", place / "metrics.json"
-    data = ("--data", place / "photos", "--num-workers", 0, "--output", out)
+    data = ("--data", place / "photos", "--num-workers", 0, "--output", out, *weights_of(place))
     assert run("evaluate", prompt, *data)[0] == 0
     measured = json.loads(out.read_text())["metrics"]
     expected = json.loads((place / "run" / "result.json").read_text())["test"]
@@ -110,20 +115,21 @@ def test_evaluate__gives_the_runs_own_test_metrics(place, capsys):
 def test_evaluate__on_other_classes__is_refused(place, tmp_path):
     make_folder(tmp_path / "two", classes=2)
     prompt = place / "run/prompt.safetensors"
-    words = ("evaluate", prompt, "--data", tmp_path / "two")
+    words = ("evaluate", prompt, "--data", tmp_path / "two", *weights_of(place))
     fails_in_one_line(*words, saying="only in the file ['class_2']")
 
 
 def test_predict__writes_a_row_per_image(place, capsys, monkeypatch):
     prompt, photos = place / "run/prompt.safetensors", place / "photos/test"
     one = photos / "class_0/0.png"
-    assert run("predict", prompt, photos)[0] == 0
+    assert run("predict", prompt, photos, *weights_of(place))[0] == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["image"] for row in rows] == sorted(str(path) for path in photos.rglob("*.png"))
     assert all(row["class"].startswith("class_") for row in rows)
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{one}\n"))
-    assert run("predict", prompt, "-", "--format", "jsonl", "--output", place / "one.jsonl")[0] == 0
+    options = ("--format", "jsonl", "--output", place / "one.jsonl", *weights_of(place))
+    assert run("predict", prompt, "-", *options)[0] == 0
     row = json.loads((place / "one.jsonl").read_text())
     assert row["image"] == str(one)
     assert sum(row["top"].values()) == pytest.approx(1.0, abs=1e-5)
@@ -134,7 +140,8 @@ def test_predict__tells_of_an_unreadable_image_and_does_the_others(place, tmp_pa
     (tmp_path / "broken.png").write_bytes(b"not an image")
     good = place / "photos/test/class_0/0.png"
     prompt = place / "run/prompt.safetensors"
-    fails_in_one_line("predict", prompt, tmp_path / "broken.png", good, saying="1 of 2 images")
+    words = ("predict", prompt, tmp_path / "broken.png", good, *weights_of(place))
+    fails_in_one_line(*words, saying="1 of 2 images")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert "broken.png" in rows[0]["error"]
     assert rows[0]["class"] == ""
@@ -185,9 +192,7 @@ def test_traceback__is_shown_on_demand(place):
     assert stderr.endswith("readable YAML file\n")
 
 
-def test_a_prompt_file_whose_weights_are_gone__says_so_and_takes_them_from_elsewhere(
-    place, tmp_path
-):
+def test_a_prompt_file_of_local_weights__says_so_and_takes_them_from_anywhere(place, tmp_path):
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes((place / "body.safetensors").read_bytes())
     other = tmp_path / "other.safetensors"
@@ -195,13 +200,9 @@ def test_a_prompt_file_whose_weights_are_gone__says_so_and_takes_them_from_elsew
     body = timm.create_model("test_vit", num_classes=0)
     save_file(body.state_dict(), other)
     prompt, image = place / "run/prompt.safetensors", place / "photos/test/class_0/0.png"
-    (place / "body.safetensors").rename(place / "away.safetensors")
-    try:
-        fails_in_one_line("predict", prompt, image, saying="is gone; name it with weights")
-        fails_in_one_line("predict", prompt, image, "--weights", other, saying="belongs to")
-        assert run("predict", prompt, image, "--weights", moved)[0] == 0
-    finally:
-        (place / "away.safetensors").rename(place / "body.safetensors")
+    fails_in_one_line("predict", prompt, image, saying="name it with --weights FILE")
+    fails_in_one_line("predict", prompt, image, "--weights", other, saying="belongs to")
+    assert run("predict", prompt, image, "--weights", moved)[0] == 0
 
 
 def test_schema_show_list_and_doctor__print(place, capsys):

@@ -31,8 +31,9 @@ def config(folder: Path, data: Path, **changes) -> RunConfig:
     return make_config(folder / "run", data, train__epochs=1, **changes)
 
 
-def measured(prompt: Path, data: Path, log=lambda line: None) -> dict[str, float]:
-    return evaluate_prompt(prompt, data, device="cpu", num_workers=0, log=log)
+def measured(prompt: Path, data: Path, backbone: dict, log=lambda line: None) -> dict[str, float]:
+    options = {"device": "cpu", "num_workers": 0, "weights": backbone["weights"]}
+    return evaluate_prompt(prompt, data, log=log, **options)
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +58,20 @@ def test_flat_folder__trains_and_is_evaluated_on_the_images_it_held_out(tmp_path
     split = json.loads((settings.run_dir / "split.json").read_text())
     assert {name: len(split[name]) for name in ("train", "val", "test")} == record.images
     said: list[str] = []
-    metrics = measured(prompt, data, log=said.append)
+    metrics = measured(prompt, data, backbone, log=said.append)
     assert metrics == pytest.approx(result.test)
     assert not any("warning" in line for line in said)
     # other data are cut alike, and it is said that they are others
     make_image(7).save(data / "ant" / "new.png")
     for number in range(8):
         make_image(200 + number).save(data / "bee" / f"new_{number}.png")
-    measured(prompt, data, log=said.append)
+    measured(prompt, data, backbone, log=said.append)
     assert any(line.startswith("warning: 'test' has other images than in the run") for line in said)
     splits = make_folder(tmp_path / "splits", classes=3)
     for label, name in enumerate(("ant", "bee", "cow")):
         for part in splits.iterdir():
             (part / f"class_{label}").rename(part / name)
-    measured(prompt, splits, log=said.append)
+    measured(prompt, splits, backbone, log=said.append)
     assert any("have a 'test' split of their own" in line for line in said)
 
 
@@ -143,20 +144,20 @@ def test_classes_missing_from_val_and_test__are_said_and_left_out_of_the_metrics
     shares = [value for value in result.test_per_class.values() if value is not None]
     assert result.test["mean_class_accuracy"] == pytest.approx(sum(shares) / 2)
     assert "NaN" not in (settings.run_dir / "result.json").read_text()
-    metrics = measured(settings.run_dir / "prompt.safetensors", data)
+    metrics = measured(settings.run_dir / "prompt.safetensors", data, backbone)
     assert metrics == pytest.approx(result.test)
     # data of some of the classes alone: the file's labels, whatever the numbers of theirs
     only = tmp_path / "only"
     shutil.copytree(data / "test" / "class_2", only / "test" / "class_2")
     said: list[str] = []
-    part = measured(settings.run_dir / "prompt.safetensors", only, log=said.append)
+    part = measured(settings.run_dir / "prompt.safetensors", only, backbone, log=said.append)
     assert part["top1"] == result.test_per_class["class_2"]
     assert any(
         line.startswith("the classes are the prompt file's: only in the file") for line in said
     )
     (only / "test" / "class_2").rename(only / "test" / "Class_2")
     with pytest.raises(PromptFileError, match=r"'Class_2', did you mean 'class_2'\?"):
-        measured(settings.run_dir / "prompt.safetensors", only)
+        measured(settings.run_dir / "prompt.safetensors", only, backbone)
 
 
 def test_class_that_train_lacks__is_named_with_the_near_one(tmp_path):
