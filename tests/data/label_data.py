@@ -75,8 +75,10 @@ def boxes(splits: DetectionSplits, split: str = "train") -> list[list[list[float
 
 
 def error_of(path: Path) -> str:
-    """The one line that stops a run on these data."""
+    """The one line that stops a run on these data, without the descriptor that it may print."""
     with pytest.raises(DataError) as caught:
         read(path, "raise")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    text, _, written = str(caught.value).partition("; this descriptor reads the folder as it is, ")
+    assert "\n" not in text
+    assert not written or "format: " in written
+    return text

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.data.coco_files import make_coco
 from tests.fixtures import make_image
 from vpt.data import content
 from vpt.data.content import file_hashes
@@ -17,6 +18,7 @@ from vpt.data.cuts import with_cuts
 from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
 from vpt.data.splits import Split, Splits
 from vpt.errors import ConfigError, DataError
 
@@ -229,6 +231,19 @@ def test_arrays_are_cut_by_content_as_well(tmp_path):
     )
     assert len(splits.train) + len(splits.val) == len(own.train) + len(own.val)
     assert splits.cut.images["val"] == len(splits.val)
+
+
+def test_boxes_are_cut_by_content_as_well(tmp_path):
+    make_coco(tmp_path, splits=("train",), images=12)
+    descriptor = Descriptor(name="d", format="coco", root=tmp_path, images="images")
+    splits = read_detection(with_cuts(descriptor, val_fraction=0.25, split_seed=2))
+    assert 2 <= len(splits.val) <= 5
+    assert len(splits.train) + len(splits.val) == 12
+    assert splits.cut.images == {"train": len(splits.train), "val": len(splits.val)}
+    again = read_detection(descriptor, cut=splits.cut)
+    assert [each.key for each in again.val.samples] == [each.key for each in splits.val.samples]
+    assert again.cut == splits.cut
+    assert read_detection(descriptor).val is None
 
 
 # Hashes that are remembered

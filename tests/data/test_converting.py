@@ -79,6 +79,11 @@ def test_boxes__come_back_from_each_format(tmp_path, to, images):
     text = "18 images got another name, which no other image has"
     named = [text] if to == "voc" and images != "none" else []
     assert said[1:] == [*named, *marks[to], *areas]
+    if images == "none":
+        for one, two in zip(
+            before.require("val").samples, after.require("val").samples, strict=True
+        ):
+            assert (one.source, one.key) == (two.source, two.key)
     files = list((tmp_path / "out").rglob("*.png"))
     assert len(files) == (0 if images == "none" else 18)
     assert all(path.is_symlink() == (images == "link") for path in files)

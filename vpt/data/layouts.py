@@ -75,14 +75,15 @@ def recognise_folder(path: Path) -> Descriptor:
     if len(found) > 1:
         raise question(path, f"can be read in {len(found)} ways", found)
     if not found:
+        nothing = f"'{path}' is no data set that is recognised ({_holds(path)})"
         inside = [path / name for name in class_folders(path) if _is_data_set(path / name)]
+        if len(inside) == 1:
+            raise DataError(f"{nothing}; '{inside[0]}' is one: name that")
         raise DataError(
-            f"'{path}' is no data set that is recognised ({_holds(path)}); "
-            + (f"'{inside[0]}' is one: name that; " if len(inside) == 1 else "")
-            + "read as it lies is a folder that holds a folder of images for each class, directly "
-            "or in train/ and val/, images with metadata.csv, or boxes in the format of COCO, "
-            "PASCAL VOC or YOLO; anything else needs a descriptor, a file such as this one (for "
-            f"labels.csv with the columns path and label):\n\n{_template(path)}"
+            f"{nothing}; read as it lies is a folder that holds a folder of images for each class, "
+            "directly or in train/ and val/, images with metadata.csv, or boxes in the format of "
+            "COCO, PASCAL VOC or YOLO; anything else needs a descriptor, a file such as this one "
+            f"(for labels.csv with the columns path and label):\n\n{_template(path)}"
         )
     return found[0]
 

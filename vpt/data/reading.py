@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vpt.data.cuts import Held, cut_by_content, cut_line
-from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.cuts import cut_by_content, cut_line, cuts_of
+from vpt.data.descriptor import Descriptor
 from vpt.data.readers.arrays import read_cifar100, read_svhn
 from vpt.data.readers.coop import read_imagenet, read_split_zhou
 from vpt.data.readers.digits import read_sklearn_digits
@@ -55,7 +55,8 @@ def read_splits(
     """
     if descriptor.holds_boxes:
         raise DataError(
-            f"'{descriptor.name}' holds boxes, not one class per image (format {descriptor.format})"
+            f"'{descriptor.name}' holds boxes (format {descriptor.format}), not a class for each "
+            "image; train with a config of task detection, e.g. configs/vpt_deep_custom_coco.yaml"
         )
     try:
         parts = _READERS[descriptor.format](descriptor, _find_root(descriptor, root))
@@ -135,7 +136,7 @@ def _cut(descriptor: Descriptor, parts: Parts, again: ContentCut | None) -> Spli
         if not samples:
             raise DataError(f"no images in split '{name}' of '{descriptor.name}'")
         found[name] = Split(name, samples, parts.class_names, parts.array)
-    cuts = _cuts(descriptor, found, again)
+    cuts = cuts_of(descriptor, found, again)
     for name in cuts:
         if "train" not in found:
             raise DataError(
@@ -164,28 +165,6 @@ def _cut(descriptor: Descriptor, parts: Parts, again: ContentCut | None) -> Spli
         notes=() if record is None else (cut_line(record),),
         cut=record,
     )
-
-
-def _cuts(
-    descriptor: Descriptor, found: Mapping[SplitName, Split], again: ContentCut | None
-) -> dict[Held, Cut]:
-    """What is cut out of train, test before val."""
-    sources = descriptor.splits
-    cuts: dict[Held, Cut] = {}
-    if isinstance(sources.test, Cut):
-        cuts["test"] = sources.test
-    if isinstance(sources.val, Cut):
-        cuts["val"] = sources.val
-    if again is None:
-        return cuts
-    fractions: dict[Held, float | None] = {"test": again.test, "val": again.val}
-    for name, fraction in fractions.items():
-        own = cuts.get(name)
-        if name not in found and (own is None or own.by == "content"):
-            cuts.pop(name, None)
-            if fraction is not None:
-                cuts[name] = Cut(fraction=fraction, seed=again.seed, by="content")
-    return cuts
 
 
 def _check_duplicates(parts: Parts) -> None:

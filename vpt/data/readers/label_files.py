@@ -270,6 +270,26 @@ def leave_out_unlabelled(
         )
 
 
+def base_of(
+    descriptor: Descriptor, root: Path, pairs: Pairs, *, elsewhere: Path | None = None
+) -> Path:
+    """What the names of images are relative to, so that they are the same on every machine.
+
+    Args:
+        descriptor: of the data set.
+        root: its folder.
+        pairs: the images of a split.
+        elsewhere: where they may be instead, next to the descriptor's 'images'.
+
+    Returns:
+        The first of root, 'images' and `elsewhere` that holds all of them; else root.
+    """
+    for base in (root, root / str(descriptor.images or ""), elsewhere):
+        if base and all(pair.image.is_relative_to(base) for pair in pairs.pairs):
+            return base
+    return root
+
+
 @dataclass
 class LabelledSplit:
     """A split while its label files are read.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vpt.data.descriptor import Columns, Cut, Descriptor
-from vpt.data.readers.csv_table import CsvTable, read_csv_table
+from vpt.data.readers.csv_table import CsvTable, open_csv_table
 from vpt.data.readers.label_sets import class_columns, classes_of, columns_needed
 from vpt.data.readers.parts import UNPRINTABLE, Parts, shown, split_paths
-from vpt.data.readers.rows import Row, key_of, label_rows
+from vpt.data.readers.rows import Row, Rows, key_of, label_rows
 from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, SplitName
 from vpt.errors import DataError
 
@@ -22,30 +22,32 @@ def read_csv(descriptor: Descriptor, root: Path) -> Parts:
         tables = {split: _labelled_rows(path, root, columns) for split, path in paths.items()}
         _check_same_classes(paths, {split: names for split, (names, _) in tables.items()})
         names = next((names for names, _ in tables.values()), [])
-        rows = {split: [row for row, _ in pairs] for split, (_, pairs) in tables.items()}
+        rows = {split: Rows.of(row for row, _ in pairs) for split, (_, pairs) in tables.items()}
         return label_rows(descriptor, root, rows, names)
     names, pairs = _labelled_rows(root / descriptor.file, root, columns)
     if columns.split is None:
-        return label_rows(descriptor, root, {"train": [row for row, _ in pairs]}, names)
-    rows = {}
+        return label_rows(descriptor, root, {"train": (row for row, _ in pairs)}, names)
+    rows, splits = {}, dict[str, SplitName]()
     for row, value in pairs:
-        rows.setdefault(split_of_value(descriptor, value, row.where), []).append(row)
+        if value not in splits:
+            splits[value] = split_of_value(descriptor, value, row.where)
+        rows.setdefault(splits[value], Rows()).append(row)
     return label_rows(descriptor, root, rows, names)
 
 
 def _labelled_rows(
     path: Path, root: Path, columns: Columns
-) -> tuple[list[str], list[tuple[Row, str]]]:
+) -> tuple[list[str], Iterator[tuple[Row, str]]]:
     """The class names that the header says, if it does; and each row with its split's value."""
     needed = columns_needed(columns)
-    table = read_csv_table(path, needed)
+    table = open_csv_table(path, needed)
     for name in needed:
         _check_column(table, name)
     names = class_columns(columns, table.header, str(path))
-    rows = [
+    rows = (
         _row(dict(zip(table.header, fields, strict=True)), columns, names, root, f"{path}:{line}")
         for line, fields in table.rows
-    ]
+    )
     return names, rows
 
 

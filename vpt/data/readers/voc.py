@@ -22,6 +22,7 @@ from vpt.data.readers.label_files import (
     LabelledSplit,
     Pair,
     Pairs,
+    base_of,
     find_pairs,
     leave_out_unlabelled,
     named_places,
@@ -89,7 +90,9 @@ def read_voc(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     pairs = {split: find_pairs([place], ".xml") for split, place in places.items()}
     leave_out_unlabelled(descriptor, pairs, ".xml")
     lost = _settle_lost(pairs, without_image(pairs.values(), ".xml"))
-    read = {split: _read_files(root, each) for split, each in pairs.items()}
+    read = {
+        split: _read_files(base_of(descriptor, root, each), each) for split, each in pairs.items()
+    }
     for split, path in lost:
         text = "there is no image of its name, nor of the <filename> in it"
         read[split][0].findings.append(Finding("image_missing", path, text, path.stem))
@@ -131,8 +134,8 @@ def _settle_lost(pairs: dict[SplitName, Pairs], lost: list[Path]) -> list[tuple[
 Files = list[tuple[Pair, VocFile]]
 
 
-def _read_files(root: Path, pairs: Pairs) -> tuple[LabelledSplit, Files]:
-    split = LabelledSplit(pairs.source, root, {})
+def _read_files(base: Path, pairs: Pairs) -> tuple[LabelledSplit, Files]:
+    split = LabelledSplit(pairs.source, base, {})
     split.counts["image_listed_twice"] = pairs.twice
     files: Files = []
     for pair in pairs.pairs:

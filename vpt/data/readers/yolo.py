@@ -24,6 +24,7 @@ from vpt.data.readers.label_files import (
     LabelledSplit,
     Pairs,
     Place,
+    base_of,
     find_pairs,
     leave_out_unlabelled,
     named_places,
@@ -146,8 +147,15 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     leave_out_unlabelled(descriptor, pairs, ".txt")
     lost = without_image(pairs.values(), ".txt")
     categories = _categories(descriptor, root, content)
+    elsewhere = content.base if content is not None else None
     read = {
-        name: _read_split(descriptor, _base(root, content, each), each, categories, content)
+        name: _read_split(
+            descriptor,
+            base_of(descriptor, root, each, elsewhere=elsewhere),
+            each,
+            categories,
+            content,
+        )
         for name, each in pairs.items()
     }
     if lost:
@@ -194,12 +202,6 @@ def _pairs(descriptor: Descriptor, root: Path, content: DataYaml | None) -> dict
     )
     places = named_places(descriptor, root)
     return {split: find_pairs([place], ".txt") for split, place in places.items()}
-
-
-def _base(root: Path, content: DataYaml | None, pairs: Pairs) -> Path:
-    """What names of images are relative to: the root, or the data.yaml's `path` elsewhere."""
-    inside = all(pair.image.is_relative_to(root) for pair in pairs.pairs)
-    return root if inside or content is None else content.base
 
 
 def _categories(
