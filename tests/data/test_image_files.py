@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures import make_image
+from vpt.data import image_files
 from vpt.data.image_files import check_names, find_files, has_images, images_named, left_out_line
 from vpt.errors import DataError
 
@@ -29,6 +30,12 @@ def test_images_of_every_format_count__others_are_counted(tmp_path):
         "4 files of other formats left out: .txt (2), no suffix (1), .raw (1)"
     )
     assert left_out_line(find_files(tmp_path / "d").left_out) is None
+
+
+def test_photos_of_phones__say_which_package_reads_them(monkeypatch):
+    monkeypatch.setattr(image_files, "_HEIF", frozenset({".heic"}))
+    assert left_out_line({".heic": 4}).endswith(".heic (4); pip install 'vpt[heif]' reads .heic")
+    assert "pip" not in left_out_line({".raw": 4})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpt.data.images import SUFFIXES
+from vpt.data.images import SUFFIXES, UNREAD_SUFFIXES
 from vpt.errors import DataError
 from vpt.registry import nearest
 
@@ -19,6 +19,7 @@ _SYSTEM_FOLDERS = frozenset(
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 _SYSTEM = _SYSTEM_FOLDERS | _SYSTEM_FILES
+_HEIF = UNREAD_SUFFIXES & {".heic", ".heif"}
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,20 @@ def has_images(folder: Path) -> bool:
 
 
 def left_out_line(left_out: Mapping[str, int]) -> str | None:
-    """'5 files of other formats left out: .heic (4), .txt (1)'; None: there are none."""
+    """'5 files of other formats left out: .heic (4), .txt (1)'; None: there are none.
+
+    Args:
+        left_out: files by suffix.
+    """
     count = sum(left_out.values())
     if not count:
         return None
     ranked = sorted(left_out.items(), key=lambda pair: (-pair[1], pair[0]))
     listed = ", ".join(f"{printable(suffix) or 'no suffix'} ({n:,})" for suffix, n in ranked[:8])
     more = ", ..." if len(ranked) > 8 else ""
-    return (
-        f"{count:,} {'file' if count == 1 else 'files'} of other formats left out: {listed}{more}"
-    )
+    hint = "; pip install 'vpt[heif]' reads .heic" if _HEIF & left_out.keys() else ""
+    files = "file" if count == 1 else "files"
+    return f"{count:,} {files} of other formats left out: {listed}{more}{hint}"
 
 
 def check_names(images: Sequence[Path], folder: Path) -> None:

@@ -241,6 +241,7 @@ def difference(file: Iterable[str], data: Iterable[str]) -> str:
     only_file, only_data = sorted(set(file) - set(data)), sorted(set(data) - set(file))
     if not only_file and not only_data:
         return "the same names in another order"
-    text = f"only in the file {only_file[:5]}, only in the data {only_data[:5]}"
+    sides = {"the file": only_file[:5], "the data": only_data[:5]}
+    text = ", ".join(f"only in {side} {names}" for side, names in sides.items() if names)
     near = next((f"{each!r}{hint}" for each in only_data if (hint := nearest(each, only_file))), "")
     return f"{text} ({near})" if near else text

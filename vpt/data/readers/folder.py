@@ -50,6 +50,7 @@ def recognise(folder: Path) -> Descriptor | None:
         return None
     if splits:
         seen = "folders of images by class: " + ", ".join(splits.values())
+        seen += _not_read(folder, set(splits.values()))
         sources = SplitSources.model_validate(splits)
         if "val" not in splits and "train" in splits:
             sources = sources.model_copy(update={"val": AUTOMATIC_CUT})
@@ -76,6 +77,17 @@ def _are_splits(names: Sequence[str]) -> bool:
     """Whether folders of images are splits without classes, not classes of which one is 'train'."""
     found = [name for name in names if split_of_name(name)]
     return len(found) > 1 or (bool(found) and _OF_BOXES.issuperset({*names} - {*found}))
+
+
+def _not_read(folder: Path, splits: set[str]) -> str:
+    """What to say of folders of images beside those of the splits, which may be mistyped ones."""
+    others = [name for name in class_folders(folder) if name not in splits]
+    others = [name for name in others if has_images(folder / name)]
+    if not others:
+        return ""
+    usual = [word for words in USUAL_NAMES.values() for word in words]
+    near = next((hint for name in others if (hint := nearest(name, usual))), "")
+    return f" (not {', '.join(others[:3])}{', ...' if others[3:] else ''}{near})"
 
 
 def _is_data_set(folder: Path) -> bool:
