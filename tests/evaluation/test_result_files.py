@@ -202,6 +202,13 @@ def test_results_in_the_pixels_of_a_models_square__are_refused_as_such(words):
         ap(records, truth)
 
 
+def test_results_in_other_units__are_refused_where_there_is_no_truth_to_compare_with():
+    truth = dense(12, 0.1, 0.9)
+    records = perfect(truth, bbox=lambda row: UNITS["thousandths"](*row["bbox"]))
+    with pytest.raises(DataError, match="the boxes look like .*thousandths"):
+        ap(records, {**truth, "annotations": []})
+
+
 def test_results_of_a_bad_detector__are_scored_not_accused():
     truth = dense(30, 0.0, 0.9)
     random = np.random.default_rng(1)

@@ -242,7 +242,7 @@ def _check_units(
     found = find_foreign_units(boxes, of_images)
     if found is not None and found.certain:
         names, evidence = found.names, found.evidence
-        if found.units and found.units[0].scale in ("percent", "permille"):
+        if pairs and found.units and found.units[0].scale in ("percent", "permille"):
             explained = max(_count_hits(pairs, units) for units in found.units)
             frame, hits = _frame_that_hits(pairs)
             names = frame if hits > explained else names
@@ -301,13 +301,16 @@ def _units_that_hit(pairs: _Pairs) -> tuple[str, str]:
 
 def _frame_that_hits(pairs: _Pairs) -> tuple[str, int]:
     """The square of a model in whose pixels most boxes hit the truth, and how many do."""
-    best = ("", 0)
+    names, hits, most = "", 0, 0.0
     for side in _SQUARES:
         for words, convert in _FRAMES.items():
-            hits = sum(_hits(convert(boxes, size, side), truth) for boxes, truth, size in pairs)
-            if hits > best[1]:
-                best = (f"pixels of the image {words} {side} x {side}", hits)
-    return best
+            overlaps = np.concatenate(
+                [_overlaps(convert(boxes, size, side), truth) for boxes, truth, size in pairs]
+            )
+            if overlaps.sum() > most:
+                names, most = f"pixels of the image {words} {side} x {side}", overlaps.sum()
+                hits = int((overlaps > _HIT_IOU).sum())
+    return names, hits
 
 
 def _from_stretched(boxes: _Floats, sizes: _Floats, side: int) -> _Floats:
@@ -352,16 +355,19 @@ _FRAMES = {
 
 
 def _count_hits(pairs: _Pairs, units: BoxUnits) -> int:
-    return sum(_hits(xywh_pixels(boxes, size, units), truth) for boxes, truth, size in pairs)
+    return sum(
+        int((_overlaps(xywh_pixels(boxes, size, units), truth) > _HIT_IOU).sum())
+        for boxes, truth, size in pairs
+    )
 
 
-def _hits(boxes: _Floats, truth: _Floats) -> int:
-    """How many of (K, 4) xywh boxes overlap one of (N, 4) true ones by half."""
+def _overlaps(boxes: _Floats, truth: _Floats) -> _Floats:
+    """(K,): the best IoU of each of (K, 4) xywh boxes with one of (N, 4) true ones."""
     low = np.maximum(boxes[:, None, :2], truth[None, :, :2])
     high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (truth[:, :2] + truth[:, 2:])[None])
     inter = np.clip(high - low, 0, None).prod(axis=2)
     areas = np.clip(boxes[:, 2:], 0, None).prod(axis=1)[:, None] + truth[:, 2:].prod(axis=1)[None]
-    return int((inter > _HIT_IOU * (areas - inter)).any(axis=1).sum())
+    return np.asarray((inter / np.maximum(areas - inter, 1e-9)).max(axis=1, initial=0.0))
 
 
 def some(values: Iterable[Any], limit: int = 8) -> str:
