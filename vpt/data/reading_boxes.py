@@ -191,7 +191,10 @@ class _Builder:
         split = DetectionSplit(name, samples, names, ids, file.image_names)
         if self._are_foreign(file, samples):
             return split
-        judged = (judge_losses(self.descriptor, file, split), judge_crowds(file, split))
+        judged = (
+            judge_losses(self.descriptor, file, split),
+            judge_crowds(self.descriptor, file, split),
+        )
         self.findings += [finding for finding in judged if finding is not None]
         if name == "train" and samples:
             self._check_classes(file, split)
