@@ -226,6 +226,14 @@ def test_a_detectors_class_channels__are_carried_by_name(tmp_path, name, anchors
     assert all(torch.equal(own[each], old[each]) for each in rest)
 
 
+def test_a_file_of_another_task__is_refused(tmp_path):
+    saved(tmp_path / "a.safetensors", BEFORE)
+    start = {"epochs": 1, "device": "cpu", "init_from": str(tmp_path / "a.safetensors")}
+    config = make_detection_config(tmp_path / "run", boxes(tmp_path / "data", ["a"]), train=start)
+    with pytest.raises(PromptFileError, match="holds a model for classification, and this run is"):
+        build(config)
+
+
 def test_a_detector_of_another_width__is_refused(tmp_path):
     parts = {"neck": {"scales": [2, 1], "taps": 2}}
     head = {"name": "fcos", "channels": 32, "num_convs": 2}

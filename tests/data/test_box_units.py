@@ -167,8 +167,24 @@ def test_areas_larger_than_the_boxes__contradict_even_where_nothing_explains_the
     boxes, sizes = spread(6)
     found = find_foreign_units(boxes, sizes, boxes[:, 2:].prod(axis=1) * 7.3 + 100)
     assert (found.units, found.certain) == ((), True)
-    assert found.names == "of no unit known here"
+    assert found.names == "boxes of no one unit that is known here"
     assert found.evidence == "6 of 6 areas are larger than the boxes"
+
+
+def test_corners_that_both_belong_to_the_box__are_named_by_their_areas():
+    boxes, sizes = spread(30, side=(10, 60))
+    boxes[:, :2] %= 100
+    areas = boxes[:, 2:].prod(axis=1)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1], axis=1)
+    assert find_foreign_units(corners, sizes, areas).units[0] == BoxUnits(layout="xyxy")
+
+
+def test_shares_beside_pixels__are_a_mixture():
+    boxes, sizes = spread(20)
+    boxes[::2] = written(boxes[::2], sizes[::2], BoxUnits(scale="share"))
+    found = find_foreign_units(boxes, sizes)
+    assert (found.units, found.certain) == ((), True)
+    assert found.evidence == "10 of 20 boxes lie within 0..1, the others do not"
 
 
 def test_nothing_to_look_at__is_no_accusation():

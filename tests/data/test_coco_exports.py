@@ -156,6 +156,31 @@ def test_boxes_of_image_folders_in_other_units__are_named_and_converted(tmp_path
         assert sample.boxes.tolist() == true.boxes.tolist()
 
 
+@pytest.mark.parametrize("units", [{"layout": "xyxy"}, {"scale": "share"}, {"layout": "cxcywh"}])
+def test_units_of_the_descriptor_that_do_not_fit__are_an_error(tmp_path, units):
+    root = make_coco(tmp_path)
+    splits = read(root, box_units=units)
+    assert [each.kind for each in splits.findings if each.severity == "error"] == ["box_units"] * 2
+    assert "correct 'box_units' in the descriptor, or remove it" in refusal(root, box_units=units)
+
+
+def test_outlines_in_shares__are_named_and_converted(tmp_path):
+    def change(row, width, height, number):
+        x, y, w, h = row["bbox"]
+        row["bbox"] = None
+        shares = [x / width, y / height, (x + w) / width, (y + h) / height]
+        row["segmentation"] = [[*shares[:2], shares[2], shares[1], *shares[2:]]]
+
+    root = make_coco(tmp_path / "odd", images=8, change={"train": every_box(change)})
+    assert "the outlines look like" in refusal(root)
+    splits = {"val": {"fraction": 0.2}}
+    plain = make_coco(tmp_path / "plain", images=8)
+    found = read(root, problems="raise", splits=splits, box_units={"scale": "share"})
+    true = read(plain, splits=splits).require("train")
+    for sample, other in zip(found.require("train").samples, true.samples, strict=True):
+        assert sample.boxes == pytest.approx(other.boxes)
+
+
 # Lost objects and outlines
 
 
@@ -382,16 +407,59 @@ def test_categories_of_val_in_another_order__are_matched_by_name(tmp_path):
 
 def test_categories_matched_by_name__must_be_there_and_differ(tmp_path):
     def unknown(content):
-        content["categories"][0]["name"] = "Red"
+        content["categories"][0]["name"] = "crimson"
 
     root = make_coco(tmp_path / "unknown", change={"val": unknown})
-    assert "category 'Red' has boxes, but is not in" in refusal(root, match_categories="name")
+    assert "category 'crimson' has boxes, but is not in" in refusal(root, match_categories="name")
 
     def twice(content):
         content["categories"][1]["name"] = "red"
 
     root = make_coco(tmp_path / "twice", change={"val": twice})
     assert "2 categories called 'red'" in refusal(root, match_categories="name")
+
+
+@pytest.mark.parametrize("match", ["id", "name"])
+def test_categories_spelled_otherwise__are_taken_as_one_with_a_warning(tmp_path, match):
+    def respell(content):
+        content["categories"][0]["name"] = "Red"
+
+    root = make_coco(tmp_path, change={"val": respell})
+    splits = read(root, problems="raise", match_categories=match)
+    (finding,) = of_kind(splits, "category_spelled")
+    assert "category 3 is 'Red', and 'red' in" in finding.message
+    assert splits.require("val").samples[0].labels.tolist() == [0, 1, 2]
+
+
+def test_category_ids_that_are_names__are_numbered_by_name(tmp_path):
+    def spoil(content):
+        names = {row["id"]: row["name"] for row in content["categories"]}
+        for row in content["categories"]:
+            row["id"] = row["name"]
+        for row in content["annotations"]:
+            row["category_id"] = names[row["category_id"]]
+
+    splits = read(make_coco(tmp_path, change={"train": spoil, "val": spoil}), problems="raise")
+    assert (splits.class_names, splits.category_ids) == (("blue", "green", "red"), (1, 2, 3))
+    assert splits.require("train").samples[0].labels.tolist() == [2, 1, 0]
+    assert len(of_kind(splits, "ids_as_names")) == 2
+
+
+def test_annotations_that_name_their_image_and_category__are_understood(tmp_path):
+    def spoil(content):
+        files = {row["id"]: row["file_name"] for row in content["images"]}
+        names = {row["id"]: row["name"] for row in content["categories"]}
+        for number, row in enumerate(content["annotations"]):
+            path = Path(files[row["image_id"]])
+            row["image_id"] = path.as_posix() if number % 2 else f"{path.parent}\\{path.stem}"
+            row["category_id"] = names[row["category_id"]]
+
+    splits = read(make_coco(tmp_path / "odd", change={"train": spoil}), problems="raise")
+    assert [of_kind(splits, kind)[0].count for kind in ("image_named", "category_named")] == [
+        15
+    ] * 2
+    plain = read(make_coco(tmp_path / "plain"))
+    assert to_coco_dict(splits.require("train")) == to_coco_dict(plain.require("train"))
 
 
 def test_names_of_classes_that_look_like_numbers__stay_as_they_are(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.data.coco_files import make_coco
 from tests.fixtures import make_image
 from vpt.data import content
 from vpt.data.content import file_hashes
@@ -17,6 +18,7 @@ from vpt.data.cuts import with_cuts
 from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading import read_splits
+from vpt.data.reading_boxes import read_detection
 from vpt.data.splits import Split, Splits
 from vpt.errors import ConfigError, DataError
 
@@ -207,9 +209,17 @@ def test_fraction_of_data_with_a_split_of_their_own__is_refused(tmp_path):
         read_splits(with_cuts(descriptor, val_fraction=0.2))
 
 
+def test_too_few_images__do_without_a_test_split_that_nobody_asked_for(tmp_path):
+    splits = read_splits(load_descriptor(flat(tmp_path, images=2)))
+    assert splits.test is None
+    assert splits.val.class_counts() == splits.train.class_counts() == [1, 1]
+    assert "too few images for a test split as well" in splits.notes
+
+
 def test_too_few_images__say_what_to_change(tmp_path):
-    with pytest.raises(DataError, match=r"no image is left for 'test': 2 images of 2 classes"):
-        read_splits(load_descriptor(flat(tmp_path, images=1)))
+    descriptor = load_descriptor(flat(tmp_path, images=2))
+    with pytest.raises(DataError, match=r"left for 'test': 4 images .*fraction=0, which"):
+        read_splits(with_cuts(descriptor, test_fraction=0.1))
 
 
 def test_cut_of_an_earlier_reading__is_made_again(tmp_path):
@@ -229,6 +239,19 @@ def test_arrays_are_cut_by_content_as_well(tmp_path):
     )
     assert len(splits.train) + len(splits.val) == len(own.train) + len(own.val)
     assert splits.cut.images["val"] == len(splits.val)
+
+
+def test_boxes_are_cut_by_content_as_well(tmp_path):
+    make_coco(tmp_path, splits=("train",), images=12)
+    descriptor = Descriptor(name="d", format="coco", root=tmp_path, images="images")
+    splits = read_detection(with_cuts(descriptor, val_fraction=0.25, split_seed=2))
+    assert 2 <= len(splits.val) <= 5
+    assert len(splits.train) + len(splits.val) == 12
+    assert splits.cut.images == {"train": len(splits.train), "val": len(splits.val)}
+    again = read_detection(descriptor, cut=splits.cut)
+    assert [each.key for each in again.val.samples] == [each.key for each in splits.val.samples]
+    assert again.cut == splits.cut
+    assert read_detection(descriptor).val is None
 
 
 # Hashes that are remembered

@@ -1,6 +1,7 @@
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,6 +134,14 @@ def test_read_image__heic_without_its_package__names_it(tmp_path, monkeypatch):
     monkeypatch.setattr("vpt.data.images._HEIF", False)
     monkeypatch.setattr("vpt.data.images.FORMATS", ("JPEG", "PNG"))
     assert "vpt[heif]" in reason(path)
+
+
+def test_read_image__a_tiff_that_pillow_cannot_decode__is_said_to_be_one(tmp_path):
+    (tmp_path / "a.tiff").write_bytes(b"II*\0" + bytes(60))
+    assert "TIFF" in reason(tmp_path / "a.tiff")
+    floats = np.zeros((4, 4, 3), dtype=np.float32)
+    cv2.imwrite(str(tmp_path / "b.tiff"), floats)
+    assert "a TIFF of a kind that Pillow cannot decode" in reason(tmp_path / "b.tiff")
 
 
 def test_read_image__too_many_pixels__is_refused_before_decoding(tmp_path, monkeypatch):

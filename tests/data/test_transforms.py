@@ -207,6 +207,20 @@ def test_create_transform__of_pixels_without_a_range__is_one_line():
         create_transform(UNIT)(Image.new("F", (4, 4)))
 
 
+def test_create_transform__of_an_image_that_is_closed_empty_or_damaged__is_one_line(tmp_path):
+    make_image(0, (64, 64)).save(tmp_path / "a.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
+    transform = create_transform(UNIT)
+    with Image.open(tmp_path / "a.jpg") as closed:
+        pass
+    with pytest.raises(DataError, match="its file was closed before it was loaded; call"):
+        transform(closed)
+    with Image.open(tmp_path / "half.jpg") as half, pytest.raises(DataError, match="truncated"):
+        transform(half)
+    with pytest.raises(DataError, match="0 x 5 pixels are no image"):
+        transform(Image.new("RGB", (0, 5)))
+
+
 def test_value_range__makes_a_12_bit_image_bright__in_every_transform():
     values = np.tile(np.linspace(0, 4095, 40).astype(np.uint16), (40, 1))
     image = Image.fromarray(values)

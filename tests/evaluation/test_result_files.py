@@ -105,6 +105,11 @@ def test_labels_in_place_of_category_ids__are_refused_as_such():
         ap(perfect(category_id=lambda row: labels[row["category_id"]]))
 
 
+def test_results_of_whole_images__are_refused_as_such():
+    with pytest.raises(DataError, match="result 0: holds all boxes of an image"):
+        ap([{"image_id": 100, "boxes": [[1, 2, 3, 4]], "scores": [0.5], "labels": [1]}])
+
+
 def test_a_name_of_two_images__is_refused():
     truth = {
         **TRUTH,

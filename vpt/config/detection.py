@@ -14,6 +14,7 @@ from vpt.config.run import (
     BackboneConfig,
     BatchSize,
     BoxTransformConfig,
+    Decay,
     OptimConfig,
     Processes,
     PromptConfig,
@@ -34,6 +35,17 @@ class DetectionDataConfig(Schema):
     dataset: Path = Field(description="a folder of COCO, YOLO or PASCAL VOC boxes, or a descriptor")
     root: Path | None = Field(None, description="where the images are; null: the descriptor's root")
     value_range: ValueRange | None = VALUE_RANGE
+    val_fraction: Decay | None = Field(
+        None,
+        description="share of the training images that is cut out for validation, by what the "
+        "images hold; null: the data set's own, or 0.2 of a folder without; 0: none",
+    )
+    test_fraction: Decay | None = Field(
+        None, description="likewise for testing; null: the data set's own"
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="another one cuts out other images; the run's seed does not"
+    )
     transform: BoxTransformConfig = Field(
         default_factory=BoxTransformConfig, description="augmentation of training images"
     )

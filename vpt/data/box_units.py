@@ -63,11 +63,11 @@ _SCALES: dict[BoxScale, tuple[float, str]] = {
 COCO_UNITS = BoxUnits()
 
 _SHARE_ODD = 0.05  # so many boxes may be odd in any file
-_LOOKED_AT = 20_000  # boxes, evenly spread
 _OVER_PIXELS, _OVER_SIDE = 1.0, 0.05  # what may lie over the edge: rounding and haste
 _OVER_SHARE, _FEWEST_SHARES = 0.01, 5
 _AREA_OVER_BOX = 1.1  # an outline lies in its box, but for rounding
 _SAME_AREA, _SAME_FEW_AREAS = 2e-3, 1e-6  # relative; of fewer than three boxes a coincidence counts
+_ROUNDED_FROM = 10  # boxes, before areas count that are the boxes' but for a pixel
 _DOUBT_FROM = 20  # boxes, before their mere position raises a doubt
 
 
@@ -90,7 +90,7 @@ class ForeignUnits:
     def names(self) -> str:
         """The units in words, of one scale as all of them are."""
         if not self.units:
-            return "of no unit known here"
+            return "boxes of no one unit that is known here"
         layouts = " or ".join(_LAYOUTS[each.layout] for each in self.units)
         return f"{layouts} in {_SCALES[self.units[0].scale][1]}"
 
@@ -151,7 +151,6 @@ def find_foreign_units(
     places = np.flatnonzero(usable)
     if len(places) == 0:
         return None
-    places = places[:: -(-len(places) // _LOOKED_AT)]
     seen = _Seen(boxes[places], sizes[places], areas[places])
     return seen.in_shares() or seen.by_area() or seen.by_edges() or seen.doubt()
 
@@ -218,12 +217,15 @@ class _Seen:
         """Boxes within the first pixel of their images are shares."""
         in_pixel = ((self.boxes >= -1e-3) & (self.boxes <= 1.001)).all(axis=1)
         in_pixel &= self.sizes.min(axis=1) > 2
-        if not _most(int(in_pixel.sum()), len(self)) or not in_pixel.any():
+        count = int(in_pixel.sum())
+        if count == 0 or not _many(count, len(self)):
             return None
+        if not _most(count, len(self)):
+            evidence = f"{count:,} of {len(self):,} boxes lie within 0..1, the others do not"
+            return ForeignUnits((), evidence)
         shares = _Seen(self.boxes[in_pixel], self.sizes[in_pixel], self.areas[in_pixel])
         fits = {units: int(shares.fits(units).sum()) for units in _of_scale("share")}
-        count = f"{int(in_pixel.sum()):,} of {len(self):,}"
-        return ForeignUnits(_best(fits), f"{count} boxes lie within 0..1")
+        return ForeignUnits(_best(fits), f"{count:,} of {len(self):,} boxes lie within 0..1")
 
     def by_area(self) -> ForeignUnits | None:
         """Areas that are not those of COCO's boxes, and exactly those of other units."""
@@ -235,6 +237,8 @@ class _Seen:
         hits: dict[BoxUnits, int] = {}
         for units in FOREIGN_UNITS:
             same = int((other & self._has_area_of(units, tolerance)).sum())
+            if units.scale == "pixels" and count >= _ROUNDED_FROM:
+                same = max(same, int((other & self._has_rounded_area_of(units)).sum()))
             fitting = int(self.fits(units).sum())
             if same and _most(same, count) and _most(fitting, len(self)):
                 hits[units] = same + fitting
@@ -300,7 +304,15 @@ class _Seen:
         """(K,): an object's area is at most its box's."""
         areas = xywh_pixels(self.boxes, self.sizes, units)[:, 2:].prod(axis=1)
         within = self.areas <= _AREA_OVER_BOX * areas + 1
+        if units.scale == "pixels":
+            within |= self._has_rounded_area_of(units)
         return np.asarray(within | self._has_area_of(units, 1e-2))
+
+    def _has_rounded_area_of(self, units: BoxUnits) -> Bools:
+        """(K,): areas of the boxes before rounding, or of corners that both belong to the box."""
+        sides = as_xywh(self.boxes, units.layout)[:, 2:]
+        slack = np.abs(sides).sum(axis=1) + 1.5
+        return np.asarray(np.abs(self.areas - sides.prod(axis=1)) <= slack)
 
     def _has_area_of(self, units: BoxUnits, tolerance: float) -> Bools:
         """(K,): areas that are the boxes', in pixels or in the units themselves."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vpt.data.detection import DetectionSplit
 from vpt.data.readers.parquet import packed_bytes
 from vpt.data.splits import PackedImage, Split
 from vpt.data.workers import usable_cores
@@ -21,7 +22,7 @@ from vpt.storage.atomic_file import write_atomic
 from vpt.storage.cache import cache_folder
 
 
-def content_hashes(split: Split) -> list[str]:
+def content_hashes(split: Split | DetectionSplit) -> list[str]:
     """The SHA-256 of each image's bytes, in the split's order: of the file, or of the array's row.
 
     What was computed of a file is kept in `content` in $VPT_CACHE (or ~/.cache/vpt), and taken from
@@ -39,6 +40,7 @@ def content_hashes(split: Split) -> list[str]:
         elif isinstance(source, PackedImage):
             hashes.append(hashlib.sha256(packed_bytes(source)).hexdigest())
         else:
+            assert isinstance(split, Split)
             assert split.array is not None
             row = np.ascontiguousarray(split.array[source])
             hashes.append(hashlib.sha256(row.tobytes()).hexdigest())

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from vpt.data.content import content_hashes
 from vpt.data.content_split import content_split
-from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor
+from vpt.data.detection import DetectionSplit
 from vpt.data.splits import ContentCut, Split, SplitName
 from vpt.errors import ConfigError, DataError
 
 Held = Literal["val", "test"]
+Images = TypeVar("Images", Split, DetectionSplit)
 
 
 def with_cuts(
@@ -66,19 +68,48 @@ def with_cuts(
     return descriptor.model_copy(update={"splits": splits})
 
 
+def cuts_of(
+    descriptor: Descriptor, found: Container[SplitName], again: ContentCut | None
+) -> dict[Held, Cut]:
+    """What is cut out of train, test before val.
+
+    Args:
+        descriptor: of the data set.
+        found: the splits that it has.
+        again: of an earlier reading: its cuts take the place of others by content, and are made
+            where a split is missing.
+    """
+    sources = descriptor.splits
+    cuts: dict[Held, Cut] = {}
+    if isinstance(sources.test, Cut):
+        cuts["test"] = sources.test
+    if isinstance(sources.val, Cut):
+        cuts["val"] = sources.val
+    if again is None:
+        return cuts
+    fractions: dict[Held, float | None] = {"test": again.test, "val": again.val}
+    for name, fraction in fractions.items():
+        own = cuts.get(name)
+        if name not in found and (own is None or own.by == "content"):
+            cuts.pop(name, None)
+            if fraction is not None:
+                cuts[name] = Cut(fraction=fraction, seed=again.seed, by="content")
+    return cuts
+
+
 def cut_by_content(
-    train: Split, cuts: Mapping[Held, Cut]
-) -> tuple[dict[SplitName, Split], ContentCut]:
+    train: Images, cuts: Mapping[Held, Cut]
+) -> tuple[dict[SplitName, Images], ContentCut]:
     """The training images in parts, and the record of how they were parted.
 
     Args:
-        train: the images; of multi-label data one counts for the rarest of its classes.
+        train: the images; one of several classes counts for the rarest of them.
         cuts: by content, of val, of test, or of both; with one seed.
 
     Raises:
         DataError: a part gets no image, or a file cannot be read.
     """
-    fractions = {name: cut.fraction for name, cut in cuts.items()}
+    fractions: dict[Held, float] = {name: cut.fraction for name, cut in cuts.items()}
     seed = next(iter(cuts.values())).seed
     contents = content_hashes(train)
     names = content_split(
@@ -88,16 +119,18 @@ def cut_by_content(
         val=fractions.get("val", 0.0),
         seed=seed,
     )
-    parted: dict[SplitName, Split] = {}
+    if "test" not in names and cuts.get("test") == AUTOMATIC_CUT:  # nobody asked for it
+        fractions.pop("test", None)
+    parted: dict[SplitName, Images] = {}
     digests: dict[str, str] = {}
-    split_names: tuple[SplitName, ...] = ("train", *cuts)
+    split_names: tuple[SplitName, ...] = ("train", *fractions)
     for name in split_names:
-        places = np.flatnonzero(np.array(names) == name)
-        if len(places) == 0:
+        places = np.array([place for place, split in enumerate(names) if split == name], np.int64)
+        if not len(places):
             raise DataError(
                 f"no image is left for '{name}': {len(train)} images of {len(train.class_names)} "
-                f"classes are too few to cut "
-                + " and ".join(f"{fraction:.0%} {each}" for each, fraction in fractions.items())
+                "classes are too few to cut "
+                + " and ".join(f"{cut.fraction:.0%} {each}" for each, cut in cuts.items())
                 + f" out; add images, or set data.{name}_fraction"
                 + ("=0, which does without" if name == "test" else " higher")
             )

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vpt.data.detection_samples import DetectionSample as DetectionSample
 from vpt.data.detection_samples import DetectionSamples as DetectionSamples
 from vpt.data.sampling import shuffled
-from vpt.data.splits import SplitsOf
+from vpt.data.splits import ContentCut, SplitsOf
 from vpt.data.texts import Places
 from vpt.errors import DataError
 
@@ -25,15 +26,12 @@ Severity = Literal["error", "warning", "note"]
 # kind -> (severity, what it is and what becomes of it). 'error' stops a run.
 KINDS: dict[str, tuple[Severity, str]] = {
     "box_units": ("error", "the boxes do not look like those of their format"),
-    "boxes_lost": ("error", "more than 5 % of the boxes of a split cannot be used"),
-    "all_crowds": (
-        "error",
-        "all objects are marked as crowds or difficult: nothing to learn from",
-    ),
+    "all_crowds": ("error", "all objects are marked as crowds or difficult: nothing to learn from"),
     "annotations_missing": ("error", "a named file has no annotations"),
     "box_malformed": ("error", "a bbox is not a list of four numbers"),
     "box_not_finite": ("error", "a bbox holds NaN or infinity"),
     "box_negative": ("error", "a bbox has a negative width or height"),
+    "boxes_lost": ("error", "more than 5 % of the boxes of a split cannot be used"),
     "category_id_invalid": ("error", "a category has no whole number as id"),
     "category_id_twice": ("error", "two categories share an id"),
     "category_not_in_train": ("error", "boxes have a category that the training file lacks"),
@@ -82,7 +80,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "crowd_invalid": ("warning", "an iscrowd is not 0 or 1; 0 is taken"),
     "crowd_missing": ("warning", "annotations have no iscrowd; 0 is taken"),
     "file_name_backslash": ("warning", "file names have backslashes; read as slashes"),
-    "ids_as_names": ("warning", "images have names as ids; numbered in memory"),
+    "ids_as_names": ("warning", "images or categories have names as ids; numbered in memory"),
+    "image_named": ("warning", "annotations name their image; taken as its id"),
+    "category_named": ("warning", "annotations name their category; taken as its id"),
+    "category_spelled": ("warning", "a category is spelled otherwise than in the training file"),
     "commas_in_labels": ("warning", "lines of YOLO labels have commas; read as blanks or points"),
     "file_name_differs": ("warning", "label files name another image; the one beside is taken"),
     "image_listed_twice": ("warning", "an image is listed again; taken once"),
@@ -207,6 +208,17 @@ class DetectionSplit:
         ).tolist()
         return counts
 
+    def rarest_classes(self) -> NDArray[np.int64]:
+        """(N,): of each image the class that has the fewest boxes in the split, without any -1."""
+        counts = self.class_counts()
+        return np.array(
+            [
+                min(set(sample.target_labels.tolist()), key=lambda k: (counts[k], k), default=-1)
+                for sample in self.samples
+            ],
+            dtype=np.int64,
+        )
+
     def with_samples(
         self, samples: Iterable[DetectionSample], name: str | None = None
     ) -> DetectionSplit:
@@ -225,10 +237,12 @@ class DetectionSplits(SplitsOf[DetectionSplit]):
     Attributes:
         category_ids: in label order, from the training file.
         findings: what was found wrong and, unless it is an error, mended.
+        cut: how val and test were made of the training images; None: they were not, or by name.
     """
 
     category_ids: tuple[int, ...]
     findings: tuple[Finding, ...] = field(default=(), repr=False)
+    cut: ContentCut | None = field(default=None, compare=False)
 
 
 def detection_holdout(

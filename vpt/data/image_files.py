@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def find_files(folder: Path) -> FoundFiles:
     those of macOS, Windows, network drives and notebooks (`.ipynb_checkpoints`, `@eaDir`, ...).
 
     Raises:
-        DataError: a folder cannot be read, or the name of an image is not UTF-8.
+        DataError: a folder cannot be read.
     """
     images: list[str] = []
     left_out: Counter[str] = Counter()
@@ -59,7 +59,6 @@ def find_files(folder: Path) -> FoundFiles:
             images.append(path)
         else:
             left_out[suffix] += 1
-    check_names(images, folder)
     return FoundFiles(tuple(folder / path for path in sorted(images)), left_out)
 
 
@@ -85,18 +84,18 @@ def left_out_line(left_out: Mapping[str, int]) -> str | None:
     )
 
 
-def check_names(paths: Iterable[str], folder: Path) -> None:
-    """Refuse paths that are no UTF-8: they could be written into no list, log or JSON file.
+def check_names(images: Sequence[Path], folder: Path) -> None:
+    """Refuse images of a data set whose names are no UTF-8: they are written to lists and JSON.
 
     Raises:
         DataError: naming the first of them.
     """
-    wrong = [path for path in paths if not is_utf8(path)]
+    wrong = [path for path in images if not is_utf8(str(path.relative_to(folder)))]
     if wrong:
         raise DataError(
             f"{len(wrong):,} image names in '{printable(str(folder))}' are not UTF-8, e.g. "
-            f"'{printable(wrong[0])}'; rename them (e.g. with convmv), or unpack the archive again "
-            "in its own encoding"
+            f"'{printable(str(wrong[0].relative_to(folder)))}'; rename them (e.g. with convmv), or "
+            "unpack the archive again in its own encoding"
         )
 
 
@@ -143,7 +142,6 @@ def images_named(argument: str) -> FoundFiles:
             images[found] = None
         else:
             left_out[found.suffix.lower()] += 1
-    check_names(map(str, images), Path())
     return FoundFiles(tuple(images), left_out)
 
 

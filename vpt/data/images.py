@@ -53,7 +53,7 @@ UNREAD_SUFFIXES = (
 """Of formats that the same version reads where another package is installed."""
 
 # What Pillow's decoders raise on damaged files, found by flipping bytes; OSError covers truncation.
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -180,7 +180,7 @@ def _opened(path: Path | io.BytesIO, where: str) -> Iterator[Image.Image]:
             _refuse_pipes_and_devices(path)
             with Image.open(path, formats=FORMATS) as image:
                 yield image
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"{where}: {_reason(path, error)}") from error
 
 
@@ -206,8 +206,14 @@ def _reason(path: Path | io.BytesIO, error: BaseException) -> str:
     if isinstance(path, io.BytesIO) and path.getbuffer().nbytes == 0:
         return "empty file (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
-        if not _HEIF and _is_heif(path):
+        head = _head_of(path)
+        if not _HEIF and _is_heif(head):
             return "a HEIC image, which needs another package: pip install 'vpt[heif]'"
+        if head.startswith(_TIFF_STARTS):
+            return (
+                "a TIFF of a kind that Pillow cannot decode, e.g. of floating-point colours; save "
+                "it with 8 or 16 bits"
+            )
         return f"not an image ({', '.join(FORMATS)} are read)"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller"
@@ -215,17 +221,20 @@ def _reason(path: Path | io.BytesIO, error: BaseException) -> str:
     return f"damaged or unsupported image ({detail})"
 
 
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
-def _is_heif(path: Path | io.BytesIO) -> bool:
+def _is_heif(head: bytes) -> bool:
     """By the brand in the file's first box."""
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def _head_of(path: Path | io.BytesIO) -> bytes:
     if isinstance(path, io.BytesIO):
-        head = path.getvalue()[:12]
-    else:
-        with path.open("rb") as file:
-            head = file.read(12)
-    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
+        return path.getvalue()[:12]
+    with path.open("rb") as file:
+        return file.read(12)
 
 
 def _reason_of_path(path: Path, error: BaseException) -> str | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from vpt.data.box_units import COCO_UNITS, BoxUnits, ForeignUnits, find_foreign_units, xywh_pixels
+from vpt.data.box_units import BoxUnits, xywh_pixels
+from vpt.data.categories import Categories
+from vpt.data.cuts import cut_by_content, cuts_of
 from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
@@ -33,9 +33,9 @@ from vpt.data.readers.parts import check_counts, find_root, hint
 from vpt.data.readers.voc import read_voc
 from vpt.data.readers.yolo import read_yolo
 from vpt.data.recognising import with_written
-from vpt.data.splits import SPLIT_NAMES, SplitName
+from vpt.data.splits import SPLIT_NAMES, ContentCut, SplitName
+from vpt.data.whole_files import OF_WRONG_UNITS, judge_crowds, judge_losses, judge_units
 from vpt.errors import DataError
-from vpt.registry import nearest
 
 __all__ = ["Problems", "read_detection", "to_coco_dict"]
 
@@ -52,6 +52,7 @@ def read_detection(
     *,
     problems: Problems = "raise",
     needed: Collection[SplitName] = SPLIT_NAMES,
+    cut: ContentCut | None = None,
 ) -> DetectionSplits:
     """The splits of a data set with boxes; of the images only the headers are read.
 
@@ -64,6 +65,7 @@ def read_detection(
             that mends them; 'report' skips likewise and never raises for a finding.
         needed: the splits whose images must be there; missing ones of the others are taken as the
             annotation file describes them.
+        cut: of an earlier reading, to be made again in place of any other cut by content.
 
     Raises:
         DataError: a file is missing or no COCO ground truth, or there are errors; one line.
@@ -76,16 +78,22 @@ def read_detection(
             "(datasets/custom_coco.yaml is a template)"
         )
     try:
-        return _read(descriptor, find_root(descriptor, root), problems, needed)
+        return _read(descriptor, find_root(descriptor, root), problems, needed, cut)
     except DataError as error:
         raise with_written(error, descriptor) from error
 
 
 def _read(
-    descriptor: Descriptor, root: Path, problems: Problems, needed: Collection[SplitName]
+    descriptor: Descriptor,
+    root: Path,
+    problems: Problems,
+    needed: Collection[SplitName],
+    cut: ContentCut | None,
 ) -> DetectionSplits:
     files = _READERS[descriptor.format](descriptor, root)
-    builder = _Builder(descriptor, root, next(iter(files.values())), _sources(descriptor, needed))
+    builder = _Builder(
+        descriptor, root, next(iter(files.values())), _sources(descriptor, needed, cut)
+    )
     found = {split: builder.split(split, file) for split, file in files.items()}
     if problems != "report":
         check_findings(builder.findings, skip=problems == "skip")
@@ -96,7 +104,7 @@ def _read(
     for name in empty:
         text = f"no usable image in split '{name}'"
         builder.findings.append(Finding("split_empty", files[name].path, text))
-    splits = _cut(descriptor, found, builder.findings, report=problems == "report")
+    splits = _cut(descriptor, found, builder.findings, again=cut, report=problems == "report")
     if splits.train and not any(splits.train.class_counts()) and problems != "report":
         raise DataError(f"no box in split 'train' of '{descriptor.name}'")
     if problems == "raise":
@@ -113,10 +121,13 @@ _READERS: dict[str, Callable[[Descriptor, Path], dict[SplitName, CocoFile]]] = {
 }
 
 
-def _sources(descriptor: Descriptor, needed: Collection[SplitName]) -> frozenset[SplitName]:
+def _sources(
+    descriptor: Descriptor, needed: Collection[SplitName], again: ContentCut | None
+) -> frozenset[SplitName]:
     """The splits whose files hold the needed ones."""
     cut = {name for name in needed if isinstance(getattr(descriptor.splits, name), Cut)}
-    return frozenset(needed) - cut | ({"train"} if cut else set())
+    made_again = again is not None and any(getattr(again, name, None) for name in needed)
+    return frozenset(needed) - cut | ({"train"} if cut or made_again else set())
 
 
 def _cut(
@@ -124,19 +135,25 @@ def _cut(
     found: dict[SplitName, DetectionSplit],
     findings: list[Finding],
     *,
+    again: ContentCut | None,
     report: bool,
 ) -> DetectionSplits:
-    """Test is cut out of train where the descriptor says so, then val."""
-    for name in ("test", "val"):
-        cut = descriptor.splits.test if name == "test" else descriptor.splits.val
-        if isinstance(cut, Cut):
-            if report and not found.get("train", ()):
-                continue
-            if "train" not in found:
-                raise DataError(
-                    f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no "
-                    "train split"
-                )
+    """Test is cut out of train where the descriptor, or an earlier reading, says so, then val."""
+    cuts = cuts_of(descriptor, found, again)
+    if report and not found.get("train", ()):
+        cuts = {}
+    if cuts and "train" not in found:
+        raise DataError(
+            f"splits.{next(iter(cuts))} is to be cut out of train, but '{descriptor.name}' has no "
+            "train split"
+        )
+    record = None
+    by_content = {name: cut for name, cut in cuts.items() if cut.by == "content"}
+    if by_content:
+        parted, record = cut_by_content(found["train"], by_content)
+        found |= parted
+    for name, cut in cuts.items():
+        if cut.by == "name":
             found["train"], held = detection_holdout(found["train"], cut.fraction, cut.seed)
             found[name] = held.with_samples(held.samples, name)
     first = next(iter(found.values()))
@@ -147,6 +164,7 @@ def _cut(
         first.class_names,
         first.category_ids,
         tuple(findings),
+        record,
     )
 
 
@@ -162,55 +180,21 @@ class _Builder:
     split_of: dict[str, str] = field(default_factory=dict)  # by the path of the image
 
     def __post_init__(self) -> None:
-        self.category_ids = tuple(self.reference.categories)
-        self.class_names = tuple(self.descriptor.classes or self._names_told_apart())
-        if len(self.class_names) != len(self.category_ids):
-            raise DataError(
-                f"{self.reference.path} has {len(self.category_ids)} categories, the descriptor "
-                f"{len(self.class_names)} classes"
-            )
-        self._compare_names()
-
-    def _compare_names(self) -> None:
-        """Class names of the descriptor against the file's: another order is a mistake."""
-        written = list(self.reference.categories.values())
-        given = list(self.class_names)
-        if self.descriptor.classes is None or given == written:
-            return
-        if sorted(given) == sorted(written):
-            raise DataError(
-                f"classes {given} of '{self.descriptor.name}' are in another order than the "
-                f"categories of {self.reference.path}, sorted by id: {written}"
-            )
-        message = f"{written} of the file are called {given}"
-        self.findings.append(Finding("classes_renamed", self.reference.path, message))
-
-    def _names_told_apart(self) -> list[str]:
-        """The categories' names, with the ids added to those that are not alone."""
-        names = dict(self.reference.categories)
-        for name, count in Counter(names.values()).items():
-            if count > 1:
-                ids = ", ".join(str(number) for number, other in names.items() if other == name)
-                message = f"categories {ids} are all called '{name}'; their ids are added to it"
-                self.findings.append(Finding("category_name_twice", self.reference.path, message))
-        while len(set(names.values())) < len(names):
-            counts = Counter(names.values())
-            names = {
-                number: name if counts[name] == 1 else f"{name} ({number})"
-                for number, name in names.items()
-            }
-        return list(names.values())
+        self.categories = Categories(self.descriptor, self.reference, self.findings.append)
 
     def split(self, name: SplitName, file: CocoFile) -> DetectionSplit:
         self.findings += file.findings
-        labels = self._labels(file)
+        labels = self.categories.labels(file)
         samples = DetectionSamples.of(self._samples(name, file, labels))
-        split = DetectionSplit(name, samples, self.class_names, self.category_ids, file.image_names)
-        sizes = zip(samples.image_ids.tolist(), samples.sizes.tolist(), strict=True)
-        if self._accuse_units(file, dict(sizes)):
+        names, ids = self.categories.class_names, self.categories.ids
+        split = DetectionSplit(name, samples, names, ids, file.image_names)
+        if self._are_foreign(file, samples):
             return split
-        self._check_losses(name, file, split)
-        self._check_crowds(name, file, split)
+        judged = (
+            judge_losses(self.descriptor, file, split),
+            judge_crowds(self.descriptor, file, split),
+        )
+        self.findings += [finding for finding in judged if finding is not None]
         if name == "train" and samples:
             self._check_classes(file, split)
         empty = int((samples.target_counts == 0).sum())
@@ -219,94 +203,22 @@ class _Builder:
             self.findings.append(Finding("images_without_boxes", file.path, message, count=empty))
         return split
 
-    def _check_losses(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
-        """More than an odd box that is lost: what it outlined would be learned as background."""
-        used = split.table.image_ids.tolist()
-        given = sum(len(file.boxes[image_id]) for image_id in used) + file.unusable
-        lost = given - int(split.table.box_counts.sum())
-        if lost <= max(1, _LOST * given) or self.descriptor.dropped_boxes == "allow":
-            return
-        message = (
-            f"{lost} of {given} boxes of '{name}' cannot be used, so their objects would become "
-            "background; correct them, or write 'dropped_boxes: allow' in the descriptor"
+    def _are_foreign(self, file: CocoFile, samples: DetectionSamples) -> bool:
+        """Whether the boxes are in other units; then that alone is said of them."""
+        sizes = dict(
+            zip(samples.image_ids.tolist(), map(tuple, samples.sizes.tolist()), strict=True)
         )
-        self.findings.append(Finding("boxes_lost", file.path, message, count=lost))
-
-    def _check_crowds(self, name: SplitName, file: CocoFile, split: DetectionSplit) -> None:
-        if any(split.class_counts()):
-            return
-        crowds = int(split.table.box_counts.sum())
-        if crowds:
-            message = f"all {crowds} objects of '{name}' are crowds, of which nothing is learned; "
-            if self.descriptor.format == "voc":
-                message += (
-                    "they are marked as difficult: write 'difficult: object' in the descriptor if "
-                    "that mark means nothing here"
-                )
-            else:
-                message += (
-                    "set iscrowd to 0 where one object is outlined (some tools write 1 for every "
-                    "RLE mask)"
-                )
-            self.findings.append(Finding("all_crowds", file.path, message, count=crowds))
-        elif name == "test" and split.samples:
-            message = "it has no box, so AP is undefined"
-            self.findings.append(Finding("test_without_boxes", file.path, message))
-
-    def _labels(self, file: CocoFile) -> dict[int, int]:
-        """The label of each category of a file."""
-        if self.descriptor.match_categories == "id" or file is self.reference:
-            self._compare_categories(file)
-            return {number: label for label, number in enumerate(self.category_ids)}
-        return self._labels_by_name(file)
-
-    def _labels_by_name(self, file: CocoFile) -> dict[int, int]:
-        known = list(self.reference.categories.values())
-        for source in (self.reference, file):
-            for name, count in Counter(source.categories.values()).items():
-                if count > 1:
-                    raise DataError(
-                        f"{source.path} has {count} categories called '{name}', which cannot be "
-                        "matched by name; remove match_categories from the descriptor"
-                    )
-        used = _used_categories(file)
-        labels = {}
-        for number, name in file.categories.items():
-            if name in known:
-                labels[number] = known.index(name)
-                continue
-            kind = "category_not_in_train" if number in used else "category_unused"
-            state = "has boxes, but" if number in used else "has no boxes, and"
-            near = nearest(name, known)
-            message = f"category '{name}' {state} is not in {self.reference.path}{near}"
-            self.findings.append(Finding(kind, file.path, message))
-        return labels
-
-    def _compare_categories(self, file: CocoFile) -> None:
-        used = _used_categories(file)
-        reference = self.reference.categories
-        shared = set(file.categories.values()) & set(reference.values())
-        moved = {
-            name
-            for number, name in file.categories.items()
-            if name in shared and reference.get(number) != name
-        }
-        by_name = (
-            "; write 'match_categories: name' in the descriptor to go by the names" if moved else ""
-        )
-        for number, name in file.categories.items():
-            known = reference.get(number)
-            if known is None and number in used:
-                kind, text = "category_not_in_train", f"category {number} '{name}' has boxes, but"
-            elif known is None:
-                kind, text = "category_unused", f"category {number} '{name}' has no boxes, and"
-            elif known != name:
-                kind, text = "category_renamed", f"category {number} is '{name}', but '{known}' in"
-            else:
-                continue
-            there = "" if known is not None else "is not in "
-            message = f"{text} {there}{self.reference.path}{by_name}"
-            self.findings.append(Finding(kind, file.path, message))
+        found = judge_units(self.descriptor, file, sizes, self.findings)
+        if found is None:
+            return False
+        if found.severity == "error":
+            self.findings[:] = [
+                each
+                for each in self.findings
+                if each.file != file.path or each.kind not in OF_WRONG_UNITS
+            ]
+        self.findings.append(found)
+        return found.severity == "error"
 
     def _check_classes(self, file: CocoFile, split: DetectionSplit) -> None:
         counts = zip(split.category_ids, split.class_names, split.class_counts(), strict=True)
@@ -503,54 +415,6 @@ class _Builder:
             self._add(kind, file, text, image, box.written_id)
         return None if gone else inside
 
-    # Units
-
-    def _accuse_units(self, file: CocoFile, sizes: dict[int, list[int]]) -> bool:
-        """Whether a file's boxes are not what COCO's are; then that alone is said of them."""
-        if self.descriptor.box_units is not None or file.units != COCO_UNITS:
-            return False
-        rows = (
-            (*box.box, *sizes[image_id], np.nan if box.area is None else box.area)
-            for image_id, boxes in file.boxes.items()
-            if image_id in sizes
-            for box in boxes
-            if not box.outlined
-        )
-        table = np.fromiter(chain.from_iterable(rows), dtype=np.float64).reshape(-1, 7)
-        found = find_foreign_units(table[:, :4], table[:, 4:6], table[:, 6])
-        if found is None:
-            return False
-        message = f"they look like {found.names}: {found.evidence}{self._units_advice(found)}"
-        if not found.certain:
-            self.findings.append(Finding("box_units_doubtful", file.path, message))
-            return False
-        self.findings = [
-            finding
-            for finding in self.findings
-            if finding.file != file.path or finding.kind not in _OF_WRONG_UNITS
-        ]
-        self.findings.append(Finding("box_units", file.path, message))
-        return True
-
-    def _units_advice(self, found: ForeignUnits) -> str:
-        """The key that converts the boxes, and the one that says that they are right."""
-        if self.descriptor.format not in ("coco", "hf_objects"):
-            return "; correct them"
-        right = f"'box_units: {COCO_UNITS.written}' if they are right as they are"
-        if not found.units:
-            return f"; correct them, or write {right}"
-        likely = f"'box_units: {found.units[0].written}' in the descriptor to have them converted"
-        return f"; write {likely}, or {right}"
-
-
-_LOST = 0.05
-"""More of a split's boxes must not be lost."""
-
-_OF_WRONG_UNITS = frozenset(
-    {"area_invalid", "area_missing", "box_clipped", "box_empty", "box_outside", "box_twice"}
-)
-"""What boxes in other units look like one by one."""
-
 
 def _in_pixels(file: CocoFile, image: CocoImage, size: tuple[int, int]) -> list[CocoBox]:
     """An image's boxes in pixels; areas of other units are left to the boxes."""
@@ -563,10 +427,6 @@ def _in_pixels(file: CocoFile, image: CocoImage, size: tuple[int, int]) -> list[
         box if box.outlined else replace(box, box=tuple(values), area=None)
         for box, values in zip(boxes, scaled, strict=True)
     ]
-
-
-def _used_categories(file: CocoFile) -> set[int]:
-    return {box.category_id for boxes in file.boxes.values() for box in boxes}
 
 
 def _xywh(box: CocoBox) -> str:

@@ -62,8 +62,26 @@ class Sources:
     ):
         self.keys, self._origins, self._origin, self._rows = keys, origins, origin, rows
 
+    @classmethod
+    def below(cls, folder: Path, keys: Texts) -> Sources:
+        """Files in a folder, which their keys are relative to."""
+        if any(key.startswith("/") for key in keys):  # somewhere else
+            builder = SourcesBuilder()
+            for key in keys:
+                builder.append(key, folder / key)
+            return builder.build()
+        prefix = "" if folder == Path() else f"{folder}/".replace("//", "/")
+        return cls(keys, (prefix,), np.zeros(len(keys), dtype=np.int32), None)
+
     def __len__(self) -> int:
         return len(self.keys)
+
+    def path_text(self, place: int) -> str | None:
+        """The path of an image's file; None: it has none of its own."""
+        origin = self._origins[self._origin[place]]
+        if isinstance(origin, str):
+            return origin + self.keys[place]
+        return os.fspath(origin) if isinstance(origin, Path) else None
 
     def source(self, place: int) -> Source:
         """Where an image is."""

@@ -69,6 +69,8 @@ class Texts(Sequence[str]):
     @staticmethod
     def joined(parts: Sequence[Texts]) -> Texts:
         """The strings of several, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         lengths = np.concatenate([np.zeros(1, dtype=np.int64), *(np.diff(p._ends) for p in parts)])
         blobs = [part._blob[part._ends[0] : part._ends[-1]] for part in parts]
         return Texts(np.concatenate([np.zeros(0, dtype=np.uint8), *blobs]), np.cumsum(lengths))

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpt.config import TransformConfig
+from vpt.data.images import DECODE_ERRORS
 from vpt.data.rgb import upright_rgb
 from vpt.errors import ConfigError, DataError
 from vpt.structures import Preprocess
@@ -196,11 +197,21 @@ def prepared(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     """
     if not isinstance(image, Image.Image):
         raise ConfigError(f"a transform takes a PIL image, not {_described(image)}")
+    if 0 in image.size:
+        raise DataError(f"{_name_of(image)}: {image.width} x {image.height} pixels are no image")
     try:
         return upright_rgb(image, preprocess.value_range)
-    except (OSError, ValueError) as error:
-        name = getattr(image, "filename", "") or f"an image of mode {image.mode}"
-        raise DataError(f"{name}: {error}") from error
+    except AssertionError as error:  # of Pillow, which has no file to read from any more
+        raise DataError(
+            f"{_name_of(image)}: its file was closed before it was loaded; call image.load() "
+            "first, or pass what vpt.read_image gives"
+        ) from error
+    except DECODE_ERRORS as error:
+        raise DataError(f"{_name_of(image)}: {error or type(error).__name__}") from error
+
+
+def _name_of(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "") or f"an image of mode {image.mode}")
 
 
 def _described(given: object) -> str:

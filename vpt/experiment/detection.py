@@ -18,6 +18,8 @@ from vpt.data import (
     load_descriptor,
     read_detection,
 )
+from vpt.data.cuts import with_cuts
+from vpt.engine.distributed import on_first
 from vpt.engine.fit import FitSettings
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import check_coco_eval
@@ -72,6 +74,8 @@ def build_detection(
         config: checked.
         backbone: one in memory, to share between runs, instead of the config's.
 
+    Several processes call it together.
+
     Raises:
         VptError: anything in the config that does not fit together.
     """
@@ -81,9 +85,18 @@ def build_detection(
             "nothing; leave it out"
         )
     check_coco_eval(config.train.coco_eval)
-    descriptor = load_descriptor(config.data.dataset)
+    data = config.data
+    descriptor = with_cuts(
+        load_descriptor(data.dataset),
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+    )
     skip = config.data.on_bad_image == "skip"
-    splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
+    # Of several processes one reads the head of every image; the others get what it found.
+    splits = on_first(
+        lambda: read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
+    )
     for name in ("train", "val"):
         splits.require(name)
     _check_measurable(config, splits)

@@ -28,6 +28,7 @@ def start_classifier(model: Classifier, path: Path) -> str:
         PromptFileError: the file is damaged, or its tensors would mean something else here.
     """
     header = read_prompt_header(path)
+    _check_task(header, "classification", path)
     _check_backbone(model, header, path)
     before, now = _meaning(header.prompt), _meaning(model.prompt.options)
     if before != now:
@@ -58,6 +59,7 @@ def start_detector(model: Detector, path: Path) -> str:
         PromptFileError: the file is damaged, or its tensors would mean something else here.
     """
     header = read_prompt_header(path)
+    _check_task(header, "detection", path)
     own_parts = {
         "backbone.sha256": model.backbone.sha256,
         "prompt": model.prompt.options,
@@ -170,6 +172,13 @@ def _load(model: Classifier | Detector, start: Mapping[str, Tensor], path: Path)
         model.load_trained(start)
     except PromptFileError as error:
         raise PromptFileError(f"train.init_from {path}: {error}") from error
+
+
+def _check_task(header: PromptHeader, task: str, path: Path) -> None:
+    if header.task != task:
+        raise PromptFileError(
+            f"train.init_from {path} holds a model for {header.task}, and this run is {task}"
+        )
 
 
 def _check_backbone(model: Classifier, header: PromptHeader, path: Path) -> None:

@@ -26,7 +26,8 @@ from vpt.data import (
     to_coco_dict,
     told,
 )
-from vpt.data.splits import SplitName
+from vpt.data.cuts import cut_difference, cut_line
+from vpt.data.splits import ContentCut, SplitName
 from vpt.engine.device import choose_device
 from vpt.engine.progress import Log, images_progress
 from vpt.engine.prompt_file import read_prompt_header
@@ -102,7 +103,9 @@ def evaluate_detector(
     """
     where = choose_device(device)
     skip = on_bad_image == "skip"
-    chosen = _split_of(dataset, root, split, skip=skip, log=log)
+    record = read_prompt_header(path).cut
+    cut = None if record is None else ContentCut(**record.model_dump())
+    chosen = _split_of(dataset, root, split, skip=skip, cut=cut, log=log)
     model = load_detector(path, weights=weights).to(where)
     known = model.class_names
     if known is None:
@@ -182,6 +185,7 @@ def _split_of(
     *,
     skip: bool = False,
     with_images: bool = True,
+    cut: ContentCut | None = None,
     log: Log = lambda line: None,
 ) -> DetectionSplit:
     descriptor = load_descriptor(dataset)
@@ -190,9 +194,14 @@ def _split_of(
         root,
         problems="skip" if skip else "raise",
         needed=[split] if with_images else [],
+        cut=cut,
     )
     for line in [*layout_lines(descriptor), *told(splits.findings)]:
         log(line)
+    if splits.cut is not None:
+        log(cut_line(splits.cut))
+    if cut is not None and (differing := cut_difference(splits.cut, cut, split)):
+        log(f"warning: {differing}")
     chosen = splits.require(split)
     if not any(chosen.class_counts()):
         log(f"split '{split}' of {dataset} has no box: AP is undefined")

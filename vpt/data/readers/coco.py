@@ -243,6 +243,27 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
+def _numbered(entries: Sequence[Any], *, ordered: bool = False) -> dict[str, int]:
+    """Numbers for ids that are names, if most are; in the order of the list or of the names."""
+    ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
+    names = [value for value in ids if isinstance(value, str) and as_integer(value) is None]
+    if 2 * len(names) < len(ids) or not names:
+        return {}
+    known = dict.fromkeys(_name(value) for value in ids if isinstance(value, str | int))
+    listed = sorted(known) if ordered else list(known)
+    return {name: number for number, name in enumerate(listed, start=1) if name}
+
+
+def _file_names(images: list[CocoImage]) -> dict[str, int]:
+    """Images by the names of their files, with and without folders and suffix, where unique."""
+    names: dict[str, set[int]] = {}
+    for image in images:
+        path = PurePosixPath(image.file_name)
+        for name in (image.file_name, path.name, path.stem, path.with_suffix("").as_posix()):
+            names.setdefault(name, set()).add(image.id)
+    return {name: next(iter(ids)) for name, ids in names.items() if len(ids) == 1}
+
+
 _RULES = {
     "box_malformed": "is not [x, y, width, height]",
     "box_not_finite": "is not finite",
@@ -257,14 +278,17 @@ class _Reader:
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     left_out: set[int] = field(default_factory=set)
-    numbers: dict[str, int] | None = None  # of the images, where their ids are names
+    image_numbers: dict[str, int] = field(default_factory=dict)  # where the ids are names
+    category_numbers: dict[str, int] = field(default_factory=dict)  # likewise
+    by_category: dict[str, int] = field(default_factory=dict)
+    by_file: dict[str, int] | None = None
 
     def read(self, content: dict[str, Sequence[Any]]) -> CocoFile:
         categories = self._categories(content["categories"])
         images = self._images(content["images"])
         boxes = self._boxes(content["annotations"], categories, images)
         self._add_counted()
-        names = {number: name for name, number in (self.numbers or {}).items()}
+        names = {number: name for name, number in self.image_numbers.items()}
         return CocoFile(
             self.path,
             categories,
@@ -290,7 +314,9 @@ class _Reader:
             "ignore_flag": "annotations with an 'ignore' flag, which is dropped",
             "ids_as_text": 'ids written as text, such as "3"; read as numbers',
             "box_from_outline": "annotations without a usable bbox; the segmentation's is taken",
-            "ids_as_names": 'image ids that are names, such as "img_1"; numbered in memory',
+            "ids_as_names": 'ids that are names, such as "img_1"; numbered in memory',
+            "image_named": "annotations with the name of an image as image_id; taken as such",
+            "category_named": "annotations with the name of a category as category_id",
             "size_missing": "images without width and height; those of the files are taken",
             "file_name_backslash": "file names with backslashes, read as slashes",
         }
@@ -315,8 +341,10 @@ class _Reader:
 
     def _categories(self, entries: Sequence[Any]) -> dict[int, str]:
         names: dict[int, str] = {}
+        self.category_numbers = _numbered(entries, ordered=True)
+        self.counts["ids_as_names"] += len(self.category_numbers)
         for where, entry in self._objects("categories", entries):
-            number = self._id(entry.get("id"))
+            number = self._category_id(entry.get("id"))
             if number is None:
                 self._add("category_id_invalid", f"{where}: id {shown(entry.get('id'))}")
             elif number in names:
@@ -325,7 +353,22 @@ class _Reader:
                 names[number] = self._category_name(entry, number)
         if not names:
             raise DataError(f"{self.path}: no category has a usable id")
+        found = Counter(names.values())
+        self.by_category = {name: number for number, name in names.items() if found[name] == 1}
         return dict(sorted(names.items()))
+
+    def _category_id(self, value: Any) -> int | None:
+        if self.category_numbers:
+            return self.category_numbers.get(_name(value))
+        return self._id(value)
+
+    def _category_of(self, value: Any) -> int | None:
+        """An annotation's category, by its id or else by its name."""
+        number = self._category_id(value)
+        if number is None and isinstance(value, str):
+            number = self.by_category.get(_name(value))
+            self.counts["category_named"] += number is not None
+        return number
 
     def _category_name(self, entry: dict[str, Any], number: int) -> str:
         name = entry.get("name")
@@ -337,23 +380,24 @@ class _Reader:
 
     # Images
 
-    def _number_names(self, entries: Sequence[Any]) -> None:
-        """Most ids being names, all are taken as names, and numbered in the order of the list."""
-        ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
-        names = [value for value in ids if isinstance(value, str) and as_integer(value) is None]
-        if 2 * len(names) < len(ids) or not names:
-            return
-        known = dict.fromkeys(_name(value) for value in ids if isinstance(value, str | int))
-        self.numbers = {name: number for number, name in enumerate(known, start=1) if name}
-        self.counts["ids_as_names"] = len(names)
-
     def _image_id(self, value: Any) -> int | None:
-        if self.numbers is None:
-            return self._id(value)
-        return self.numbers.get(_name(value)) if isinstance(value, str | int) else None
+        if self.image_numbers:
+            return self.image_numbers.get(_name(value)) if isinstance(value, str | int) else None
+        return self._id(value)
+
+    def _image_of(self, value: Any, images: list[CocoImage]) -> int | None:
+        """An annotation's image, by its id or else by the name of its file."""
+        number = self._image_id(value)
+        if number is None and isinstance(value, str):
+            if self.by_file is None:
+                self.by_file = _file_names(images)
+            number = self.by_file.get(value.strip().replace("\\", "/"))
+            self.counts["image_named"] += number is not None
+        return number
 
     def _images(self, entries: Sequence[Any]) -> list[CocoImage]:
-        self._number_names(entries)
+        self.image_numbers = _numbered(entries)
+        self.counts["ids_as_names"] += len(self.image_numbers)
         images: dict[int, CocoImage] = {}
         files: dict[str, int] = {}
         for where, entry in self._objects("images", entries):
@@ -411,8 +455,8 @@ class _Reader:
             zip(objects, ids, strict=True), start=1
         ):
             where = f"annotations[{position}]"
-            image_id = self._image_id(entry.get("image_id"))
-            category_id = self._id(entry.get("category_id"))
+            image_id = self._image_of(entry.get("image_id"), images)
+            category_id = self._category_of(entry.get("category_id"))
             if image_id in self.left_out and image_id not in boxes:
                 continue
             place = where if written is None else ""
@@ -426,12 +470,15 @@ class _Reader:
                 self._add("unknown_category", message.strip(), image, written)
                 continue
             box = self._box(entry)
-            outline = None
+            outlined = False
             if isinstance(box, str) or min(box[2:]) < _SMALLEST_SIDE:
-                outline = outline_box(entry.get("segmentation"))
-            if outline is not None:
-                self.counts["box_from_outline"] += 1
-                box = outline
+                segmentation = entry.get("segmentation")
+                outline = outline_box(segmentation)
+                if outline is not None:
+                    self.counts["box_from_outline"] += 1
+                    box = outline
+                    # Polygons are in the scale of the file's boxes, masks always in pixels.
+                    outlined = self.units.scale == "pixels" or isinstance(segmentation, dict)
             if isinstance(box, str):
                 kind, rule = box, _RULES[box]
                 self.counts["unusable"] += 1
@@ -443,7 +490,7 @@ class _Reader:
             crowd = self._crowd(entry, image, written)
             self.counts["ignore_flag"] += bool(entry.get("ignore"))
             boxes[image_id].append(
-                CocoBox(number, written, category_id, box, area, crowd, outline is not None)
+                CocoBox(number, written, category_id, box, area, crowd, outlined)
             )
         return boxes
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vpt.data.readers.text_files import read_text
 from vpt.errors import DataError
 from vpt.registry import nearest
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 """What may stand between two fields; the header decides."""
@@ -29,7 +30,7 @@ class CsvTable:
 
     path: Path
     header: tuple[str, ...]
-    rows: list[tuple[int, list[str]]]
+    rows: Iterable[tuple[int, list[str]]]
 
     def column(self, name: str) -> int:
         """The position of a column.
@@ -47,7 +48,17 @@ class CsvTable:
 
 
 def read_csv_table(path: Path, needed: Sequence[str] = ()) -> CsvTable:
-    """The header and the rows of a CSV file; blank lines are left out.
+    """The header and the rows of a CSV file, all of them; see `open_csv_table`.
+
+    Raises:
+        DataError: see there.
+    """
+    table = open_csv_table(path, needed)
+    return replace(table, rows=list(table.rows))
+
+
+def open_csv_table(path: Path, needed: Sequence[str] = ()) -> CsvTable:
+    """The header of a CSV file, and its rows as an iterator; blank lines are left out.
 
     Fields are separated by comma, semicolon, tab or pipe, whichever the header is; a first line
     such as `sep=;`, as Excel writes it, says so itself.
@@ -57,12 +68,14 @@ def read_csv_table(path: Path, needed: Sequence[str] = ()) -> CsvTable:
         needed: columns that the header is expected to have, by which the separator is recognised.
 
     Raises:
-        DataError: no text, a column twice, a row with more or fewer fields than the header, or a
-            quote that is not closed.
+        DataError: no text, a column twice, or a quote in the header that is not closed. A row with
+            more or fewer fields than the header, or a quote that is not closed there, raises it
+            when the row is asked for.
     """
     text = read_text(path)
     first_line, separator, text = _separator_line(text)
-    records = _records(path, text, separator or _separator(path, text, needed), first_line)
+    separator = separator or _separator(path, text, needed)
+    records = _records(path, text, separator, first_line)
     first = next(records, None)
     if first is None:
         raise DataError(f"{path}: is empty; its first line has to name the columns")
@@ -70,15 +83,19 @@ def read_csv_table(path: Path, needed: Sequence[str] = ()) -> CsvTable:
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}:{first[0]}: the header names column '{twice}' twice; rename one")
-    rows = []
+    return CsvTable(path, header, _checked(path, header, records))
+
+
+def _checked(
+    path: Path, header: Sequence[str], records: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, list[str]]]:
     for line, fields in records:
         if len(fields) != len(header):
             raise DataError(
                 f"{path}:{line}: {_counted(len(fields), 'field')}, the header has {len(header)}; "
                 + _advice(fields, header)
             )
-        rows.append((line, fields))
-    return CsvTable(path, header, rows)
+        yield line, fields
 
 
 def _advice(fields: Sequence[str], header: Sequence[str]) -> str:
@@ -117,9 +134,8 @@ def _records(
     path: Path, text: str, separator: str, first_line: int
 ) -> Iterator[tuple[int, list[str]]]:
     """The line where each record begins, and its fields; records of blanks alone are left out."""
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
-    )
+    lines = (found[0] for found in _LINE.finditer(text))
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     while True:
         line = first_line + reader.line_num
         try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
-from vpt.data.image_files import find_files, has_images, is_skipped, left_out_line
+from vpt.data.image_files import check_names, find_files, has_images, is_skipped, left_out_line
 from vpt.data.images import SUFFIXES
 from vpt.data.readers import hf_images
 from vpt.data.readers.parts import (
@@ -17,7 +17,8 @@ from vpt.data.readers.parts import (
     usual_paths,
 )
 from vpt.data.recognising import question, recognised, split_of_name
-from vpt.data.splits import USUAL_NAMES, Sample, SplitName
+from vpt.data.samples import Sample, SamplesBuilder
+from vpt.data.splits import USUAL_NAMES, SplitName
 from vpt.errors import DataError
 from vpt.registry import nearest
 
@@ -110,7 +111,7 @@ def read_folder(descriptor: Descriptor, root: Path) -> Parts:
         raise DataError(_nothing_found(root))
     first = next(iter(folders.values()))
     names = descriptor.classes or class_folders(first)
-    samples: dict[SplitName, list[Sample]] = {}
+    samples: dict[SplitName, SamplesBuilder] = {}
     left_out: Counter[str] = Counter()
     notes = []
     for split, folder in folders.items():
@@ -125,22 +126,24 @@ def read_folder(descriptor: Descriptor, root: Path) -> Parts:
             )
         if loose:
             notes.append(f"{loose:,} images directly in '{folder}' left out: they have no class")
-        samples[split] = []
+        samples[split] = SamplesBuilder()
         for label, name in enumerate(names):
             if name not in present:
                 if split == "train" and descriptor.missing_classes == "error":
                     raise DataError(f"'{folder}' has no folder for class '{name}'")
                 continue
             files = find_files(folder / name)
+            check_names(files.images, folder / name)
             left_out.update(files.left_out)
             if split == "train" and not files.images and descriptor.missing_classes == "error":
                 raise DataError(_empty_class(folder / name, left_out_line(files.left_out)))
-            samples[split] += [
-                Sample(path, label, path.relative_to(root).as_posix()) for path in files.images
-            ]
+            for path in files.images:
+                key = path.relative_to(root).as_posix()
+                samples[split].append(Sample(path, label, key))
     if line := left_out_line(left_out):
         notes.append(line)
-    return Parts(tuple(names), samples, notes=tuple(notes))
+    built = {split: builder.build() for split, builder in samples.items()}
+    return Parts(tuple(names), built, notes=tuple(notes))
 
 
 def _check_known(folder: Path, present: Sequence[str], names: Sequence[str], first: Path) -> None:

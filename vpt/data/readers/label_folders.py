@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from vpt.data.descriptor import Cut, Descriptor, ImageFolders, SplitSources
+from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor, ImageFolders, SplitSources
 from vpt.data.image_files import is_skipped
 from vpt.data.images import SUFFIXES
 from vpt.data.readers.label_pairs import NO_LABELS
@@ -18,7 +18,7 @@ from vpt.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "jpegimages", "imgs", "img", "image")
 _LOOKED_AT = 200  # label files; enough to see what a folder holds
-HELD_OUT = Cut(fraction=0.2, seed=0)
+HELD_OUT = AUTOMATIC_CUT
 """The validation images of a folder that has none of its own."""
 
 

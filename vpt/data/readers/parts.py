@@ -14,9 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.data.descriptor import Cut, Descriptor
-from vpt.data.image_files import find_files, is_skipped, is_utf8, left_out_line, printable
+from vpt.data.image_files import (
+    check_names,
+    find_files,
+    is_skipped,
+    is_utf8,
+    left_out_line,
+    printable,
+)
 from vpt.data.near_paths import explain_missing
+from vpt.data.readers.missing_files import missing_files
 from vpt.data.readers.text_files import read_text
+from vpt.data.samples import Samples
 from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, Sample, SplitName, Splits
 from vpt.errors import DataError
 from vpt.registry import nearest
@@ -138,7 +147,7 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
     for split in SPLIT_NAMES:
         source = getattr(descriptor.splits, split)
         if isinstance(source, Cut):
-            if source.by == "content" and usual[split]:
+            if source.by == "content" and any(map(_holds_something, usual[split])):
                 raise DataError(
                     f"'{descriptor.name}' has a {split} split of its own, '{usual[split][0]}'; "
                     f"leave out data.{split}_fraction, or the cut in the descriptor"
@@ -161,6 +170,10 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
             )
         paths[split] = path
     return paths
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() or any(not is_skipped(entry.name) for entry in path.iterdir())
 
 
 def usual_paths(root: Path, suffix: str = "") -> dict[SplitName, list[Path]]:
@@ -220,6 +233,7 @@ def images_below(folder: Path) -> tuple[Path, ...]:
         raise DataError(
             f"class folder '{folder}' has no images" + (f" ({others})" if others else "")
         )
+    check_names(found.images, folder)
     return found.images
 
 
@@ -259,16 +273,16 @@ def check_files(samples: Iterable[Sample], root: Path | None = None) -> None:
         root: the folder that their keys are relative to, where the files are looked for that were
             probably meant.
     """
-    listed = [sample for sample in samples if isinstance(sample.source, Path)]
-    missing = [sample for sample in listed if not is_file(Path(str(sample.source)))]
+    sources = Samples.of(samples).sources
+    missing = missing_files(sources)
     if not missing:
         return
-    first = missing[0]
-    meant = explain_missing([sample.key for sample in missing], root) if root else {}
-    reason = meant.get(first.key, "").removeprefix(f"'{first.key}' does not exist")
+    first, keys = sources.keys[missing[0]], [sources.keys[place] for place in missing]
+    reason = explain_missing(keys, root).get(first, "") if root else ""
     raise DataError(
-        f"'{first.source}' is listed but does not exist ({len(missing)} of {len(listed)} listed "
-        f"images are missing){reason}"
+        f"'{sources.source(missing[0])}' is listed but does not exist ({len(missing)} of "
+        f"{len(sources)} listed images are missing)"
+        + reason.removeprefix(f"'{first}' does not exist")
     )
 
 
@@ -283,11 +297,3 @@ def check_classes(descriptor: Descriptor, splits: Splits) -> None:
                 f"class '{name}' has no image in 'train'{nearest(name, others)}; add some or "
                 "remove the class"
             )
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is a file; no error where no file can have such a name."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for any file, or with a NUL
-        return False

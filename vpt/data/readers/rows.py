@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from vpt.data.descriptor import Descriptor
 from vpt.data.near_paths import find_accepted
-from vpt.data.readers.parts import Parts, check_files, is_file
-from vpt.data.splits import Sample, SplitName
+from vpt.data.readers.missing_files import is_file
+from vpt.data.readers.parts import Parts, check_files
+from vpt.data.samples import Sample, Samples, SamplesBuilder
+from vpt.data.sources import Sources
+from vpt.data.splits import SplitName
+from vpt.data.texts import Texts, TextsBuilder
 from vpt.errors import DataError
 from vpt.registry import nearest
 
@@ -44,29 +52,97 @@ def key_of(path: str, root: Path | None = None) -> str:
 def label_rows(
     descriptor: Descriptor,
     root: Path,
-    rows: dict[SplitName, list[Row]],
+    rows: Mapping[SplitName, Iterable[Row] | Rows],
     names: Sequence[str] = (),
 ) -> Parts:
     """Samples of rows; the classes are the descriptor's, those given, or else those that occur."""
+    tables = {split: Rows.of(part) for split, part in rows.items()}
     if descriptor.name_variants:
-        keys = [row.key for part in rows.values() for row in part]
+        keys = [key for table in tables.values() for key in table.keys]
         accepted = find_accepted(keys, root, descriptor.name_variants)
-        rows = {
-            split: [replace(row, key=accepted.get(row.key, row.key)) for row in part]
-            for split, part in rows.items()
-        }
+        tables = {split: table.renamed(accepted) for split, table in tables.items()}
     names = descriptor.classes or names
-    names = names or names_of_rows(row for part in rows.values() for row in part)
+    names = names or _names_of(_first_places(tables.values()))
     numbers = {name: label for label, name in enumerate(names)}
-
-    def sample(row: Row) -> Sample:
-        labels = tuple(sorted({label_of(name, row.where, numbers) for name in row.labels}))
-        label = labels if descriptor.multi_label else labels[0]
-        return Sample(root / row.key, label, row.key)
-
-    samples = {split: [sample(row) for row in part] for split, part in rows.items()}
-    check_files((sample for part in samples.values() for sample in part), root)
+    samples = {split: table.labelled(root, descriptor, numbers) for split, table in tables.items()}
+    check_files(Samples.joined(list(samples.values())) if samples else (), root)
     return Parts(tuple(names), samples)
+
+
+class Rows:
+    """Many rows in few objects: of a label only the first place where it is written is known."""
+
+    def __init__(self) -> None:
+        self._keys = TextsBuilder()
+        self._numbers: dict[str, int] = {}
+        self._where: list[str] = []
+        self._labels, self._ends = array("i"), array("q", [0])
+
+    @classmethod
+    def of(cls, rows: Iterable[Row] | Rows) -> Rows:
+        """These rows; of an iterator none is held."""
+        if isinstance(rows, Rows):
+            return rows
+        table = cls()
+        for row in rows:
+            table.append(row)
+        return table
+
+    def append(self, row: Row) -> None:
+        """Add a row."""
+        self._keys.append(row.key)
+        for label in row.labels:
+            number = self._numbers.setdefault(label, len(self._numbers))
+            if number == len(self._where):
+                self._where.append(row.where)
+            self._labels.append(number)
+        self._ends.append(len(self._labels))
+
+    @property
+    def keys(self) -> Texts:
+        """The names of the images; no row is added afterwards."""
+        return self._keys.build()
+
+    @property
+    def first_places(self) -> dict[str, str]:
+        """Where each label is written first, in that order."""
+        return dict(zip(self._numbers, self._where, strict=True))
+
+    def renamed(self, others: Mapping[str, str]) -> Rows:
+        """The same rows, some with other names of images."""
+        same = copy.copy(self)
+        same._keys = TextsBuilder()
+        for key in self.keys:
+            same._keys.append(others.get(key, key))
+        return same
+
+    def labelled(self, root: Path, descriptor: Descriptor, numbers: dict[str, int]) -> Samples:
+        """The images, their files below a folder, by the labels that `numbers` gives.
+
+        Raises:
+            DataError: a label is none of them.
+        """
+        moved = np.array(
+            [label_of(label, where, numbers) for label, where in self.first_places.items()],
+            dtype=np.int32,
+        )
+        sources = Sources.below(root, self.keys)
+        labels = np.array(self._labels, dtype=np.int32)
+        if not descriptor.multi_label:
+            return Samples(sources, moved[labels])
+        builder = SamplesBuilder()
+        for place, key in enumerate(sources.keys):
+            own = moved[labels[self._ends[place] : self._ends[place + 1]]].tolist()
+            builder.append(Sample(sources.source(place), tuple(sorted(set(own))), key))
+        return builder.build()
+
+
+def _first_places(tables: Iterable[Rows]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for table in tables:
+        for label, where in table.first_places.items():
+            first.setdefault(label, where)
+    return first
 
 
 def names_of_rows(rows: Iterable[Row]) -> list[str]:
@@ -74,7 +150,11 @@ def names_of_rows(rows: Iterable[Row]) -> list[str]:
 
     Where all are whole numbers without leading zeros they have to be 0, 1, ...
     """
-    first = {label: row.where for row in reversed(list(rows)) for label in row.labels}
+    return _names_of(Rows.of(rows).first_places)
+
+
+def _names_of(first: Mapping[str, str]) -> list[str]:
+    """See `names_of_rows`; `first` says where each label is written first."""
     if not all(_is_integer(label) for label in first):
         return sorted(first)
     names: dict[int, str] = {}

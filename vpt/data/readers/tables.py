@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vpt.data.descriptor import Columns, Cut, Descriptor
-from vpt.data.readers.csv_table import CsvTable, read_csv_table
+from vpt.data.images import SUFFIXES
+from vpt.data.readers.csv_table import CsvTable, open_csv_table
 from vpt.data.readers.label_sets import class_columns, classes_of, columns_needed
 from vpt.data.readers.parts import UNPRINTABLE, Parts, shown, split_paths
-from vpt.data.readers.rows import Row, key_of, label_rows
+from vpt.data.readers.rows import Row, Rows, key_of, label_rows
 from vpt.data.splits import SPLIT_NAMES, USUAL_NAMES, SplitName
 from vpt.errors import DataError
 
@@ -22,38 +23,59 @@ def read_csv(descriptor: Descriptor, root: Path) -> Parts:
         tables = {split: _labelled_rows(path, root, columns) for split, path in paths.items()}
         _check_same_classes(paths, {split: names for split, (names, _) in tables.items()})
         names = next((names for names, _ in tables.values()), [])
-        rows = {split: [row for row, _ in pairs] for split, (_, pairs) in tables.items()}
+        rows = {split: Rows.of(row for row, _ in pairs) for split, (_, pairs) in tables.items()}
         return label_rows(descriptor, root, rows, names)
     names, pairs = _labelled_rows(root / descriptor.file, root, columns)
     if columns.split is None:
-        return label_rows(descriptor, root, {"train": [row for row, _ in pairs]}, names)
-    rows = {}
+        return label_rows(descriptor, root, {"train": (row for row, _ in pairs)}, names)
+    rows, splits = {}, dict[str, SplitName]()
     for row, value in pairs:
-        rows.setdefault(split_of_value(descriptor, value, row.where), []).append(row)
+        if value not in splits:
+            splits[value] = split_of_value(descriptor, value, row.where)
+        rows.setdefault(splits[value], Rows()).append(row)
     return label_rows(descriptor, root, rows, names)
 
 
 def _labelled_rows(
     path: Path, root: Path, columns: Columns
-) -> tuple[list[str], list[tuple[Row, str]]]:
+) -> tuple[list[str], Iterator[tuple[Row, str]]]:
     """The class names that the header says, if it does; and each row with its split's value."""
     needed = columns_needed(columns)
-    table = read_csv_table(path, needed)
+    table = open_csv_table(path, needed)
     for name in needed:
-        _check_column(table, name)
+        _check_column(table, name, columns)
     names = class_columns(columns, table.header, str(path))
-    rows = [
+    rows = (
         _row(dict(zip(table.header, fields, strict=True)), columns, names, root, f"{path}:{line}")
         for line, fields in table.rows
-    ]
+    )
     return names, rows
 
 
-def _check_column(table: CsvTable, name: str) -> None:
+_PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "img", "name")
+_LABELS = ("label", "class", "class_name", "category", "target", "species", "y")
+"""What columns are often called, in lower case."""
+
+
+def _check_column(table: CsvTable, name: str, columns: Columns) -> None:
+    """Refuse a table without a column; say what it is probably called there."""
+    if name in table.header:
+        return
+    if any(Path(each).suffix.lower() in SUFFIXES for each in table.header):
+        raise DataError(
+            f"{table.path}: its first line ({', '.join(table.header)}) names no columns but is an "
+            f"image's; put a line before it, such as {columns.path},{columns.label}"
+        )
+    known = {each.casefold(): each for each in reversed(table.header)}
+    path = next((known[each] for each in _PATHS if each in known), None)
+    label = next((known[each] for each in _LABELS if each in known), None)
+    example = ""
+    if path is not None and label is not None and not columns.multi_label:
+        example = f", e.g. columns: {{path: {path}, label: {label}}}"
     try:
         table.column(name)
     except DataError as error:
-        raise DataError(f"{error}; name it under 'columns' of a descriptor") from error
+        raise DataError(f"{error}; name it under 'columns' of a descriptor{example}") from error
 
 
 def _row(
