@@ -22,7 +22,7 @@ def predict(
     prompt: PromptPath,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGES...", help="files, folders, globs, or - for paths on stdin"),
+        typer.Argument(metavar="IMAGES", help="files, folders, globs, or - for paths on stdin"),
     ],
     output: Annotated[Path | None, typer.Option(help="file to write; default: stdout")] = None,
     output_format: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
@@ -84,9 +84,12 @@ def predict(
     with said_if_slow("loading torch ...", tell):
         from vpt import runs
         from vpt.api import load_prompt
+        from vpt.data import depth_warning_of_files
         from vpt.engine.device import choose_device
         from vpt.engine.prompt_file import read_prompt_header
     header = read_prompt_header(prompt)
+    if warning := depth_warning_of_files(paths, header.preprocess.value_range):
+        tell(f"warning: {warning}")
     line = loading_line(header.backbone.name, weights, pretrained=header.backbone.pretrained)
     if header.task == "detection":
         of_classes = ("top_k", "probabilities", "classes")

@@ -26,7 +26,10 @@ Severity = Literal["error", "warning", "note"]
 # kind -> (severity, what it is and what becomes of it). 'error' stops a run.
 KINDS: dict[str, tuple[Severity, str]] = {
     "box_units": ("error", "the boxes do not look like those of their format"),
-    "all_crowds": ("error", "all objects are marked as crowds or difficult: nothing to learn from"),
+    "all_crowds": (
+        "error",
+        "all objects are marked as crowds or difficult: nothing to learn from",
+    ),
     "annotations_missing": ("error", "a named file has no annotations"),
     "box_malformed": ("error", "a bbox is not a list of four numbers"),
     "box_not_finite": ("error", "a bbox holds NaN or infinity"),
@@ -105,6 +108,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "corners_from_zero": ("note", "PASCAL VOC's corners count from 0 here"),
     "difficult_left_out": ("note", "objects are marked as difficult; left out"),
     "label_missing": ("note", "images have no label file; kept as negatives"),
+    "file_name_variant": ("note", "files with other names, as the descriptor accepts"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
     "as_read": ("note", "how the images were found and parted"),
     "class_rare": ("note", "classes with few examples to learn from"),

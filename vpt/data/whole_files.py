@@ -54,7 +54,7 @@ def judge_units(
     for outlined in (False, True):
         found = _foreign_units(file, sizes, outlined=outlined)
         if found is not None:
-            what = "the outlines" if outlined else "they"
+            what = "the outlines" if outlined else "the boxes"
             text = f"{what} look like {found.names}: {found.evidence}"
             kind = "box_units" if found.certain else "box_units_doubtful"
             return Finding(kind, file.path, text + _advice(descriptor, found))
@@ -127,19 +127,17 @@ def judge_crowds(descriptor: Descriptor, file: CocoFile, split: DetectionSplit) 
         return None
     crowds = int(split.table.box_counts.sum())
     if crowds:
+        advice = (
+            "they are marked as difficult: write 'difficult: object' in the descriptor if that "
+            "mark means nothing here"
+            if descriptor.format == "voc"
+            else "set iscrowd to 0 where one object is outlined (some tools write 1 for every RLE "
+            "mask)"
+        )
         message = (
             f"all {crowds} objects of '{split.name}' are crowds, of which nothing is learned; "
+            f"{advice}"
         )
-        if descriptor.format == "voc":
-            message += (
-                "they are marked as difficult: write 'difficult: object' in the descriptor if that "
-                "mark means nothing here"
-            )
-        else:
-            message += (
-                "set iscrowd to 0 where one object is outlined (some tools write 1 for every RLE "
-                "mask)"
-            )
         return Finding("all_crowds", file.path, message, count=crowds)
     if split.name == "test" and split.samples:
         return Finding("test_without_boxes", file.path, "it has no box, so AP is undefined")
