@@ -77,7 +77,8 @@ End = Annotated[float, Field(le=100)]  # of a range
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-ValueRange = Annotated[tuple[float, float], AfterValidator(_check_value_range)]
+PixelValue = Annotated[float, Field(ge=-1e12), AtMost(1e12, _NO_USE)]
+ValueRange = Annotated[tuple[PixelValue, PixelValue], AfterValidator(_check_value_range)]
 VALUE_RANGE = Field(
     None,
     description="[low, high]: the values of images of more than 8 bits that become 0 and 255, e.g. "
