@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import vpt.engine.events
 import vpt.runs.feeding
+import vpt.runs.showing
 from tests.contracts.kinds import images_for, make
 from tests.fixtures import make_folder
 from tests.multi_label import make_squares
@@ -66,7 +66,7 @@ def data(tmp_path_factory):
 def _no_drawing():
     with pytest.MonkeyPatch.context() as patch:
         picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.engine.events, "draw_confusion_matrix", lambda counts, names: picture)
+        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
         yield
 
 

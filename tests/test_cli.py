@@ -23,6 +23,7 @@ from vpt.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 NEW = "run_dir={place}/x"
+CLASSES = ["class_0", "class_1", "class_2"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,15 @@ def run(*words: object) -> tuple[int, str]:
             main([str(word) for word in words])
     finally:
         sys.stderr = before
-    return int(stop.value.code or 0), stderr.getvalue()
+    lines = stderr.getvalue().splitlines(keepends=True)
+    # On a busy machine anything may take longer than a moment.
+    said = [line for line in lines if not line.startswith("loading ")]
+    return int(stop.value.code or 0), "".join(said)
+
+
+def of_weights(place: Path) -> tuple[object, ...]:
+    """The option that names the backbone's weights, of which the prompt file knows the name."""
+    return ("--weights", place / "body.safetensors")
 
 
 def fails_in_one_line(*words: object, saying: str) -> None:
@@ -97,33 +106,80 @@ def test_dry_run__prints_the_plan_and_writes_nothing(place, capsys):
     assert not (place / "dry").exists()
 
 
+def test_train__ends_with_answers__and_the_next_commands(place, capsys):
+    assert run("train", place / "config.yaml", "--resume")[0] == 0  # finished: told once more
+    *table, nexts, evaluate, predict, curves = capsys.readouterr().out.splitlines()
+    assert "epoch 1 of 1 is kept, by validation" in table
+    assert [line.split()[0] for line in table[-5:]] == ["class", *CLASSES, "most"]
+    assert nexts == "next:"
+    weights = f"--weights {place}/body.safetensors"
+    prompt = f"{place}/run/prompt.safetensors"
+    assert evaluate == f"  vpt evaluate {prompt} --data {place}/photos {weights}"
+    assert predict == f"  vpt predict {prompt} {weights} IMAGE_OR_FOLDER"
+    assert curves == f"  tensorboard --logdir {place}/run/tensorboard"
+
+
+def test_result__counts_the_best_epoch_both_ways(place):
+    result = json.loads((place / "run" / "result.json").read_text())
+    assert (result["best_epoch"], result["best_epoch_number"]) == (0, 1)
+    assert result["test_counts"] == dict.fromkeys(CLASSES, 6)
+
+
+def test_predict__top_k__is_for_csv_too(place, capsys):
+    prompt, one = place / "run/prompt.safetensors", place / "photos/test/class_0/0.png"
+    assert run("predict", prompt, one, "--top-k", 2, *of_weights(place))[0] == 0
+    header, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["image", "class", "probability", "class_2", "probability_2", "error"]
+    assert row[1] != row[3]
+    assert float(row[2]) >= float(row[4]) > 0
+    assert run("predict", prompt, one, "--top-k", 9, *of_weights(place))[0] == 0
+    header, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header[-3:] == ["class_3", "probability_3", "error"]
+    assert sum(float(share) for share in row[2:-1:2]) == pytest.approx(1.0, abs=1e-5)
+    to = ("--format", "jsonl", "--top-k", 2)
+    assert run("predict", prompt, one, *to, *of_weights(place))[0] == 0
+    assert len(json.loads(capsys.readouterr().out)["top"]) == 2
+
+
 def test_evaluate__gives_the_runs_own_test_metrics(place, capsys):
     prompt, out = place / "run/prompt.safetensors", place / "metrics.json"
     data = ("--data", place / "photos", "--num-workers", 0, "--output", out)
-    assert run("evaluate", prompt, *data)[0] == 0
-    measured = json.loads(out.read_text())["metrics"]
-    expected = json.loads((place / "run" / "result.json").read_text())["test"]
-    assert measured == pytest.approx(expected, abs=1e-6)
-    assert f"top1 {expected['top1']:.4f}" in capsys.readouterr().out
+    assert run("evaluate", prompt, *data, *of_weights(place))[0] == 0
+    written = json.loads(out.read_text())
+    result = json.loads((place / "run" / "result.json").read_text())
+    expected = result["test"]
+    assert written["metrics"] == pytest.approx(expected, abs=1e-6)
+    shown = capsys.readouterr().out
+    assert f"top1 {expected['top1']:.4f}" in shown
+    assert written["accuracy_per_class"] == result["test_per_class"]
+    matrix = written["confusion_matrix"]
+    assert matrix["classes"] == ["class_0", "class_1", "class_2"]
+    assert [sum(row) for row in matrix["counts"]] == [6, 6, 6]
+    right = sum(matrix["counts"][place][place] for place in range(3))
+    assert right / 18 == pytest.approx(expected["top1"])
+    assert "class     right  images\nclass_0" in shown
+    worst = result["test_confused"][0]
+    assert f"most confused: {worst['count']} of 6 '{worst['true']}' taken for" in shown
 
 
 def test_evaluate__on_other_classes__is_refused(place, tmp_path):
-    make_folder(tmp_path / "two", classes=2)
+    make_folder(tmp_path / "four", classes=4)
     prompt = place / "run/prompt.safetensors"
-    words = ("evaluate", prompt, "--data", tmp_path / "two")
-    fails_in_one_line(*words, saying="only in the file ['class_2']")
+    words = ("evaluate", prompt, "--data", tmp_path / "four", *of_weights(place))
+    fails_in_one_line(*words, saying="only in the data ['class_3']")
 
 
 def test_predict__writes_a_row_per_image(place, capsys, monkeypatch):
     prompt, photos = place / "run/prompt.safetensors", place / "photos/test"
     one = photos / "class_0/0.png"
-    assert run("predict", prompt, photos)[0] == 0
+    assert run("predict", prompt, photos, *of_weights(place))[0] == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["image"] for row in rows] == sorted(str(path) for path in photos.rglob("*.png"))
     assert all(row["class"].startswith("class_") for row in rows)
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{one}\n"))
-    assert run("predict", prompt, "-", "--format", "jsonl", "--output", place / "one.jsonl")[0] == 0
+    to = ("--format", "jsonl", "--output", place / "one.jsonl")
+    assert run("predict", prompt, "-", *to, *of_weights(place))[0] == 0
     row = json.loads((place / "one.jsonl").read_text())
     assert row["image"] == str(one)
     assert sum(row["top"].values()) == pytest.approx(1.0, abs=1e-5)
@@ -134,7 +190,8 @@ def test_predict__tells_of_an_unreadable_image_and_does_the_others(place, tmp_pa
     (tmp_path / "broken.png").write_bytes(b"not an image")
     good = place / "photos/test/class_0/0.png"
     prompt = place / "run/prompt.safetensors"
-    fails_in_one_line("predict", prompt, tmp_path / "broken.png", good, saying="1 of 2 images")
+    words = ("predict", prompt, tmp_path / "broken.png", good, *of_weights(place))
+    fails_in_one_line(*words, saying="1 of 2 images")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert "broken.png" in rows[0]["error"]
     assert rows[0]["class"] == ""
@@ -145,7 +202,8 @@ def test_images__are_found_in_folders_globs_and_as_named(place):
     photos = place / "photos/test"
     assert len(list(find_images([str(photos)]))) == 18
     assert len(list(find_images([f"{photos}/class_1/*.png"]))) == 6
-    assert list(find_images(["nowhere.png"])) == [Path("nowhere.png")]
+    with pytest.raises(DataError, match=r"'nowhere\.png': no such file"):
+        list(find_images(["nowhere.png"]))
     with pytest.raises(DataError, match="no image found"):
         list(find_images([f"{photos}/*.jpg"]))
 
@@ -165,7 +223,7 @@ def test_images__are_found_in_folders_globs_and_as_named(place):
         (("train", "{config}", "data.dataset=nowhere", NEW), "nowhere"),
         (("train", "{config}", "train.device=cuda:7", NEW), "cuda:7"),
         (("train", "{config}", "--resume", "--overwrite"), "not both"),
-        (("train",), "config"),
+        (("train",), "CONFIG"),
         (("trian",), "train"),
         (("predict", "{config}", "x.png"), "config.yaml"),
         (("show", "nowhere.safetensors"), "nowhere.safetensors"),
@@ -182,10 +240,10 @@ def test_traceback__is_shown_on_demand(place):
     code, stderr = run("train", "nowhere.yaml", "--traceback")
     assert code == 2
     assert "Traceback" not in run("train", "nowhere.yaml")[1]
-    assert stderr.endswith("readable YAML file\n")
+    assert stderr.endswith("vpt: nowhere.yaml: no such file; name a config (YAML)\n")
 
 
-def test_a_prompt_file_whose_weights_are_gone__says_so_and_takes_them_from_elsewhere(
+def test_a_prompt_file_of_local_weights__asks_for_them__and_takes_them_from_anywhere(
     place, tmp_path
 ):
     moved = tmp_path / "moved.safetensors"
@@ -195,13 +253,9 @@ def test_a_prompt_file_whose_weights_are_gone__says_so_and_takes_them_from_elsew
     body = timm.create_model("test_vit", num_classes=0)
     save_file(body.state_dict(), other)
     prompt, image = place / "run/prompt.safetensors", place / "photos/test/class_0/0.png"
-    (place / "body.safetensors").rename(place / "away.safetensors")
-    try:
-        fails_in_one_line("predict", prompt, image, saying="is gone; name it with weights")
-        fails_in_one_line("predict", prompt, image, "--weights", other, saying="belongs to")
-        assert run("predict", prompt, image, "--weights", moved)[0] == 0
-    finally:
-        (place / "away.safetensors").rename(place / "body.safetensors")
+    fails_in_one_line("predict", prompt, image, saying="name it with --weights FILE")
+    fails_in_one_line("predict", prompt, image, "--weights", other, saying="belongs to")
+    assert run("predict", prompt, image, "--weights", moved)[0] == 0
 
 
 def test_schema_show_list_and_doctor__print(place, capsys):

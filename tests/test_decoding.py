@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import vpt.data.loader
-import vpt.engine.events
+import vpt.runs.showing
 from tests.data.test_loader import same
 from tests.fixtures import make_folder
 from tests.test_runs import assert_same_run
@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 def _no_drawing():
     with pytest.MonkeyPatch.context() as patch:
         picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.engine.events, "draw_confusion_matrix", lambda counts, names: picture)
+        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
         yield
 
 

@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 
 import vpt.data.loader
 import vpt.data.scans
-import vpt.engine.events
 import vpt.engine.fit
 import vpt.runs
+import vpt.runs.showing
 import vpt.runs.training
 import vpt.storage.atomic_file
 from tests.fixtures import make_folder, make_image
@@ -124,7 +124,7 @@ def _no_drawing():
     """The confusion matrix's picture and FLOPs, which have tests, are most of a tiny run's time."""
     with pytest.MonkeyPatch.context() as patch:
         picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.engine.events, "draw_confusion_matrix", lambda counts, names: picture)
+        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
         patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
         yield
 
@@ -311,6 +311,9 @@ def test_killed_before_and_after_every_file_that_it_writes__ends_bit_identical(
     data, uninterrupted, tmp_path, monkeypatch
 ):
     changes = RECIPES["adamw"] | {"train__epochs": 2, "prompt__num_tokens": 1}
+    changes |= {"data__scan": False}  # whose record only the first run would write
+    # Pictures are views: a run does not need them to go on.
+    monkeypatch.setattr(vpt.runs.showing, "write_atomic", lambda path, chunks: None)
     with monkeypatch.context() as patch:
         count = kill_at_file(patch, None, before=True)
         train(make_config(tmp_path / "expected", data, **changes))
@@ -783,6 +786,17 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
     assert experiment.settings.optim.warmup_steps == 3
 
 
+def test_split_json__is_an_indented_object_of_all_names(tmp_path):
+    images = make_folder(tmp_path / "data", splits=("train", "val"))
+    (images / "val/class_0/0.png").rename(images / "val/class_0/\u00fc\U0001f600.png")
+    train(make_config(tmp_path / "run", images, train__epochs=1))
+    text = (tmp_path / "run" / "split.json").read_text()
+    split = json.loads(text)
+    assert list(split) == ["class_names", "train", "val"]
+    assert "val/class_0/\u00fc\U0001f600.png" in split["val"]
+    assert text == json.dumps(split, indent=2) + "\n"
+
+
 def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypatch):
     images, scanned = make_folder(tmp_path / "data"), []
 
@@ -873,7 +887,7 @@ def test_tensorboard_and_metrics__tell_the_same__and_all_that_was_promised(tmp_p
     tags = events.Tags()
     scalars = set(tags["scalars"])
     wanted = {"train/loss", "train/grad_norm", "train/images_per_second", "train/data_wait"}
-    wanted |= {"lr/prompt", "lr/head", "val/top1", "val/loss", "test/top1"}
+    wanted |= {"lr/prompt", "lr/head", "val/top1", "val/loss", "best/top1"}
     wanted |= {f"prompt_norm/layer_{layer:02d}" for layer in range(6)}
     assert wanted <= scalars
     assert "test/confusion_matrix" in tags["images"]
@@ -886,7 +900,10 @@ def test_tensorboard_and_metrics__tell_the_same__and_all_that_was_promised(tmp_p
         for key, value in line.items()
         if key not in ("step", "time")
     ]
-    curves = [tag for tag in scalars if not tag.startswith("best/")]  # those are of its table
+    tested = [each for each in mirrored if each[0].startswith("test/")]  # once: no curve
+    assert "test/top1" in {key for key, _, _ in tested}
+    mirrored = [each for each in mirrored if each not in tested]
+    curves = [tag for tag in scalars if not tag.startswith("best/")]  # which follow from val/
     shown = [(tag, e.step, e.value) for tag in curves for e in events.Scalars(tag)]
     assert len(mirrored) == len(shown)
     for one, other in zip(sorted(mirrored), sorted(shown), strict=True):

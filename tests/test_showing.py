@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
@@ -20,6 +23,7 @@ from vpt.engine.projector import Points, write_projector
 from vpt.engine.run_dir import open_run_directory
 from vpt.evaluation import ClassificationEvaluator
 from vpt.runs import train
+from vpt.runs.drawing import draw_tiles
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,13 @@ def run(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("runs") / "run"
     train(make_config(path, data, train__epochs=1, optim__lr=1e-6))
     return path
+
+
+@pytest.fixture
+def no_matrix(monkeypatch):
+    """The matrix, which has tests, is most of the time of a tiny run."""
+    picture = np.zeros((4, 4, 3), np.uint8)
+    monkeypatch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
 
 
 def shown(run):
@@ -49,21 +60,43 @@ def hparams_of(events, tag):
 # -------------------------------------------------------------------------------------- settings
 
 
-def test_settings_and_final_metrics__are_in_the_runs_own_files(run):
+def test_settings_that_tell__stand_beside_curves_that_the_run_has(run):
     events = shown(run)
     settings = hparams_of(events, "session_start_info").session_start_info.hparams
     assert settings["optim.lr"].number_value == 1e-6
     assert settings["prompt.name"].string_value == "vpt_deep"
-    assert settings["train.early_stopping"].string_value == "null"
-    assert settings["prompt.shared"].string_value == "false"
-    result = json.loads((run / "result.json").read_text())
+    assert settings["seed"].number_value == 0
+    assert "train.early_stopping" not in settings
+    assert not {key for key in settings if key.startswith(("run_dir", "data.root"))}
+    assert "optim.momentum" not in settings
     infos = hparams_of(events, "experiment").experiment.metric_infos
     names = {info.name.tag for info in infos}
-    assert {"best/val_top1", "best/test_top1"} <= names <= set(events.Tags()["scalars"])
-    (point,) = events.Scalars("best/test_top1")
-    assert point.value == pytest.approx(result["test"]["top1"])
-    assert all(path.is_file() for path in (run / "tensorboard").iterdir())
+    assert {"best/top1", "best/loss"} <= names <= set(events.Tags()["scalars"])
     assert "best/" not in (run / "metrics.jsonl").read_text()
+
+
+@pytest.mark.usefixtures("no_matrix")
+def test_the_best_epoch_so_far__is_a_curve_with_a_point_at_each_validation(data, tmp_path):
+    run = tmp_path / "run"
+    train(make_config(run, data, train__epochs=3))
+    events = shown(run)
+    values = [point.value for point in events.Scalars("val/top1")]
+    best = [point.value for point in events.Scalars("best/top1")]
+    assert best == [max(values[: number + 1]) for number in range(3)]
+    result = json.loads((run / "result.json").read_text())
+    assert best[-1] == pytest.approx(result["val"]["top1"])
+    counts = {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    assert min(counts.values()) == 3, counts
+
+
+def test_what_came_of_the_run__is_a_table_of_text(run):
+    (text,) = shown(run).Tensors("result/text_summary")
+    head, val, test = text.tensor_proto.string_val[0].decode().splitlines()
+    result = json.loads((run / "result.json").read_text())
+    for row, name in ((val, "val"), (test, "test")):
+        found = dict(zip(head.split(), row.split()[1:], strict=True))
+        assert row.split()[0] == name
+        assert found == {key: f"{result[name][key]:.4f}" for key in head.split()}
 
 
 # ------------------------------------------------------------------------------------- mistakes
@@ -98,17 +131,57 @@ def test_the_worst_errors__are_shown_with_file_classes_and_loss(run, data):
         confidences.append(float(confidence))
         assert float(loss) > 0
     assert confidences == sorted(confidences, reverse=True)
-    side = 32 + 2 * vpt.runs.showing._BORDER
+    side = vpt.runs.showing._TILE
+    assert side > 100
     assert (image.width // side) * (image.height // side) >= len(rows)
-    assert image.width % side == image.height % side == 0
 
 
-def test_large_images__are_shown_small_enough_for_every_best_epoch():
-    assert vpt.runs.showing._shrunk(torch.rand(2, 3, 448, 224)).shape == (2, 3, 96, 48)
-    small = torch.rand(2, 3, 32, 96)
-    assert vpt.runs.showing._shrunk(small) is small
+# ------------------------------------------------------------------------------------- pictures
 
 
+def test_a_run__leaves_pictures_beside_its_result(run):
+    for name, least in (("confusion_matrix.png", 600), ("worst_errors.png", 300)):
+        with Image.open(run / name) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            assert min(picture.size) >= least
+    assert "test/confusion_matrix" in shown(run).Tags()["images"]
+
+
+@pytest.mark.usefixtures("no_matrix")
+def test_without_a_test_split__the_confusions_are_those_of_validation(tmp_path):
+    data = make_folder(tmp_path / "data", classes=3, images=3)
+    shutil.rmtree(data / "test")
+    train(make_config(tmp_path / "run", data, train__epochs=1))
+    assert (tmp_path / "run/confusion_matrix.png").is_file()
+    assert "val/confusion_matrix" in shown(tmp_path / "run").Tags()["images"]
+
+
+def test_a_trial__leaves_no_pictures(data, tmp_path):
+    train(make_config(tmp_path / "run", data, train__epochs=1), read_test=False)
+    assert list((tmp_path / "run").glob("*.png")) == []
+
+
+def test_a_small_image__is_enlarged_pixel_by_pixel__a_large_one_shrunk():
+    small = Image.new("RGB", (2, 1), "red")
+    small.putpixel((1, 0), (0, 0, 255))
+    large = Image.new("L", (400, 800), 0)
+    picture = draw_tiles([(small, ["a", "b"]), (large, ["", ""])], side=100, title="two")
+    pixels = np.asarray(picture)
+    assert (pixels == (255, 0, 0)).all(-1).sum() == (pixels == (0, 0, 255)).all(-1).sum() == 50 * 50
+    black = (pixels == 0).all(-1)[: 25 + 100, 116:]
+    assert black.sum() == 50 * 100
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 16])
+def test_tiles__stand_in_rows_of_four(count):
+    tile = (Image.new("RGB", (10, 10)), ["a name that is far too long for it" * 9, "短い名前"])
+    picture = draw_tiles([tile] * count, side=100, title="名前 " * 99)
+    assert picture.width == 8 + 108 * min(count, 4)
+    assert picture.height == 25 + 142 * -(-count // 4)
+
+
+@pytest.mark.usefixtures("no_matrix")
 def test_a_model_without_errors__shows_none(data, tmp_path, monkeypatch):
     monkeypatch.setattr(ClassificationEvaluator, "worst_mistakes", lambda self, count: [])
     train(make_config(tmp_path / "run", data, train__epochs=1))
@@ -156,6 +229,7 @@ def test_a_cloud_of_too_many_numbers__is_left_out(tmp_path):
     assert list(points_of(tmp_path)) == ["small"]
 
 
+@pytest.mark.usefixtures("no_matrix")
 @pytest.mark.parametrize("mode", ["overwrite", "resume"])
 def test_a_run_directory__knows_the_files_as_its_own(run, data, tmp_path, mode):
     config = make_config(tmp_path / "run", data, train__epochs=1)
@@ -178,6 +252,7 @@ def test_a_run_directory__knows_the_files_as_its_own(run, data, tmp_path, mode):
 # ------------------------------------------------------------------------------------- failures
 
 
+@pytest.mark.usefixtures("no_matrix")
 def test_a_failure_to_show__is_one_line_each__and_no_end_of_the_run(data, tmp_path, monkeypatch):
     def failing(*args, **options):
         raise ValueError("no\nway")
@@ -188,13 +263,13 @@ def test_a_failure_to_show__is_one_line_each__and_no_end_of_the_run(data, tmp_pa
     lines: list[str] = []
     result = train(make_config(tmp_path / "run", data, train__epochs=1), log=lines.append)
     assert result.finished == "done"
-    told = [line for line in lines if "TensorBoard" in line]
-    assert told == [
-        f"TensorBoard shows no {what}, the run goes on: ValueError: no way"
+    assert [line for line in lines if "shows no" in line] == [
+        f"the run shows no {what} and goes on: ValueError: no way"
         for what in ("errors", "settings", "tokens")
     ]
 
 
+@pytest.mark.usefixtures("no_matrix")
 def test_without_tensorboard__nothing_is_shown_and_nothing_told_twice(data, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()

@@ -6,10 +6,11 @@ import logging
 
 import pytest
 
+import vpt.backbones.downloads as downloads
 import vpt.backbones.open_clip_models as clip_models
 import vpt.backbones.timm_models as timm_models
 from vpt.backbones import create_backbone, list_backbones
-from vpt.backbones.downloads import quiet, reason_of
+from vpt.backbones.downloads import impatient, quiet, reason_of
 from vpt.errors import BackboneError
 
 LONG = "Max retries exceeded: failed to establish a new connection to huggingface.co " * 9
@@ -57,3 +58,48 @@ def test_quiet__silences_logging_and_puts_it_back(capfd):
 )
 def test_names_are_listed__by_the_whole_name_or_its_part(pattern):
     assert len(list_backbones(pattern)) == 1
+
+
+class Hub:
+    """Stands for the hub's client: answers, or does not, and counts how often it is asked."""
+
+    def __init__(self, *, answers: bool):
+        self.answers, self.asked = answers, []
+
+    def head(self, url: str, timeout: float) -> None:
+        self.asked.append((url, timeout))
+        if not self.answers:
+            raise OSError("no route")
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """As if the environment had not turned the hub off, which all tests do."""
+    monkeypatch.setattr(downloads.constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.parametrize(("answers", "asked"), [(False, 2), (True, 1)])
+def test_a_hub_that_does_not_answer__is_asked_twice_for_seconds_and_left_alone(
+    monkeypatch, online, answers, asked
+):
+    hub = Hub(answers=answers)
+    monkeypatch.setattr(downloads, "get_session", lambda: hub)
+    with impatient():
+        assert downloads.constants.HF_HUB_OFFLINE is not answers
+    assert downloads.constants.HF_HUB_OFFLINE is False
+    assert hub.asked == [("https://huggingface.co", 5.0)] * asked
+
+
+def test_where_nothing_is_downloaded__the_hub_is_not_asked(monkeypatch, online):
+    monkeypatch.setattr(downloads, "get_session", lambda: pytest.fail("it was asked"))
+    create_backbone("bundled/glyph_vit")
+    create_backbone("timm/test_vit", pretrained=False)
+    create_backbone("bundled/glyph_clip")
+
+
+def test_a_hub_that_is_off__is_not_asked_either(monkeypatch):
+    monkeypatch.setattr(downloads.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(downloads, "get_session", lambda: pytest.fail("it was asked"))
+    with impatient():
+        pass
+    assert downloads.constants.HF_HUB_OFFLINE is True

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vpt.engine.events
 import vpt.engine.fit
+import vpt.runs.showing
 import vpt.runs.training
 from tests.data.coco_files import make_coco
 from tests.fixtures import make_folder
@@ -54,7 +54,7 @@ def _no_drawing():
     """Pictures and FLOPs have tests, and are most of a tiny run's time."""
     with pytest.MonkeyPatch.context() as patch:
         picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.engine.events, "draw_confusion_matrix", lambda counts, names: picture)
+        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
         patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
         yield
 

@@ -11,11 +11,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vpt.engine.events import Events, draw_confusion_matrix, draw_precision_recall
+from tests.storage.test_atomic_file import disk_of
+from vpt.engine.events import Events
 from vpt.errors import RunError
 
 
@@ -75,7 +77,7 @@ def test_events__images_matrix_and_text__shown_by_tensorboard(tmp_path):
     with Events(tmp_path, resume_step=None) as events:
         events.images(0, "inputs", torch.rand(4, 3, 8, 8))
         events.images(0, "bytes", torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
-        events.confusion_matrix(5, "val/confusion", torch.eye(3), ["a", "$b", "c"])
+        events.picture(5, "val/confusion", np.zeros((6, 7, 3), np.uint8))
         events.text("config", "a: 1\nb: 2")
     shown = EventAccumulator(str(tmp_path / "tensorboard"))
     shown.Reload()
@@ -86,53 +88,49 @@ def test_events__images_matrix_and_text__shown_by_tensorboard(tmp_path):
     )
 
 
-@pytest.mark.parametrize("classes", [2, 200])
-def test_draw_confusion_matrix__any_number_of_classes__a_picture(classes):
-    counts = torch.randint(0, 5, (classes, classes))
-    counts[0] = 0
-    pixels = draw_confusion_matrix(counts, [str(i) for i in range(classes)])
-    assert pixels.shape == (600, 700, 3)
-    assert pixels.std() > 1
-
-
-@pytest.mark.parametrize("classes", [0, 3, 200])
-def test_draw_precision_recall__any_number_of_classes__a_picture(classes):
-    curves = {f"_{i}$": [1.0, 0.5, i / 200] for i in range(classes)}
-    pixels = draw_precision_recall(curves)
-    assert pixels.shape == (600, 700, 3)
-    assert pixels.std() > 1
-
-
 def test_events__tensorboard_folder_unusable__one_warning_and_metrics_go_on(tmp_path):
     (tmp_path / "tensorboard").write_text("a file is in the way")
     log = []
     with Events(tmp_path, resume_step=None, log=log.append) as events:
         events.scalars(1, {"loss": 1.0})
         events.images(1, "inputs", torch.rand(1, 3, 2, 2))
-        events.confusion_matrix(1, "confusion", torch.eye(2))
+        events.picture(1, "confusion", np.zeros((6, 7, 3), np.uint8))
         events.flush()
     assert steps(tmp_path) == [1]
     assert len(log) == 1
     assert "TensorBoard is off" in log[0]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_events__tensorboard_disk_full__one_warning_and_metrics_go_on(tmp_path, monkeypatch):
-    log = []
+def test_events__tensorboard_disk_full__one_warning_and_metrics_go_on(tmp_path, capfd):
+    log, threads = [], threading.active_count()
     with Events(tmp_path, resume_step=None, log=log.append) as events:
-
-        def full(*args):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
-        for step in range(1, 40):
+        for step in range(1, 10):
             events.scalars(step, {"loss": 1.0})
-        events.flush()
-        for thread in threading.enumerate():
-            if type(thread).__name__ == "_AsyncWriterThread":
-                thread.join()
+        with disk_of(5000):
+            events.images(9, "inputs", torch.rand(1, 3, 64, 64))
+            for step in range(10, 40):
+                events.scalars(step, {"loss": 1.0})
+            events.flush()
+        assert threading.active_count() == threads
     assert steps(tmp_path) == list(range(1, 40))
-    assert len(log) == 1
+    assert log == ["TensorBoard is off for the rest of this run, the run goes on: File too large"]
+    assert capfd.readouterr() == ("", "")
+    shown = EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    assert [point.step for point in shown.Scalars("loss")] == list(range(1, 10))
+    assert shown.Tags()["images"] == []
+
+
+def test_events__measured_once__are_in_the_record_and_no_curve(tmp_path):
+    with Events(tmp_path, resume_step=None) as events:
+        events.record(4, {"test/top1": 0.5})
+        events.curves(4, {"best/top1": 0.75})
+    shown = EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    assert shown.Tags()["scalars"] == ["best/top1"]
+    (line,) = lines(tmp_path)
+    assert line["test/top1"] == 0.5
+    assert "best/top1" not in line
 
 
 def test_events__metrics_disk_full__raised_and_no_half_line(tmp_path, monkeypatch):

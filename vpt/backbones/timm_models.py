@@ -97,11 +97,12 @@ def _outline(name: str, model_name: str, **options: Any) -> Any:
 
 
 def _create(name: str, model_name: str, **options: Any) -> Any:
+    downloading = options["pretrained"] and name.removeprefix("bundled/") not in BUNDLED
     try:
-        with quiet(), impatient(downloading=options["pretrained"]):
+        with quiet(), impatient(downloading=downloading):
             return timm.create_model(model_name, **options)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = reason_of(error, source=HUB if options["pretrained"] else None)
+        reason = reason_of(error, source=HUB if downloading else None)
         raise BackboneError(f"cannot create '{name}': {reason}") from error
 
 

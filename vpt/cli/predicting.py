@@ -22,7 +22,7 @@ def predict(
     prompt: PromptPath,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGES...", help="files, folders, globs, or - for paths on stdin"),
+        typer.Argument(metavar="IMAGES", help="files, folders, globs, or - for paths on stdin"),
     ],
     output: Annotated[Path | None, typer.Option(help="file to write; default: stdout")] = None,
     output_format: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",

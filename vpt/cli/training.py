@@ -41,7 +41,7 @@ def train(
     from vpt.runs.early import check_named
 
     mode = open_mode(resume=resume, overwrite=overwrite)
-    settings = load_config(config_path(config, "train"), overrides or ())
+    settings = load_config(config_path(config, "train", overrides), overrides or ())
     check_named(settings, mode if not dry_run else "overwrite")
     with said_if_slow("loading torch ...", tell):
         from vpt import runs
@@ -71,7 +71,7 @@ def probe(
     from vpt.errors import ConfigError
     from vpt.runs.early import check_named
 
-    settings = load_config(config_path(config, "probe"), overrides or ())
+    settings = load_config(config_path(config, "probe", overrides), overrides or ())
     if not isinstance(settings, RunConfig):
         raise ConfigError(f"{config}: a probe is of classes, not of boxes")
     mode: Literal["new", "overwrite"] = "overwrite" if overwrite else "new"

@@ -14,17 +14,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, image, scalar
+from torch.utils.tensorboard.summary import text as text_summary
 
+from vpt.engine.event_file import EventFile
 from vpt.errors import RunError
 from vpt.storage.atomic_file import write_atomic, write_error
-
-_MOST_TICKS = 30
-"""Most classes whose names still fit beside a confusion matrix."""
 
 
 class Events:
@@ -69,12 +66,12 @@ class Events:
                 f"lines up to step {resume_step}; the run goes on, its curves have a gap"
             )
         self._metrics = self._open_metrics()
-        self._writer: SummaryWriter | None = None
+        self._file: EventFile | None = None
         purge_step = 0 if resume_step is None else resume_step + 1
         folder = run_dir_path / "tensorboard"
         if resume_step and not any(folder.glob("events.out.tfevents.*")):
             log(f"{folder} has lost its curves up to step {resume_step}; the run goes on")
-        self._on_tensorboard(lambda: self._start_tensorboard(str(folder), purge_step))
+        self._on_tensorboard(lambda: self._start_tensorboard(folder, purge_step))
 
     @property
     def lines(self) -> int:
@@ -82,7 +79,7 @@ class Events:
         return self._lines
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers of one step, e.g. {"train/loss": 1.2}.
+        """Write numbers of one step, e.g. {"train/loss": 1.2}, and draw their curves.
 
         metrics.jsonl gets one line {"step", "time" (Unix seconds), key: value}; a value that is
         not finite is null there.
@@ -91,6 +88,14 @@ class Events:
             ValueError: a key is 'step' or 'time'.
             RunError: metrics.jsonl cannot be written; it holds no half line.
         """
+        self.record(step, values)
+        self.curves(step, values)
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers that are measured once, so that they are no curves: metrics.jsonl alone.
+
+        Otherwise as `scalars`.
+        """
         if "step" in values or "time" in values:
             raise ValueError("'step' and 'time' are fields of every line, not names of scalars")
         numbers = {key: float(value) for key, value in values.items()}
@@ -98,8 +103,11 @@ class Events:
         line = json.dumps({"step": step, "time": round(time.time(), 3), **finite}, allow_nan=False)
         self._append(f"{line}\n".encode())
         self.step = step
-        for key, value in numbers.items():
-            self._draw("add_scalar", key, value, step)
+
+    def curves(self, step: int, values: Mapping[str, float]) -> None:
+        """Draw numbers that follow from others in metrics.jsonl: TensorBoard alone."""
+        for key, value in values.items():
+            self._draw(step, partial(scalar, key, float(value)))
 
     def images(self, step: int, tag: str, images: Tensor) -> None:
         """Show images as one grid.
@@ -109,60 +117,40 @@ class Events:
             tag: its name.
             images: (K, 3, H, W), uint8 or floats in [0, 1].
         """
-        self._draw("add_images", tag, images.detach().cpu(), step)
+        self._draw(step, partial(image, tag, images.detach().cpu(), dataformats="NCHW"))
 
-    def confusion_matrix(
-        self, step: int, tag: str, counts: Tensor, class_names: Sequence[str] | None = None
-    ) -> None:
-        """Show a confusion matrix.
+    def picture(self, step: int, tag: str, pixels: NDArray[np.uint8]) -> None:
+        """Show one picture.
 
         Args:
             step: optimiser steps done.
             tag: its name.
-            counts: (C, C), rows are the true classes, columns the predicted ones.
-            class_names: C names; written beside the matrix for up to 30 classes.
+            pixels: (H, W, 3).
         """
-        if self._writer is not None:
-            pixels = draw_confusion_matrix(counts, class_names)
-            self._draw("add_image", tag, pixels, step, dataformats="HWC")
-
-    def precision_recall(self, step: int, tag: str, curves: Mapping[str, Sequence[float]]) -> None:
-        """Show precision-recall curves.
-
-        Args:
-            step: optimiser steps done.
-            tag: its name.
-            curves: by class, precision at evenly spaced recalls 0..1; named for up to 30 classes.
-        """
-        if self._writer is not None:
-            pixels = draw_precision_recall(curves)
-            self._draw("add_image", tag, pixels, step, dataformats="HWC")
+        self._draw(step, partial(image, tag, pixels, dataformats="HWC"))
 
     def text(self, tag: str, text: str, *, step: int = 0) -> None:
         """Show a text as it is, in a fixed-width font."""
         indented = "\n".join(f"    {line}" for line in text.splitlines())
-        self._draw("add_text", tag, indented, step)
+        self._draw(step, partial(text_summary, tag, indented))
 
-    def hparams(self, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Show a run's settings beside its final metrics, in this run's own file.
+    def hparams(self, step: int, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Show a run's settings beside the last values of curves, in this run's own file.
 
-        The settings and the metrics are in TensorBoard alone: config.yaml and result.json hold
-        them already.
+        The settings are in TensorBoard alone: config.yaml holds them already.
 
         Args:
             step: optimiser steps done.
             settings: JSON values by dotted keys; None and lists are shown as text.
-            metrics: by names that no curve has.
+            metrics: names of curves.
         """
-        if self._writer is None:
+        if self._file is None:
             return
         shown = {key: _shown(value) for key, value in settings.items()}
-        file: Any = self._writer.file_writer
-        parts = hparams(shown, dict(metrics))  # type: ignore[no-untyped-call]
-        for part in parts:  # add_hparams would make a run of its own
-            self._on_tensorboard(partial(file.add_summary, part, step))
-        for name, value in metrics.items():
-            self._draw("add_scalar", name, value, step)
+        # add_hparams of torch's writer would make a run of its own
+        parts = hparams(shown, dict.fromkeys(metrics, 0.0))  # type: ignore[no-untyped-call]
+        for part in parts:
+            self._add(part, step)
 
     def flush(self) -> None:
         """Bring everything written so far to the disk.
@@ -174,12 +162,14 @@ class Events:
             os.fsync(self._metrics)
         except OSError as error:
             raise write_error(self._metrics_path, error, 0) from error
-        self._draw("flush")
+        if self._file is not None:
+            self._on_tensorboard(self._file.flush)
 
     def close(self) -> None:
         """Flush and close both; closing twice does nothing more."""
-        self._draw("close")
-        self._writer = None
+        if self._file is not None:
+            self._on_tensorboard(self._file.close)
+        self._file = None
         if self._metrics >= 0:
             os.close(self._metrics)
             self._metrics = -1
@@ -216,20 +206,30 @@ class Events:
             raise write_error(self._metrics_path, error, len(line)) from error
         self._lines += 1
 
-    def _start_tensorboard(self, folder: str, purge_step: int) -> None:
-        self._writer = SummaryWriter(folder, purge_step=purge_step)
+    def _start_tensorboard(self, folder: Path, purge_step: int) -> None:
+        self._file = EventFile(folder, purge_step=purge_step)
 
-    def _draw(self, method: str, *args: Any, **options: Any) -> None:
-        writer = self._writer
-        if writer is not None:
-            self._on_tensorboard(lambda: getattr(writer, method)(*args, **options))
+    def _draw(self, step: int, summary: Callable[[], Any]) -> None:
+        """Add what a function makes, which is not called where TensorBoard is off."""
+        if self._file is not None:
+            self._add(summary(), step)
+
+    def _add(self, summary: Any, step: int) -> None:
+        file = self._file
+        if file is not None:
+            self._on_tensorboard(lambda: file.add(summary, step))
 
     def _on_tensorboard(self, action: Callable[[], None]) -> None:
         try:
             action()
         except OSError as error:
-            self._writer = None
-            self._log(f"TensorBoard is off for the rest of this run, the run goes on: {error}")
+            file, self._file = self._file, None
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+            where = f" ({error.filename})" if error.filename else ""
+            reason = f"{error.strerror or error}{where}"
+            self._log(f"TensorBoard is off for the rest of this run, the run goes on: {reason}")
 
 
 def cut_back_metrics(path: Path, resume_step: int | None, resume_lines: int | None = None) -> int:
@@ -259,63 +259,10 @@ def cut_back_metrics(path: Path, resume_step: int | None, resume_lines: int | No
     return len(kept)
 
 
-def draw_confusion_matrix(
-    counts: Tensor, class_names: Sequence[str] | None = None
-) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 picture of a (C, C) matrix, rows as shares of their class."""
-    counts = counts.detach().cpu().to(torch.float64)
-    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    figure, axes = _new_figure()
-    figure.colorbar(axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis"))
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    if class_names is not None and len(class_names) <= _MOST_TICKS:
-        names = [_plain(name) for name in class_names]
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
-    return _pixels(figure)
-
-
-def draw_precision_recall(curves: Mapping[str, Sequence[float]]) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 picture of a curve per class, and of their mean in black."""
-    figure, axes = _new_figure()
-    for name, curve in curves.items():
-        label = f" {_plain(name)}"  # matplotlib hides what begins with an underscore
-        axes.plot(np.linspace(0, 1, len(curve)), curve, label=label, linewidth=1, alpha=0.7)
-    if curves:
-        mean = np.mean([list(curve) for curve in curves.values()], axis=0)
-        axes.plot(np.linspace(0, 1, len(mean)), mean, label="mean", linewidth=2, color="black")
-    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    if 0 < len(curves) <= _MOST_TICKS:
-        axes.legend(fontsize="small", loc="lower left")
-    return _pixels(figure)
-
-
-def _new_figure() -> tuple[Any, Any]:
-    """Figure and axes without pyplot: no global state, no display, nothing to close."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 6), dpi=100, layout="constrained")
-    return figure, figure.subplots()
-
-
 def _shown(value: Any) -> str | float:
     """A setting as TensorBoard's table takes it: a number, or a text."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if number or isinstance(value, str) else json.dumps(value)
-
-
-def _plain(name: str) -> str:
-    """A class name as matplotlib writes it as it is: '$' starts mathematics there."""
-    return name.replace("$", r"\$")
-
-
-def _pixels(figure: Any) -> NDArray[np.uint8]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3].copy()
 
 
 def _is_up_to(line: bytes, resume_step: int | None) -> bool:

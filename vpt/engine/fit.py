@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -459,6 +459,8 @@ class _Loop:
         self.outputs.log(self._epoch_line(metrics, epoch) + ("  best" if is_best else ""))
         if self.outputs.events is not None:
             self.outputs.events.scalars(state.step, {f"val/{k}": v for k, v in metrics.items()})
+            headline = self.data.evaluator.headline
+            self.outputs.events.curves(state.step, best_curves(state.best, headline))
         if is_best:
             state.best_sha256 = self.outputs.on_best(metrics)
         state.finished = self._finish_reason()
@@ -621,6 +623,17 @@ class _Loop:
                 f"the run had processes: {processes}, and has now: {world_size()}; the training is "
                 "the same, but for rounding, dropout and data.mix"
             )
+
+
+def best_curves(best: Mapping[str, float] | None, headline: Sequence[str]) -> dict[str, float]:
+    """The best epoch so far as points of curves, by the names that TensorBoard shows.
+
+    Args:
+        best: its metrics; None: there is none.
+        headline: which of them; none: all.
+    """
+    best = best or {}
+    return {f"best/{name}": best[name] for name in headline or best if name in best}
 
 
 def format_metrics(metrics: dict[str, float]) -> str:

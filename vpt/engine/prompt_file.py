@@ -69,6 +69,9 @@ _UPGRADE = "it needs a newer vpt: pip install -U vpt"
 SENTENCES = "text.sentences"
 """The tensor with `head.class_prompts`: the bytes of its JSON, uint8."""
 
+MAX_SENTENCE = 1_000
+"""Most characters of a sentence: a tokenizer takes a second for a word of five times as many."""
+
 MAX_KEYS = 50_000
 """Most keys of an object in the header."""
 
@@ -82,6 +85,7 @@ Share = Annotated[float, Field(ge=-100, le=100)]
 Spread = Annotated[float, Field(ge=1e-4, le=100)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 Word = Annotated[str, Field(max_length=MAX_NAME)]
+TextName = Annotated[str, Field(max_length=500)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -151,7 +155,7 @@ class TextRecord(Schema):
     structure: Word
     tokenizer: Word
     context_length: int = Field(ge=1, le=65_536)
-    names: Annotated[tuple[Word, ...], FailFast()] = Field(min_length=1, max_length=50_000)
+    names: Annotated[tuple[TextName, ...], FailFast()] = Field(min_length=1, max_length=50_000)
 
 
 class CutRecord(Schema):
@@ -205,7 +209,7 @@ def _check_sentences(prompts: Any) -> None:
 
 def _are_sentences(values: Any) -> bool:
     good = isinstance(values, list | tuple) and len(values) > 0
-    return good and all(isinstance(value, str) and len(value) <= 5_000 for value in values)
+    return good and all(isinstance(value, str) and len(value) <= MAX_SENTENCE for value in values)
 
 
 def _check_names(names: list[Any]) -> list[str]:
@@ -286,7 +290,7 @@ class PromptHeader(Schema):
     category_ids: CategoryIds | None = None
     text: TextRecord | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     cut: CutRecord | None = None
     config: Annotated[dict[str, Any], AfterValidator(_check_used)] | None = None
     requires: list[str] = Field(default_factory=list, max_length=100)

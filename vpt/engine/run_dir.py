@@ -47,6 +47,7 @@ RESULT_NAME = "result.json"
 _LOCK = ".lock"
 _FILES = (
     "config.yaml",
+    "confusion_matrix.png",
     "environment.json",
     "identity.json",
     "metrics.jsonl",
@@ -56,6 +57,7 @@ _FILES = (
     "split.json",
     "test_results.json",
     "val_results.json",
+    "worst_errors.png",
     RESULT_NAME,
 )
 _FOLDERS = {
@@ -85,6 +87,8 @@ class RunDirectory:
         previous_prompt: the best prompt file before this one, until a checkpoint knows this one.
         split: which samples are in which split.
         result: what the run measured, written at its end.
+        confusions: picture of the images of each true and predicted class.
+        worst_errors: picture of the images that are wrong with the highest confidence.
         val_results: a detector's detections in the newest validation, as COCO results.
         test_results: the same for the test split.
     """
@@ -102,6 +106,8 @@ class RunDirectory:
         self.previous_prompt = path / "prompt_previous.safetensors"
         self.split = path / "split.json"
         self.result = path / RESULT_NAME
+        self.confusions = path / "confusion_matrix.png"
+        self.worst_errors = path / "worst_errors.png"
         self.val_results = path / "val_results.json"
         self.test_results = path / "test_results.json"
         self._lock = lock

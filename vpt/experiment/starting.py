@@ -77,7 +77,7 @@ def start_detector(model: Detector, path: Path) -> str:
     start = {name: tensor for name, tensor in tensors.items() if not _is_of_head(name)}
     start |= _carried_head(model, dict(model.trained_tensors()), tensors, classes)
     _load(model, start, path)
-    return f"train.init_from {path}: {classes.taken('the head')}"
+    return f"train.init_from {path}: {classes.line('the head')}"
 
 
 @dataclass(frozen=True)

@@ -47,15 +47,14 @@ def _photograph_size(split: Split) -> tuple[int, int] | None:
     Scans of digits, drawings and small pictures are not: of a few images spread over the split
     most must be both.
     """
-    samples = split.samples
+    places = sorted({len(split) * number // _SAMPLES for number in range(_SAMPLES)})
     sizes: list[tuple[int, int]] = []
-    chosen = [samples[len(samples) * place // _SAMPLES] for place in range(_SAMPLES)]
-    for sample in dict.fromkeys(chosen):
+    for place in places:
         with suppress(DataError):  # unreadable ones are told elsewhere
-            image = load_sample(split, sample)
+            image = load_sample(split, split.samples[place])
             if min(image.size) > _PHOTO_SIDE and _is_colourful(image):
                 sizes.append(image.size)
-    return sizes[len(sizes) // 2] if 2 * len(sizes) > len(set(chosen)) else None
+    return sizes[len(sizes) // 2] if 2 * len(sizes) > len(places) else None
 
 
 def _is_colourful(image: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""Boxes with captions, drawn so that they can be read on any background and in a crowd."""
+"""Boxes with captions, and images in rows, drawn so that they can be read, in a crowd too."""
 
 from __future__ import annotations
 
@@ -91,6 +91,56 @@ def _sizes(
         short = float(np.median((corners[:, 2:] - corners[:, :2]).min(axis=1)))
         width, letters = min(width, short / 20), min(letters, short / 4)
     return max(1, round(width)), _font(max(10, round(letters)))
+
+
+def draw_tiles(
+    tiles: Sequence[tuple[Image.Image, Sequence[str]]], *, side: int, title: str, columns: int = 4
+) -> Image.Image:
+    """Images in rows on white, each enlarged or shrunk to one size, with lines of text below.
+
+    Args:
+        tiles: K images, at least one, each with as many lines.
+        side: pixels of the longer side of each image.
+        title: a line above.
+        columns: most of them in a row.
+    """
+    font, gap = _font(12), 8
+    line_height = round(font.size * 1.4)
+    cell = side + gap, side + line_height * len(tiles[0][1]) + gap
+    columns = min(columns, len(tiles))
+    head = gap + line_height
+    size = columns * cell[0] + gap, -(-len(tiles) // columns) * cell[1] + head
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    text = _fitting(draw, title, font, picture.width - 2 * gap)
+    draw.text((gap, 4), text, fill="black", font=font)
+    for number, (image, lines) in enumerate(tiles):
+        left, top = gap + number % columns * cell[0], head + number // columns * cell[1]
+        picture.paste(_scaled(image.convert("RGB"), side), (left, top))
+        for row, line in enumerate(lines):
+            text = _fitting(draw, line, font, side)
+            draw.text((left, top + side + row * line_height + 2), text, fill="black", font=font)
+    return picture
+
+
+def _scaled(image: Image.Image, side: int) -> Image.Image:
+    """Small images grow by whole pixels, so that each can still be seen."""
+    factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, or as much of its two ends as fits, with a mark between them."""
+    text = " ".join(text.split())
+    if draw.textlength(text, font) <= width:
+        return text
+    for letters in range(min(len(text), width), 0, -1):
+        head = letters // 2
+        shortened = f"{text[:head]}…{text[len(text) - (letters - head) :]}"
+        if draw.textlength(shortened, font) <= width:
+            return shortened
+    return ""
 
 
 def _area(box: Sequence[float] | NDArray[np.float64]) -> float:

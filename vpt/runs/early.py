@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vpt.config import AnyRunConfig
 from vpt.data import load_descriptor
+from vpt.data.images import SUFFIXES
 from vpt.engine.run_dir import OpenMode, check_run_directory
 from vpt.errors import BackboneError, DataError, PromptFileError
 from vpt.registry import nearest
@@ -24,8 +25,14 @@ def check_named(config: AnyRunConfig, mode: OpenMode) -> None:
     if "WORLD_SIZE" in os.environ:
         return
     check_run_directory(config.run_dir, mode=mode)
-    if not config.data.dataset.is_dir():
-        load_descriptor(config.data.dataset)
+    dataset = config.data.dataset
+    if dataset.suffix.lower() in SUFFIXES and dataset.is_file():
+        raise DataError(
+            f"data.dataset {dataset} is an image; name the folder of all images, with one folder "
+            "of images for each class"
+        )
+    if not dataset.is_dir():
+        load_descriptor(dataset)
     _check_root(config.data.root)
     _check_weights(config.backbone.weights)
     start = config.train.init_from

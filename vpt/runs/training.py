@@ -29,6 +29,7 @@ from vpt.engine.distributed import (
 )
 from vpt.engine.energy import EnergyMeter, open_meter
 from vpt.engine.events import Events
+from vpt.engine.figures import draw_precision_recall
 from vpt.engine.fit import FitState, OnValidation, Outputs, fit, format_metrics
 from vpt.engine.interrupt import Interrupted, StopRequest, stop_request
 from vpt.engine.progress import LeftOut, Log, loading_line, said_if_slow
@@ -40,7 +41,6 @@ from vpt.engine.run_dir import (
     write_json_atomic,
 )
 from vpt.errors import RunError
-from vpt.evaluation import NOTHING
 from vpt.evaluation.energy import Energy
 from vpt.experiment import AnyExperiment, DetectionExperiment, build
 from vpt.models import PromptedModel
@@ -51,8 +51,14 @@ from vpt.runs.breakdown import Breakdown, Confused, breakdown_of
 from vpt.runs.cost import flops_of
 from vpt.runs.detection import show_validation
 from vpt.runs.feeding import coco_eval_of, fit_data, start_prompts
-from vpt.runs.inference import confusions_of, measure
-from vpt.runs.showing import harmless, show_errors, show_result, write_points
+from vpt.runs.inference import measure
+from vpt.runs.showing import (
+    harmless,
+    show_errors,
+    show_result,
+    write_confusions,
+    write_points,
+)
 from vpt.runs.start import (
     check_space,
     log_pooling,
@@ -204,7 +210,7 @@ def train(
                 log=log,
                 console=console,
             )
-            result = _train_in(run, experiment, outputs, resume, device)
+            result = _train_in(run, experiment, outputs, resume, device, is_trial=not read_test)
 
         def finish() -> RunResult:
             whole = replace(result, left_out=len(left_out.lines))
@@ -350,6 +356,8 @@ def _train_in(
     outputs: Outputs,
     resume: Checkpoint | None,
     device: torch.device,
+    *,
+    is_trial: bool,
 ) -> RunResult:
     model, log, events = experiment.model.to(device), outputs.log, outputs.events
     if resume is None:
@@ -357,6 +365,8 @@ def _train_in(
     else:
         log(f"going on from step {resume.step}")
     data = fit_data(experiment, device, results=run.val_results, log=log)
+    # Validation, where no test follows; of a trial only its numbers are wanted.
+    is_last_word = not is_trial and experiment.splits.get("test") is None
 
     def keep_best(metrics: dict[str, float]) -> str | None:
         if events is None:
@@ -365,7 +375,11 @@ def _train_in(
         if isinstance(data.evaluator, BoxEvaluator):
             show_validation(events, data.evaluator)
         with harmless("errors", log):
-            show_errors(events, experiment, data.evaluator)
+            file = None if is_trial else run.worst_errors
+            show_errors(events, experiment, data.evaluator, file=file)
+        if (val := experiment.splits.get("val")) is not None and is_last_word:
+            with harmless("confusions", log):
+                write_confusions(run, events, val, data.evaluator)
         return sha256
 
     with stop_request() as stop, _open_meter(device) as meter:
@@ -374,10 +388,11 @@ def _train_in(
         assert state.best is not None
         on_first(lambda: _save(run.last_prompt, experiment, {}))
         model.load_trained(on_first(lambda: _best_tensors(run, state)))
-        test, breakdown = _test(run, experiment, events, state, device, stop)
+        test, breakdown = _test(run, experiment, outputs, state, device, stop)
         if events is not None:
             with harmless("settings", log):
-                show_result(events, experiment, state.best, test)
+                headline = data.evaluator.headline
+                show_result(events, experiment, state.best, test, headline=headline)
             with harmless("tokens", log):
                 write_points(run, model)
         result = on_first(lambda: _result(run, experiment, state, test, breakdown, device))
@@ -407,7 +422,7 @@ def _save(path: Path, experiment: AnyExperiment, metrics: dict[str, float]) -> N
 def _test(
     run: RunDirectory,
     experiment: AnyExperiment,
-    events: Events | None,
+    outputs: Outputs,
     state: FitState,
     device: torch.device,
     stop: StopRequest,
@@ -416,7 +431,7 @@ def _test(
 
     Of several processes only the first knows of the classes.
     """
-    split = experiment.splits.get("test")
+    split, events, log = experiment.splits.get("test"), outputs.events, outputs.log
     if split is None:
         return None, None
     config = experiment.config
@@ -439,14 +454,13 @@ def _test(
     )
     if events is None:
         return metrics, None
-    events.scalars(state.step, {f"test/{name}": value for name, value in metrics.items()})
-    names = list(split.class_names)
+    events.record(state.step, {f"test/{name}": value for name, value in metrics.items()})
     if isinstance(evaluator, BoxEvaluator):
-        names = [*names, NOTHING]
-        events.precision_recall(state.step, "test/precision_recall", evaluator.coco.pr_curves())
-    counts = confusions_of(evaluator)
-    if counts is not None:
-        events.confusion_matrix(state.step, "test/confusion_matrix", counts, names)
+        with harmless("curves", log):
+            pixels = draw_precision_recall(evaluator.coco.pr_curves())
+            events.picture(state.step, "test/precision_recall", pixels)
+    with harmless("confusions", log):
+        write_confusions(run, events, split, evaluator)
     return metrics, breakdown_of(evaluator, split)
 
 
