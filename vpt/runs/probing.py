@@ -37,7 +37,7 @@ from vpt.runs.cache import Start
 from vpt.runs.cost import flops_of
 from vpt.runs.feeding import in_order
 from vpt.runs.inference import evaluate_split
-from vpt.runs.start import scanned, tell_pooling, warn_of_depth, write_start
+from vpt.runs.start import log_pooling, scanned, warn_of_depth, write_start
 from vpt.runs.training import RunResult
 from vpt.structures import Batch
 
@@ -106,7 +106,7 @@ def probe(
             log(line)
         kept = scanned(experiment, log)
         warn_of_depth(kept, log)
-        tell_pooling(kept.model, log)
+        log_pooling(kept.model, log)
         assert isinstance(kept, Experiment)
         write_start(run, kept)
         for line in advice_lines(kept):
