@@ -87,7 +87,7 @@ def test_evaluate__gives_the_runs_own_test_numbers_and_detections(place, prompt,
 
 def test_evaluate__of_a_results_file__scores_it_anew(place, capsys):
     assert measured(place, place / "run/test_results.json") == expected(place)
-    assert "AP/red " in capsys.readouterr().out
+    assert "\nred  " in capsys.readouterr().out
 
 
 def test_outputs__never_replace_what_is_read(place, prompt, tmp_path):
