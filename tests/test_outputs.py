@@ -77,12 +77,13 @@ def test_pictures_and_records_for_which_the_disk_has_no_room__are_whole_or_not_t
     assert names(tmp_path) == ["cut", "other", "rows", "whole"]
 
 
-def test_a_full_standard_output__is_one_line(place, tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize("rows", [1, 100_000])
+def test_a_full_standard_output__is_one_line(rows, capfd, monkeypatch):
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         refused = pytest.raises(RunError, match="standard output cannot be written: No space left")
         with refused, opened(None) as stream:
-            stream.write("a row\n")
+            stream.write("a row\n" * rows)
         # It is /dev/null from here on, so that the end of the process has nothing to say.
         monkeypatch.undo()
     assert capfd.readouterr() == ("", "")

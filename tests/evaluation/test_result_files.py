@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from tests.evaluation.test_detection import TRUTH, truth_of
+from vpt.data.detection import DetectionSample, DetectionSamples, DetectionSplit, to_coco_dict
 from vpt.errors import DataError
 from vpt.evaluation import score_results
 from vpt.evaluation.result_files import read_results
+from vpt.runs.boxes import BoxEvaluator
+from vpt.structures import Detections
 
 NAMES = {100: "a/0.jpg", 101: "b/x y.png"}
 NAMED = {
@@ -108,6 +112,30 @@ def test_labels_in_place_of_category_ids__are_refused_as_such():
 def test_results_of_whole_images__are_refused_as_such():
     with pytest.raises(DataError, match="result 0: holds all boxes of an image"):
         ap([{"image_id": 100, "boxes": [[1, 2, 3, 4]], "scores": [0.5], "labels": [1]}])
+
+
+def test_results_of_a_run__have_the_ids_of_the_annotation_file(tmp_path):
+    numbers = np.array([7, 8])
+    boxes = np.array([[1.0, 2, 30, 40], [5, 6, 70, 80]])
+    samples = [
+        DetectionSample(
+            *(tmp_path / f"{number}.png", f"{number}.png", number, (100, 100), box[None]),
+            *(np.zeros(1, np.int64), np.zeros(1, np.bool_), np.ones(1) * 100, numbers[:1]),
+        )
+        for number, box in zip(numbers.tolist(), boxes, strict=True)
+    ]
+    names = {7: "img-a", 8: "img-b"}
+    split = DetectionSplit("val", DetectionSamples.of(samples), ("red",), (3,), names)
+    evaluator = BoxEvaluator(split, tmp_path / "r.json")
+    found = [
+        Detections(torch.tensor(box[None]).float(), torch.ones(1), torch.zeros(1).long())
+        for box in boxes
+    ]
+    evaluator.update(found, torch.tensor([0, 1]))
+    assert evaluator.compute()["AP"] == pytest.approx(1.0)
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert [record["image_id"] for record in written] == ["img-a", "img-b"]
+    assert score_results(written, to_coco_dict(split)).compute() == evaluator.compute()
 
 
 def test_a_name_of_two_images__is_refused():

@@ -84,9 +84,12 @@ def predict(
     with said_if_slow("loading torch ...", reassure):
         from vpt import runs
         from vpt.api import load_prompt
+        from vpt.data import depth_warning_of_files
         from vpt.engine.device import choose_device
         from vpt.engine.prompt_file import read_prompt_header
     header = read_prompt_header(prompt)
+    if warning := depth_warning_of_files(paths, header.preprocess.value_range):
+        tell(f"warning: {warning}")
     line = loading_line(header.backbone.name, weights, pretrained=header.backbone.pretrained)
     if header.task == "detection":
         of_classes = ("top_k", "probabilities", "classes")

@@ -78,7 +78,8 @@ End = Annotated[float, Field(le=100)]  # of a range
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-ValueRange = Annotated[tuple[float, float], AfterValidator(_check_value_range)]
+RangeEnd = Annotated[float, Field(ge=-1e9, le=1e9)]
+ValueRange = Annotated[tuple[RangeEnd, RangeEnd], AfterValidator(_check_value_range)]
 VALUE_RANGE = Field(
     None,
     description="[low, high]: the values of images of more than 8 bits that become 0 and 255, e.g. "

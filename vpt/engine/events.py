@@ -227,7 +227,8 @@ class Events:
             if file is not None:
                 with contextlib.suppress(OSError):
                     file.close()
-            reason = error.strerror or error
+            where = f" ({error.filename})" if error.filename else ""
+            reason = f"{error.strerror or error}{where}"
             self._log(f"TensorBoard is off for the rest of this run, the run goes on: {reason}")
 
 

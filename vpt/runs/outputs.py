@@ -77,8 +77,9 @@ def opened(output: Path | None) -> Iterator[TextIO | SafeStream]:
         RunError: the disk is full, forbidden or broken.
     """
     if output is None:
-        yield SafeStream(sys.stdout) if sys.stdout.isatty() else sys.stdout
-        _flush_stdout()
+        with _naming_stdout():
+            yield SafeStream(sys.stdout) if sys.stdout.isatty() else sys.stdout
+            sys.stdout.flush()
         return
     place = output.resolve() if output.is_symlink() else output
     with sigterm_as_ctrl_c(), atomic_stream(place) as raw:
@@ -88,13 +89,16 @@ def opened(output: Path | None) -> Iterator[TextIO | SafeStream]:
         stream.detach()
 
 
-def _flush_stdout() -> None:
-    """Bring out what Python still holds back, or say why not; later it would be no one's error."""
+@contextmanager
+def _naming_stdout() -> Iterator[None]:
+    """Say that it is stdout that cannot be written, and let the process end without saying more."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        yield
+    except BrokenPipeError:  # the reader has had enough
         raise
     except OSError as error:
+        if error.filename is not None:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise RunError(f"standard output cannot be written: {error.strerror}") from error
 
