@@ -267,7 +267,7 @@ def test_training__shows_truth_beside_predictions(place):
         (("evaluate", "{prompt}", "--data", "{place}/data/images"), "no data set that is recognis"),
         (("evaluate", "{prompt}", "--data", "{photos}"), "of task classification, e.g. configs/f"),
         (("train", "{finetune}", "data.dataset={place}/data"), "configs/vpt_deep_custom_coco.yaml"),
-        (("evaluate", "{place}/run", "--data", "{data}"), "did you mean"),
+        (("evaluate", "{place}", "--data", "{data}"), "is a folder without prompt.safetensors"),
         (("data", "check", "{place}/data/annotations/val.json"), "name it under 'splits'"),
         (("data", "check", "{data}", "--output", "{config}/out"), "cannot be made"),
         (("evaluate", "{prompt}", "--data", "{data}", "--output", "{config}/a"), "cannot be made"),
