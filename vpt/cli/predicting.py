@@ -11,7 +11,16 @@ from typing import Annotated, Literal
 import typer
 
 from vpt.cli.named import prompt_path, refuse_missing
-from vpt.cli.terminal import Device, PromptPath, Weights, err, log, reassure, refuse_options
+from vpt.cli.terminal import (
+    Device,
+    PromptPath,
+    Weights,
+    err,
+    log,
+    reassure,
+    refuse_options,
+    tell,
+)
 
 commands = typer.Typer()
 

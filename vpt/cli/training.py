@@ -36,12 +36,14 @@ def train(
 
     Started by torchrun, all of its processes train the one run.
     """
+    mode = open_mode(resume=resume, overwrite=overwrite)
+    config = config_path(config, "train", overrides)
     from vpt.config import load_config
+
+    settings = load_config(config, overrides or ())
     from vpt.engine.progress import said_if_slow
     from vpt.runs.early import check_named
 
-    mode = open_mode(resume=resume, overwrite=overwrite)
-    settings = load_config(config_path(config, "train", overrides), overrides or ())
     check_named(settings, mode if not dry_run else "overwrite")
     with said_if_slow("loading torch ...", reassure):
         from vpt import runs
