@@ -44,7 +44,7 @@ def train(
     from vpt.engine.progress import said_if_slow
     from vpt.runs.early import check_named
 
-    check_named(settings, mode if not dry_run else "overwrite")
+    check_named(settings, None if dry_run else mode)
     with said_if_slow("loading torch ...", reassure):
         from vpt import runs
         from vpt.engine.distributed import is_first, world_size

@@ -14,7 +14,7 @@ from vpt.errors import BackboneError, DataError, PromptFileError, RunError
 from vpt.registry import nearest
 
 
-def check_named(config: AnyRunConfig, mode: OpenMode | Literal["probe"]) -> None:
+def check_named(config: AnyRunConfig, mode: OpenMode | Literal["probe"] | None) -> None:
     """Refuse a config whose files, folders or run directory are not there or do not fit.
 
     It only looks: everything is checked again, and more, when the run is built. Of several
@@ -22,17 +22,18 @@ def check_named(config: AnyRunConfig, mode: OpenMode | Literal["probe"]) -> None
 
     Args:
         config: checked.
-        mode: see `open_run_directory`; 'probe': a new run that cannot be gone on with.
+        mode: see `open_run_directory`; 'probe': a new run that cannot be gone on with; None:
+            the directory is not used.
 
     Raises:
         VptError: naming the key and the path.
     """
     if "WORLD_SIZE" in os.environ:
         return
-    if mode != "probe":
-        check_run_directory(config.run_dir, mode=mode)
-    else:
+    if mode == "probe":
         check_empty(config.run_dir)
+    elif mode is not None:
+        check_run_directory(config.run_dir, mode=mode)
     dataset = config.data.dataset
     if dataset.suffix.lower() in SUFFIXES and dataset.is_file():
         raise DataError(
