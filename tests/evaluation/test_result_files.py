@@ -187,6 +187,28 @@ def test_results_in_other_units__are_refused_by_name(words, place):
     assert ap(perfect(truth), truth) == pytest.approx(1.0)
 
 
+FRAMES = {
+    "stretched to 512": lambda x, y, w, h: [x * 0.8, y * 512 / 480, w * 0.8, h * 512 / 480],
+    "padded at the right or below to 1280": lambda *box: [2 * side for side in box],
+    "padded on both sides to 320": lambda x, y, w, h: [x / 2, y / 2 + 40, w / 2, h / 2],
+}
+
+
+@pytest.mark.parametrize("words", FRAMES)
+def test_results_in_the_pixels_of_a_models_square__are_refused_as_such(words):
+    truth = dense(12, 0.1, 0.9)
+    records = perfect(truth, bbox=lambda row: FRAMES[words](*row["bbox"]))
+    with pytest.raises(DataError, match=f"the boxes look like pixels of the image {words} x"):
+        ap(records, truth)
+
+
+def test_results_in_other_units__are_refused_where_there_is_no_truth_to_compare_with():
+    truth = dense(12, 0.1, 0.9)
+    records = perfect(truth, bbox=lambda row: UNITS["thousandths"](*row["bbox"]))
+    with pytest.raises(DataError, match="the boxes look like .*thousandths"):
+        ap(records, {**truth, "annotations": []})
+
+
 def test_results_of_a_bad_detector__are_scored_not_accused():
     truth = dense(30, 0.0, 0.9)
     random = np.random.default_rng(1)
