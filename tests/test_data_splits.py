@@ -58,8 +58,8 @@ def test_flat_folder__trains_and_is_evaluated_on_the_images_it_held_out(
     fractions = {"data__val_fraction": 0.34, "data__test_fraction": 0.17}
     settings = config(tmp_path, data, backbone=backbone, **fractions)
     result = train(settings, log=lines.append)
-    assert lines[0] == f"'{data}' is read as folders of images by class, without splits"
-    assert lines[1].startswith("val and test cut out of train by content, the same in every run")
+    assert f"'{data}' is read as folders of images by class, without splits" in lines
+    assert any(line.startswith("val and test cut out of train by content") for line in lines)
     prompt = settings.run_dir / "prompt.safetensors"
     record = read_prompt_header(prompt).cut
     assert (record.val, record.test, record.seed) == (0.34, 0.17, 0)
