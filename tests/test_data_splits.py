@@ -101,6 +101,7 @@ def test_fractions_that_leave_nothing__are_refused_by_the_config(tmp_path):
         config(tmp_path, tmp_path, data__val_fraction=0.5, data__test_fraction=0.5)
 
 
+@pytest.mark.slow
 def test_probe__records_the_cut_as_well(tmp_path):
     data = flat(tmp_path / "photos")
     settings = config(tmp_path, data, prompt={"name": "none"})

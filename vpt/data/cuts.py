@@ -131,8 +131,8 @@ def cut_by_content(
                 f"no image is left for '{name}': {len(train)} images of {len(train.class_names)} "
                 "classes are too few to cut "
                 + " and ".join(f"{cut.fraction:.0%} {each}" for each, cut in cuts.items())
-                + f" out; add images, or set data.{name}_fraction"
-                + ("=0, which does without" if name == "test" else " higher")
+                + " out; add images"
+                + (", or set data.test_fraction=0, which does without" if name == "test" else "")
             )
         parted[name] = replace(train.take(places), name=name)
         held = "\n".join(sorted(contents[place] for place in places.tolist()))
