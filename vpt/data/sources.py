@@ -145,9 +145,7 @@ class SourcesBuilder:
             origin, row = (source.file, source.column), source.row
         else:
             path = os.fspath(source)
-            start = path.removesuffix(key)
-            # An empty start, or one in mid-name, would do; but not a path that is no more the same.
-            origin = start if path.endswith(key) and Path(start + key) == source else source
+            origin = path.removesuffix(key) if path.endswith(key) else source
         self._rowed |= not isinstance(origin, str | Path)
         self._keys.append(key)
         self._origin.append(self._numbers.setdefault(origin, len(self._numbers)))
