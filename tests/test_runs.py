@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import multiprocessing
 import os
@@ -614,7 +613,7 @@ def test_a_disk_that_fills_up__is_one_line__and_the_run_goes_on_later(
 
         def write(self, data):
             if len(files) == number:
-                io.FileIO.write(self, b"half")
+                os.write(self.fileno(), b"half")
                 error = OSError(errno.ENOSPC, "No space left on device")
                 raise vpt.storage.atomic_file.write_error(self._path, error, len(data))
             return super().write(data)

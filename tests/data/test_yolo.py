@@ -262,6 +262,14 @@ def test_a_broken_line__is_named_with_its_number(tmp_path, text, kind, said):
     assert BOX in boxes(splits)[0]
 
 
+def test_many_broken_lines__are_an_error_even_where_each_may_be_left_out(tmp_path):
+    text = f"{LINE}0 40 30 20 30\n0 41 30 20 30\n0 42 30 20 30\n"
+    root = split_first(tmp_path, "names: [cat]\n")
+    write_files(root, {"train/labels/a.txt": text})
+    with pytest.raises(DataError, match="3 of 4 boxes of 'train' cannot be used"):
+        read(root, "skip")
+
+
 def test_a_label_file_that_is_no_text__leaves_its_image_out(tmp_path):
     root = split_first(tmp_path, "names: [cat]\n")
     write_images(root / "train" / "images", "c.jpg")

@@ -205,7 +205,7 @@ def test_results_in_the_pixels_of_a_models_square__are_refused_as_such(words):
 def test_results_in_other_units__are_refused_where_there_is_no_truth_to_compare_with():
     truth = dense(12, 0.1, 0.9)
     records = perfect(truth, bbox=lambda row: UNITS["thousandths"](*row["bbox"]))
-    with pytest.raises(DataError, match="the boxes look like .*thousandths"):
+    with pytest.raises(DataError, match=r"the boxes look like .*thousandths"):
         ap(records, {**truth, "annotations": []})
 
 

@@ -11,7 +11,16 @@ from typing import Annotated, Literal
 import typer
 
 from vpt.cli.named import prompt_path, refuse_missing
-from vpt.cli.terminal import Device, PromptPath, Weights, err, log, refuse_options, tell
+from vpt.cli.terminal import (
+    Device,
+    PromptPath,
+    Weights,
+    err,
+    log,
+    reassure,
+    refuse_options,
+    tell,
+)
 
 commands = typer.Typer()
 
@@ -81,7 +90,7 @@ def predict(
     paths = list(find_images(images))
     refuse_missing(weights)
     outputs.prepare_outputs({"the rows": output}, [prompt, weights, *paths])
-    with said_if_slow("loading torch ...", tell):
+    with said_if_slow("loading torch ...", reassure):
         from vpt import runs
         from vpt.api import load_prompt
         from vpt.data import depth_warning_of_files
@@ -128,7 +137,7 @@ def predict(
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     if names is not None and not all(names):
         raise typer.BadParameter("--classes: a name is empty; write e.g. --classes 'a cat,a dog'")
-    with said_if_slow(line, tell):
+    with said_if_slow(line, reassure):
         model = load_prompt(prompt, weights=weights, class_names=names).to(where)
     if model.head is None:
         raise PromptFileError(f"{prompt} holds no head: nothing to predict")

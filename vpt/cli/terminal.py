@@ -47,6 +47,12 @@ def tell(line: str) -> None:
     err.print(line)
 
 
+def reassure(line: str) -> None:
+    """Tell a person who waits at a terminal what takes so long; a log has no use for it."""
+    if err.is_terminal:
+        err.print(line)
+
+
 def complain(message: str) -> None:
     """Print why a command failed, on stderr."""
     sys.stderr.write(f"vpt: {escaped(message)}\n")

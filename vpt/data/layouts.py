@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vpt.config import load_foreign_yaml, load_yaml, validate
 from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
+from vpt.data.image_files import has_images
 from vpt.data.images import SUFFIXES
 from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parquet, voc, yolo
 from vpt.data.readers.parts import class_folders
@@ -45,7 +46,7 @@ def load_descriptor(path: Path) -> Descriptor:
     """
     if path.suffix.lower() == ".json" and path.is_file():
         raise DataError(
-            f"{path} holds annotations; name it under 'splits' in a descriptor "
+            f"{path} holds annotations; {_folder_of(path)}name it under 'splits' in a descriptor "
             "(datasets/custom_coco.yaml is a template)"
         )
     if path.is_dir():
@@ -67,6 +68,18 @@ def load_descriptor(path: Path) -> Descriptor:
     if is_data_yaml(load_foreign_yaml(path)):
         return _of_data_yaml(path)
     return validate(Descriptor, load_yaml(path), source=str(path))
+
+
+def _folder_of(annotations: Path) -> str:
+    """'name the folder ..., or ' where a file of annotations lies in one that is recognised."""
+    for place in list(annotations.parents)[:2]:
+        try:
+            found = coco_folders.recognise(place)
+        except DataError:  # one that raises a question
+            continue
+        if found is not None and has_images(place):
+            return f"name the folder '{place}', or "
+    return ""
 
 
 def _of_data_yaml(path: Path) -> Descriptor:

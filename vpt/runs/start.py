@@ -125,7 +125,7 @@ def _unreadable(
     return [image for part in gathered(found) for image in part]
 
 
-def tell_pooling(model: PromptedModel, log: Log) -> None:
+def log_pooling(model: PromptedModel, log: Log) -> None:
     """A line that says what a model's feature is made of, where it has one."""
     backbone, pooling = model.backbone, model.pooling
     if pooling is None:

@@ -21,6 +21,7 @@ Chunk = bytes | memoryview
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NEW = os.O_CREAT | os.O_EXCL
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -53,13 +54,13 @@ def atomic_stream(path: Path, *, size: int = 0) -> Iterator[BinaryIO]:
         RunError: as of `write_atomic`.
     """
     if _is_pipe_or_device(path):
-        with _naming_errors(path, size), io.BufferedWriter(_Output(path, "wb", path)) as stream:
+        with _naming_errors(path, size), io.BufferedWriter(_Output(path, 0, path)) as stream:
             yield stream
         return
     temporary = _temporary_beside(path)
     try:
         with _naming_errors(path, size):
-            output = _Output(temporary, "xb", path, size)
+            output = _Output(temporary, _NEW, path, size)
         try:
             stream = io.BufferedWriter(output)
             yield stream
@@ -88,7 +89,7 @@ def write_new(path: Path, content: bytes) -> None:
     temporary = _temporary_beside(path)
     try:
         with _naming_errors(path, len(content)):
-            with _Output(temporary, "xb", path, len(content)) as output:
+            with _Output(temporary, _NEW, path, len(content)) as output:
                 stream = io.BufferedWriter(output)
                 stream.write(content)
                 stream.flush()
@@ -109,16 +110,29 @@ def _name_new(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-class _Output(io.FileIO):
-    """An open file; an error of the disk names the file that the user knows."""
+class _Output(io.RawIOBase):
+    """A file that is written; an error of the disk names the file that the user knows."""
 
-    def __init__(self, file: Path, mode: str, path: Path, size: int = 0):
-        super().__init__(file, mode)
+    def __init__(self, file: Path, flags: int, path: Path, size: int = 0):
+        self._descriptor = -1
         self._path, self._size = path, size
+        self._descriptor = os.open(file, os.O_WRONLY | flags, 0o666)
 
     def write(self, data: Any, /) -> int:
         with _naming_errors(self._path, self._size or memoryview(data).nbytes):
-            return super().write(data)
+            return os.write(self._descriptor, data)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        super().close()
 
 
 @contextmanager

@@ -111,7 +111,8 @@ class LabelledSplit:
     def add(
         self, kind: str, message: str, image: Path, label: Path | None, line: int | None = None
     ) -> None:
-        """Something wrong with an image's label file."""
+        """Something wrong with an image's label file; a box that cannot be read is counted."""
+        self.counts["unusable"] += kind.startswith("box_")
         found = Finding(kind, label or self.source, message, self.name_of(image), line=line)
         self.findings.append(found)
 
@@ -129,6 +130,7 @@ class LabelledSplit:
             self.boxes,
             self.findings,
             self.units,
+            unusable=self.counts["unusable"],
             folder=Path() if self.base == root else self.base,
             label_files=self.label_files,
         )
