@@ -55,7 +55,7 @@ def true_boxes(draw, least=1, most=12, smallest=2.0):
     return boxes, sizes, filled
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(true_boxes(), st.booleans())
 def test_boxes_of_coco__are_never_accused(case, with_areas):
     boxes, sizes, filled = case
@@ -64,7 +64,7 @@ def test_boxes_of_coco__are_never_accused(case, with_areas):
     assert found is None or not found.certain
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(true_boxes(smallest=3.0), st.sampled_from(FOREIGN))
 def test_foreign_boxes_with_true_areas__are_named_where_the_areas_tell(case, units):
     boxes, sizes, _ = case
@@ -79,7 +79,7 @@ def test_foreign_boxes_with_true_areas__are_named_where_the_areas_tell(case, uni
     assert units in found.units
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(true_boxes(smallest=3.0), st.sampled_from(FOREIGN))
 @example((np.array([[40.0, 30, 20, 20]]), np.array([[60.0, 80]]), np.ones(1)), FOREIGN[0])
 def test_foreign_boxes_without_areas__are_named_where_they_cannot_be_coco(case, units):
