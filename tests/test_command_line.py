@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import vpt
 from tests.fixtures import make_image
 from tests.test_cli import fails_in_one_line, run
 from vpt.cli.mistakes import refusal
@@ -47,7 +48,12 @@ def test_a_bare_vpt__prints_its_help_as_help(capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("Usage: vpt [OPTIONS] COMMAND [ARGS]...\n\n")
     assert "  predict " in shown
-    assert run("data") == (0, "")
+    assert run("data") == run("-h") == run("train", "-h") == (0, "")
+
+
+def test_the_version__is_printed(capsys):
+    assert run("--version") == (0, "")
+    assert capsys.readouterr().out == f"vpt {vpt.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,16 @@ def test_a_bare_vpt__prints_its_help_as_help(capsys):
         ("photos", "vpt data check photos, or vpt train CONFIG.yaml data.dataset=photos"),
         ("nonsense", "vpt --help lists the commands"),
         ("trian c.yaml", "Did you mean 'train'?"),
-        ("train", "usage: vpt train [OPTIONS]"),
+        ("train", "usage: vpt train [OPTIONS] CONFIG"),
+        ("train c.yaml c.yaml", "'c.yaml' is a second config"),
+        ("train c.yaml photos", "for the data set: data.dataset=photos"),
+        ("train --config c.yaml", "the config is named without an option: vpt train c.yaml"),
+        ("predict done --data photos", "vpt predict PROMPT.safetensors photos"),
+        ("predict done photos --format json", "Did you mean 'jsonl'?"),
+        ("predict done photos --device gpu", "'gpu' is no device: it must be auto, cpu"),
+        ("evaluate done photos", "usage: vpt evaluate [OPTIONS] FILE --data DATA"),
+        ("list backbone", "Did you mean 'backbones'?"),
+        ("data photos", "Write: vpt data check photos"),
         ("predict done/prompt.safetensors", "usage: vpt predict [OPTIONS]"),
     ],
 )
@@ -107,6 +122,7 @@ def test_another_thing_than_was_wanted__is_told_what_to_write(words, saying):
         ("c.yaml train.epochs = 3", "write train.epochs=3"),
         ("c.yaml train.epochs= 3", "write train.epochs=3"),
         ("c.yaml train.epochs =3", "write train.epochs=3"),
+        ("c.yaml optim.lr=1e-3,train.epochs=3", "write optim.lr=1e-3 train.epochs=3"),
         ("c.yaml epochs=3", "did you mean 'train.epochs'?"),
         ("c.yaml num_classes=3", "num_classes: unknown key: the classes are those of the data set"),
     ],
@@ -135,6 +151,7 @@ def test_a_run_directory__stands_for_its_prompt_file(tmp_path):
     ("overrides", "saying"),
     [
         ("data.dataset=fotos", "no data set at 'fotos'"),
+        ("data.dataset=photos/train/a/1.png", "is an image; name the folder of all images"),
         ("data.root=fotos", "data.root fotos: no such file or folder"),
         ("backbone.weights=w.safetensors", "backbone.weights w.safetensors: no such file"),
         ("train.init_from=p.safetensors", "train.init_from p.safetensors: no such file"),

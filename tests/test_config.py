@@ -655,6 +655,13 @@ def test_thousands_of_wrong_keys__are_ten_lines_and_not_compared_with_every_key(
     assert lines[-1] == "run.yaml: and 19990 more problems"
 
 
+def test_a_long_list_in_the_place_of_a_section__is_one_line() -> None:
+    values = {**minimal(), "data": list(range(200_000)), "optim": [{}] * 200_000}
+    lines = error_of(validate, RunConfig, values, "run.yaml").splitlines()
+    assert len(lines) == 2
+    assert all("must be a mapping of keys to values" in line for line in lines)
+
+
 def test_a_long_list__is_parsed_by_the_same_events_as_a_short_one(tmp_path: Path) -> None:
     path = write(tmp_path, f"a: [{', '.join(['1234567'] * 10_000)}]\nb: [c, {{d: e}}]\n")
     values = load_yaml(path, ["b.1.d=f"])

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from vpt import cli, terminal
+from vpt.cli import main, terminal
 from vpt.console import SafeConsole, SafeStream, escaped
 from vpt.engine.progress import bytes_progress
 from vpt.runs.outputs import opened
@@ -66,10 +66,10 @@ def test_every_line_of_a_command__goes_through_one_place(capsys, monkeypatch):
     assert isinstance(terminal.out, SafeConsole)
     assert isinstance(terminal.err, SafeConsole)
     with pytest.raises(SystemExit) as caught:
-        cli.main(["predict", "none.safetensors", f"{HOSTILE[:5]}.png"])
+        main(["predict", "none.safetensors", f"{HOSTILE[:5]}.png"])
     assert caught.value.code == 2
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", "none\x1b[2J.safetensors", "--data", "x"])
+        main(["evaluate", "none\x1b[2J.safetensors", "--data", "x"])
     said = capsys.readouterr().err
     assert r"none\u001b[2J.safetensors" in said
     assert "\x1b" not in said

@@ -87,7 +87,7 @@ def test_evaluate__gives_the_runs_own_test_numbers_and_detections(place, prompt,
 
 def test_evaluate__of_a_results_file__scores_it_anew(place, capsys):
     assert measured(place, place / "run/test_results.json") == expected(place)
-    assert "AP/red " in capsys.readouterr().out
+    assert "\nred  " in capsys.readouterr().out
 
 
 def test_outputs__never_replace_what_is_read(place, prompt, tmp_path):
@@ -267,7 +267,7 @@ def test_training__shows_truth_beside_predictions(place):
         (("evaluate", "{prompt}", "--data", "{place}/data/images"), "no data set that is recognis"),
         (("evaluate", "{prompt}", "--data", "{photos}"), "of task classification, e.g. configs/f"),
         (("train", "{finetune}", "data.dataset={place}/data"), "configs/vpt_deep_custom_coco.yaml"),
-        (("evaluate", "{place}/run", "--data", "{data}"), "did you mean"),
+        (("evaluate", "{place}", "--data", "{data}"), "is a folder without prompt.safetensors"),
         (("data", "check", "{place}/data/annotations/val.json"), "name it under 'splits'"),
         (("data", "check", "{data}", "--output", "{config}/out"), "cannot be made"),
         (("evaluate", "{prompt}", "--data", "{data}", "--output", "{config}/a"), "cannot be made"),

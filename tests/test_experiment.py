@@ -216,7 +216,7 @@ def test_a_data_set_without_validation__is_refused_before_a_backbone_is_made(tmp
     images = make_folder(tmp_path / "data", splits=("train", "test"))
     monkeypatch.setattr(settings_module, "create_backbone", lambda *a, **k: pytest.fail("made"))
     with pytest.raises(DataError, match="no 'val' split"):
-        build(make_config(tmp_path / "run", images))
+        build(make_config(tmp_path / "run", images, data__val_fraction=0.0))
 
 
 # ---------------------------------------------------------------------------- the shipped configs

@@ -116,7 +116,7 @@ def no_backbone(monkeypatch):
         raise BuiltError
 
     monkeypatch.setattr("vpt.api.prompt_files.create_backbone", build)
-    monkeypatch.setattr("vpt.api.texts.create_text_tower", build)
+    monkeypatch.setattr("vpt.text.create_text_tower", build)
 
 
 GIANT = {

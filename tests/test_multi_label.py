@@ -345,7 +345,7 @@ def test_evaluate__gives_the_runs_own_metrics_and_each_class(learned, squares, c
     assert overall == pytest.approx(result["test"], rel=1e-6)  # other batches, other last bits
     assert {k[3:]: v for k, v in metrics.items() if "/" in k} == result["test_per_class"]
     assert run("evaluate", prompt, "--data", squares, "--num-workers", 0)[0] == 0
-    assert f"AP/red {metrics['AP/red']:.4f}" in capsys.readouterr().out
+    assert f"red     {metrics['AP/red']:.1%}" in capsys.readouterr().out
 
 
 def test_evaluate__of_the_other_kind__is_refused(learned, squares, tmp_path):

@@ -787,6 +787,17 @@ def test_bad_images__skipped__leave_out_exactly_those__and_weights_follow(tmp_pa
     assert experiment.settings.optim.warmup_steps == 3
 
 
+def test_split_json__is_an_indented_object_of_all_names(tmp_path):
+    images = make_folder(tmp_path / "data", splits=("train", "val"))
+    (images / "val/class_0/0.png").rename(images / "val/class_0/\u00fc\U0001f600.png")
+    train(make_config(tmp_path / "run", images, train__epochs=1))
+    text = (tmp_path / "run" / "split.json").read_text()
+    split = json.loads(text)
+    assert list(split) == ["class_names", "train", "val"]
+    assert "val/class_0/\u00fc\U0001f600.png" in split["val"]
+    assert text == json.dumps(split, indent=2) + "\n"
+
+
 def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypatch):
     images, scanned = make_folder(tmp_path / "data"), []
 

@@ -150,7 +150,7 @@ def test_corners_in_the_upper_left__are_named_by_their_areas_alone():
         written(boxes, sizes, BoxUnits(layout="xyxy")), sizes, np.full(3, 100)
     )
     assert found.units[0] == BoxUnits(layout="xyxy")
-    assert found.evidence == "the areas of 3 of 3 boxes are those of such boxes"
+    assert found.evidence == "3 of 3 areas are those of such boxes"
     assert str(found.units[0]) == "corners [x1, y1, x2, y2] in pixels"
 
 

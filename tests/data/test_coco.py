@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.coco_files import coco_descriptor, make_coco
-from vpt.data.detection import KINDS, SKIPPABLE, DetectionSplits
+from vpt.data.detection import KINDS, SKIPPABLE, DetectionSplits, boxes_hash
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection, to_coco_dict
@@ -640,3 +641,11 @@ def shapes(tmp_path_factory) -> Path:
     root = make_coco(tmp_path_factory.mktemp("shapes"), splits=("train",), images=3)
     CONTENT[root] = json.loads((root / "annotations" / "train.json").read_text())
     return root
+
+
+def test_boxes_hash__is_that_of_the_ground_truth_as_sorted_json(tmp_path):
+    split = read(make_coco(tmp_path)).require("train")
+    assert boxes_hash(split) == "4fada819ab3c55e008c9bdaf4347d4a2597dc0e588bc6ed756ca1fa04f8ebd16"
+    for each in (split, split.take(np.array([2])), split.take(np.zeros(0, dtype=np.int64))):
+        text = json.dumps(to_coco_dict(each), sort_keys=True)
+        assert boxes_hash(each) == hashlib.sha256(text.encode()).hexdigest()

@@ -148,7 +148,7 @@ def test_boxes_of_image_folders_in_other_units__are_named_and_converted(tmp_path
     (folder / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     fields = {"format": "hf_objects", "images": None}
     message = refusal(folder, **fields)
-    assert "they look like corners" in message
+    assert "the boxes look like corners" in message
     assert "'box_units: {layout: xyxy}'" in message
     found = read(folder, problems="raise", box_units={"layout": "xyxy"}, **fields)
     plain = read(root).require("train")
@@ -326,6 +326,9 @@ def test_names_of_files__that_differ_in_one_way__are_explained_and_accepted(
     assert "' does not exist; 'train/000.png' does: " in message
     assert f"write 'name_variants: [{variant}]' in the descriptor to accept all 6" in message
     splits = read(root, problems="raise", name_variants=[variant])
+    (note, _) = of_kind(splits, "file_name_variant")
+    assert note.count == 6
+    assert "' is read as 'train/000.png'" in note.message
     assert [sample.key for sample in splits.require("val").samples] == [
         f"images/val/{number:03d}.png" for number in range(6)
     ]
@@ -342,6 +345,19 @@ def test_names_of_files__with_accents_in_another_form__are_explained_and_accepte
     path.write_text(json.dumps(content))
     assert "name_variants: [unicode_form]' in the descriptor to accept it" in refusal(root)
     assert len(read(root, problems="raise", name_variants=["unicode_form"]).require("train")) == 6
+
+
+def test_names_of_files__of_another_machine__do_for_what_needs_no_images(tmp_path):
+    change = {"train": lambda content: rename(content, lambda name: f"/data/{name}")}
+    root = make_coco(tmp_path, change=change)
+    splits = read_detection(coco_descriptor(root), problems="raise", needed=["val"])
+    assert len(splits.require("train")) == 6
+
+
+def test_a_folder_of_images__that_is_not_there__has_a_likely_one(tmp_path):
+    root = make_coco(tmp_path)
+    assert "no folder of images" in refusal(root, images="image")
+    assert "did you mean 'images'?" in refusal(root, images="image")
 
 
 def test_a_file__is_not_given_to_two_names(tmp_path):

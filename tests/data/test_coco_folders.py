@@ -192,3 +192,14 @@ def test_other_json_files__are_no_annotations(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "package.json").write_text('{"name": "x"}')
     assert load_descriptor(tmp_path).format == "folder"
+
+
+def test_an_annotation_file_as_a_data_set__points_to_its_folder(tmp_path):
+    make_coco(tmp_path / "s")
+    with pytest.raises(DataError) as caught:
+        load_descriptor(tmp_path / "s" / "annotations" / "train.json")
+    assert f"; name the folder '{tmp_path}/s', or name it under 'splits'" in str(caught.value)
+    alone = tmp_path / "found.json"
+    alone.write_text("{}")
+    with pytest.raises(DataError, match="holds annotations; name it under 'splits'"):
+        load_descriptor(alone)

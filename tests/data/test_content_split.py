@@ -209,9 +209,17 @@ def test_fraction_of_data_with_a_split_of_their_own__is_refused(tmp_path):
         read_splits(with_cuts(descriptor, val_fraction=0.2))
 
 
+def test_too_few_images__do_without_a_test_split_that_nobody_asked_for(tmp_path):
+    splits = read_splits(load_descriptor(flat(tmp_path, images=2)))
+    assert splits.test is None
+    assert splits.val.class_counts() == splits.train.class_counts() == [1, 1]
+    assert "too few images for a test split as well" in splits.notes
+
+
 def test_too_few_images__say_what_to_change(tmp_path):
-    with pytest.raises(DataError, match=r"no image is left for 'test': 2 images of 2 classes"):
-        read_splits(load_descriptor(flat(tmp_path, images=1)))
+    descriptor = load_descriptor(flat(tmp_path, images=2))
+    with pytest.raises(DataError, match=r"left for 'test': 4 images .*fraction=0, which"):
+        read_splits(with_cuts(descriptor, test_fraction=0.1))
 
 
 def test_cut_of_an_earlier_reading__is_made_again(tmp_path):

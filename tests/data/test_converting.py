@@ -72,11 +72,11 @@ def test_boxes__come_back_from_each_format(tmp_path, to, images):
     assert same_boxes(before, after, crowds=to != "yolo") == 45 - (to == "yolo")
     marks = {
         "coco": [],
-        "yolo": ["1 crowds or difficult objects are left out: YOLO has no mark for them"],
-        "voc": ["1 crowds are written as difficult objects"],
+        "yolo": ["crowds and difficult objects left out, for which YOLO has no mark: 1"],
+        "voc": ["crowds written as difficult objects: 1"],
     }
-    areas = [] if to == "coco" else ["areas of outlines are lost, 1 in all: those of boxes remain"]
-    text = "18 images got another name, which no other image has"
+    areas = [] if to == "coco" else ["areas of outlines that are lost, those of boxes remain: 1"]
+    text = "images that got a name of their own, as theirs is another's too: 18"
     named = [text] if to == "voc" and images != "none" else []
     assert said[1:] == [*named, *marks[to], *areas]
     if images == "none":
@@ -148,7 +148,9 @@ def test_images_of_one_name__get_names_of_their_own(tmp_path):
         done = convert(tmp_path / "s", tmp_path / to, to, log=said.append)
         after = read_detection(load_descriptor(done.read_as))
         assert same_boxes(before, after) == 3
-        assert said[2] == f"{count} images got another name, which no other image has"
+        assert (
+            said[2] == f"images that got a name of their own, as theirs is another's too: {count}"
+        )
     with pytest.raises(DataError, match="would share one label file"):
         convert(tmp_path / "s", tmp_path / "again", "yolo", images="none")
     assert not (tmp_path / "again").exists()

@@ -85,7 +85,7 @@ def test_missing_column__is_named_with_the_near_one(tmp_path):
 def test_missing_file_and_folder__are_named(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_csv_table(tmp_path / "none.csv")
-    with pytest.raises(DataError, match="is not a file"):
+    with pytest.raises(DataError, match="not a file"):
         read_csv_table(tmp_path)
 
 

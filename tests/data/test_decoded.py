@@ -130,6 +130,8 @@ def test_an_image_of_another_size_than_its_head_says__leaves_nothing_behind(spli
 class _Slow:
     """A transform that takes its time from the third image on."""
 
+    preprocess = SIXTEEN
+
     def __init__(self, started: Path):
         self.transform, self.started, self.count = TRANSFORMS["none"], started, 0
 

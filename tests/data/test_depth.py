@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.fixtures import make_image
-from vpt.data.depth import depth_warning, look_at_depth
+from vpt.data.depth import depth_warning, depth_warning_of_files, look_at_depth
 from vpt.data.splits import Sample, Split
 
 
@@ -70,26 +70,34 @@ def test_a_range_that_fits_nothing__is_said(tmp_path):
     for name in ("eight", "wide", "few", "float"):
         (tmp_path / name).mkdir()
     eight = split_of(tmp_path / "eight", [make_image()])
-    assert "changes no image of 'train'" in depth_warning(eight, (0, 4095))
+    assert "changes none of the images of 'train'" in depth_warning(eight, (0, 4095))
     wide = split_of(tmp_path / "wide", [grey(0, 65535)])
     assert "cuts off 9" in depth_warning(wide, (0, 4095))
     few = split_of(tmp_path / "few", [grey(0, 255)])
-    assert "is wide for 'train'" in depth_warning(few, (0, 4095))
+    assert "is wide for the images of 'train'" in depth_warning(few, (0, 4095))
     image = Image.fromarray(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10))
     floats = split_of(tmp_path / "float", [image], "tiff")
     assert depth_warning(floats, (0, 1)) is None
 
 
-def test_look_at_depth__decodes_a_few_of_many__and_none_of_arrays(tmp_path):
-    image = grey(0, 4095)
-    image.save(tmp_path / "a.png")
-    samples = tuple(Sample(tmp_path / "a.png", 0, str(n)) for n in range(1000))
-    found = look_at_depth(Split("train", samples, ("only",)))
-    assert found is not None
+def test_few_of_many_images_are_decoded__and_none_of_arrays(tmp_path):
+    grey(0, 4095).save(tmp_path / "a.png")
+    found = look_at_depth([tmp_path / "a.png"] * 64)
     assert (found.looked_at, found.deep) == (64, 24)
     array = np.zeros((2, 4, 4, 3), np.uint8)
     arrays = Split("train", (Sample(0, 0, "0"), Sample(1, 0, "1")), ("only",), array)
-    assert look_at_depth(arrays) is None
+    assert depth_warning(arrays) is None
+
+
+def test_files_to_predict__are_looked_at_likewise(tmp_path):
+    grey(0, 4095).save(tmp_path / "a.png")
+    make_image().save(tmp_path / "b.png")
+    warning = depth_warning_of_files([tmp_path / "a.png", tmp_path / "b.png"])
+    assert warning is not None
+    assert warning.startswith("these images have 16 bits and use only")
+    assert depth_warning_of_files([tmp_path / "a.png"], (0, 4095)) is None
+    assert depth_warning_of_files([tmp_path / "b.png"], (0, 4095)) is None
+    assert depth_warning_of_files([]) is None
 
 
 def test_an_unreadable_image__is_passed_over(tmp_path):

@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,135 @@ def test_folder__mistakes__are_named(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("training", "valid", "testing"), ("Train", "VALIDATION", "eval"), ("train", "dev", "test")],
+)
+def test_folder__usual_names_of_splits__are_found(tmp_path, train, val, test):
+    make_folder(tmp_path, splits=(train, val, test))
+    splits = read_splits(load_descriptor(tmp_path))
+    assert keys(splits.val)[0] == f"{val}/class_0/0.png"
+    assert (len(splits.train), len(splits.test)) == (6, 6)
+
+
+def test_folder__two_names_of_one_split__ask_with_a_descriptor_for_each(tmp_path):
+    make_folder(tmp_path, splits=("train", "val", "validation"))
+    with pytest.raises(DataError, match=r"'val' and 'validation', and either may") as caught:
+        load_descriptor(tmp_path)
+    assert "# validation for val" in str(caught.value)
+    with pytest.raises(DataError, match=r"name one under 'splits'"):
+        read_splits(described(tmp_path))
+
+
+def test_folder__classes_of_which_one_is_called_train__are_classes(tmp_path):
+    make_folder(tmp_path, splits=("x",), classes=3)
+    for label, name in enumerate(("train", "bus", "car")):
+        (tmp_path / "x" / f"class_{label}").rename(tmp_path / "x" / name)
+    assert read_splits(load_descriptor(tmp_path / "x")).class_names == ("bus", "car", "train")
+
+
+def test_folder__that_holds_the_data_set_in_another__names_that(tmp_path):
+    make_folder(tmp_path / "photos" / "photos")
+    (tmp_path / "photos" / "__MACOSX").mkdir()
+    with pytest.raises(DataError, match=r"'.*photos/photos' is one: name that"):
+        load_descriptor(tmp_path / "photos")
+
+
+def test_folder__val_without_anything__is_cut_out_of_train(tmp_path):
+    make_folder(tmp_path, splits=("train",), images=5)
+    (tmp_path / "val").mkdir()
+    assert len(read_splits(load_descriptor(tmp_path)).val) == 2
+
+
+def test_folder__images_without_a_class__are_counted_or_refused(tmp_path):
+    make_folder(tmp_path)
+    make_image().save(tmp_path / "train" / "loose.png")
+    (note,) = read_splits(described(tmp_path)).notes
+    assert note.startswith("1 images directly in '") or note.startswith("1 image directly in '")
+    shutil.rmtree(tmp_path / "val")
+    (tmp_path / "val").mkdir()
+    make_image().save(tmp_path / "val" / "loose.png")
+    assert "holds 1 images but no folder for each class" in refusal(described(tmp_path))
+
+
+def test_folder__files_of_other_formats__are_counted(tmp_path):
+    make_folder(tmp_path)
+    for name in ("a.cr2", "b.CR2", "c.txt"):
+        (tmp_path / "train" / "class_0" / name).touch()
+    assert read_splits(described(tmp_path)).notes == (
+        "3 files of other formats left out: .cr2 (2), .txt (1)",
+    )
+
+
+def test_folder__linked_class_and_images__are_followed(tmp_path):
+    make_folder(tmp_path / "far", splits=("more",), classes=1, images=4)
+    make_folder(tmp_path / "near", splits=("train",), classes=2)
+    (tmp_path / "near" / "train" / "class_2").symlink_to(tmp_path / "far" / "more" / "class_0")
+    splits = read_splits(described(tmp_path / "near"))
+    assert splits.train.class_counts() == [3, 3, 4]
+    assert keys(splits.train)[-1] == "train/class_2/3.png"
+
+
+def test_folder__boxes_of_yolo__are_called_that(tmp_path):
+    make_folder(tmp_path, splits=("train",), classes=1)
+    (tmp_path / "train" / "class_0").rename(tmp_path / "train" / "images")
+    (tmp_path / "train" / "labels").mkdir()
+    (tmp_path / "train" / "labels" / "0.txt").touch()
+    message = refusal(described(tmp_path))
+    assert "labels' is taken for a class but has no images (1 file of other formats" in message
+    assert "looks like images with boxes in the layout of YOLO or VOC" in message
+    assert "remove" not in message
+
+
+def test_folder__classes_absent_from_val_and_test__are_said(tmp_path):
+    make_folder(tmp_path, classes=3)
+    shutil.rmtree(tmp_path / "val" / "class_0")
+    for path in (tmp_path / "test" / "class_2").iterdir():
+        path.unlink()
+    splits = read_splits(described(tmp_path))
+    assert (splits.val.class_counts(), splits.test.class_counts()) == ([0, 3, 3], [3, 3, 0])
+    assert splits.notes == (
+        "'val' has no image of 1 of 3 classes (class_0); its metrics leave them out",
+        "'test' has no image of 1 of 3 classes (class_2); its metrics leave them out",
+    )
+    shutil.rmtree(tmp_path / "train" / "class_1")
+    assert "has a folder 'class_1' that is no class" in refusal(described(tmp_path))
+
+
+def test_one_class__is_refused__unless_there_is_nothing_to_learn(images):
+    message = refusal(listed(images, "path,label\na/1.png,x\n"))
+    assert "'birds' has one class, 'x': a classifier needs two" in message
+    (images / "test.csv").write_text("path,label\na/1.png,x\n")
+    (images / "train.csv").unlink()
+    assert read_splits(described(images, "csv")).test.labels == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.csv", '"file": "a.csv"'),
+        ("a.png", "is an image; name the folder"),
+        ("a.zip", "is an archive; unpack it"),
+    ],
+)
+def test_file_that_is_no_descriptor__says_what_to_give(tmp_path, name, message):
+    (tmp_path / name).write_text("path,label\n")
+    with pytest.raises(DataError) as caught:
+        load_descriptor(tmp_path / name)
+    assert message in str(caught.value)
+
+
+def test_descriptor_in_a_message__is_one_that_reads(tmp_path):
+    write_images(tmp_path / "data", "a.png", "b.png")
+    (tmp_path / "data" / "my.csv").write_text("path,label\na.png,x\nb.png,y\n")
+    with pytest.raises(DataError, match="a YAML file of: ") as caught:
+        load_descriptor(tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    path = tmp_path / "d.yaml"
+    path.write_text(str(caught.value).partition("a YAML file of: ")[2])
+    assert load_descriptor(path).file == "my.csv"
+
+
 # Lists
 
 
@@ -196,6 +326,60 @@ def test_image_list__path_with_space__is_read(images):
 )
 def test_csv__mistake__is_one_line_naming_it(images, text, fields, message):
     assert message in refusal(listed(images, text, **fields))
+
+
+def test_csv__columns_of_other_names__are_guessed_in_the_message(images):
+    message = refusal(listed(images, "filename,site,class\na/1.png,s,x\n"))
+    assert "columns: {path: filename, label: class}" in message
+    assert "its first line (a/1.png, x) names no columns" in refusal(listed(images, "a/1.png,x\n"))
+
+
+def test_csv__paths_of_windows__name_the_same_images(images):
+    splits = read_splits(listed(images, "path,label\na\\1.png,x\n.\\b\\1.png,y\n"))
+    assert keys(splits.train) == ["a/1.png", "b/1.png"]
+
+
+def test_csv__names_that_differ_a_little__are_taken_where_the_descriptor_says_so(images):
+    text = "path,label\na/1.PNG,x\na/2%20b.png,x\nb/1.png,y\n"
+    message = refusal(listed(images, text))
+    assert "(2 of 3 listed images are missing); 'a/1.png' does" in message
+    variants = ["suffix_case", "url_encoded"]
+    splits = read_splits(listed(images, text, name_variants=variants))
+    assert keys(splits.train) == ["a/1.png", "a/2 b.png", "b/1.png"]
+
+
+def test_csv__labels_with_leading_zeros__keep_their_spelling(images):
+    text = "path,label\na/1.png,01\nb/1.png,00\nb/2.png,10\n"
+    splits = read_splits(listed(images, text))
+    assert splits.class_names == ("00", "01", "10")
+    assert splits.train.labels == (1, 0, 2)
+    twice = refusal(listed(images, "path,label\na/1.png,01\nb/1.png,1\n"))
+    assert "write one number in one way" in twice
+    wrong = refusal(listed(images, "path,label\na/1.png,1\n", classes=["10", "20"]))
+    assert "train.csv:2: unknown class '1'" in wrong
+
+
+def test_csv__classes_that_differ_in_case__are_said(images):
+    splits = read_splits(listed(images, "path,label\na/1.png,ant\nb/1.png,Ant\n"))
+    (note,) = splits.notes
+    assert note.startswith("warning: classes 'Ant' and 'ant' differ in upper and lower case alone")
+
+
+def test_csv__line_break_in_a_label__is_an_unclosed_quote(images):
+    text = 'path,label\na/1.png,"x\nb/1.png,y"\n'
+    assert "train.csv:2: \"x\\nb/1.png,y\" in column 'label' holds a line break" in refusal(
+        listed(images, text)
+    )
+
+
+def test_csv__usual_names_of_files__are_found(images):
+    (images / "Validation.csv").write_text("path,label\nb/1.png,x\n")
+    splits = read_splits(listed(images, "path,label\na/1.png,x\nb/2.png,y\n"))
+    assert keys(splits.val) == ["b/1.png"]
+    (images / "dev.csv").write_text("path,label\n")
+    assert "has 'Validation.csv' and 'dev.csv', and either may be meant by val" in refusal(
+        described(images, "csv")
+    )
 
 
 def test_csv__other_encoding__is_refused(images):

@@ -178,3 +178,13 @@ def test_descriptor_without_columns__finds_the_label(tmp_path):
     (tmp_path / "train" / "metadata.jsonl").unlink()
     with pytest.raises(DataError, match=r"has no metadata.csv or metadata.jsonl"):
         read_splits(descriptor)
+
+
+def test_mistake_in_a_recognised_folder__comes_with_its_descriptor(tmp_path):
+    rows = [{**row, "file_name": row["file_name"].upper()} for row in ROWS]
+    text = refusal(write(tmp_path / "data" / "train", rows).parent)
+    line, _, printed = text.partition("\n\n")
+    assert line.endswith("this descriptor reads the folder as it is, to be changed:")
+    path = tmp_path / "printed.yaml"
+    path.write_text(printed + "\nname_variants: [suffix_case]\n")
+    assert len(read_splits(load_descriptor(path)).train) > 0

@@ -307,3 +307,9 @@ def test_data_check__shows_sizes_and_pictures(tmp_path, capsys):
     assert "data/validation-00000-of-00001.parquet:0: cat" in data_page(check)
     assert run("data", "check", path, "--num-workers", 0)[0] == 0
     assert "ready to train" in capsys.readouterr().out
+
+
+def test_boxes_in_parquet__are_refused_with_what_to_do(tmp_path):
+    write_table(tmp_path / "train.parquet", {"image": images([0]), "objects": pa.array(["x"])})
+    with pytest.raises(DataError, match=r"'objects' holds boxes, .* metadata\.jsonl"):
+        read_splits(load_descriptor(tmp_path))

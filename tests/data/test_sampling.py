@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 from collections import Counter
@@ -288,3 +289,22 @@ def test_restrict_classes__all__changes_nothing():
 def test_restrict_classes__nothing_left__is_refused():
     with pytest.raises(DataError, match=r"'train' has no image of the new classes \(0 of 1\)"):
         restrict_classes(splits_of([4]), "new")
+
+
+def test_every_choice_and_order__of_some_images__stays_as_it_is_for_ever():
+    """What a run with a seed was trained on must not change with how splits are held."""
+    split = split_of([7, 1, 12, 5])
+    val = split_of([3, 2, 2, 6])
+
+    def keys(each: Split) -> list[str]:
+        return [sample.key for sample in each.samples]
+
+    found = {
+        "rest": keys(holdout(split, 0.3, 7)[0]),
+        "few": keys(few_shot(split, 1, 2)),
+        "coop": [keys(each) for each in coop_few_shot(split, val, 3, 2)],
+        "order": list(EpochBatches(20, 6, seed=3, epoch=2)),
+        "balanced": list(EpochBatches(25, 6, seed=3, epoch=2, balance=split.labels)),
+    }
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    assert digest == "c8a5dcda3c544d9a0e90ec88b5026ce3a53701dcd7c6eb6ff34a806132492d97"

@@ -19,6 +19,7 @@ from tests.data.label_data import (
 from vpt.data.descriptor import Descriptor
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading_boxes import read_detection
+from vpt.errors import DataError
 
 CAT = voc_object("cat", 1, 1, 10, 20)
 DOG = voc_object("dog", 31, 11, 50, 40)
@@ -78,6 +79,13 @@ def test_difficult_objects__are_what_the_descriptor_says(tmp_path, choice, crowd
     assert kinds(found) == said
 
 
+def test_difficult_objects_alone__stop_with_the_key_that_settles_it(tmp_path):
+    hard = voc_xml(voc_object("dog", 31, 11, 50, 40, difficult=1))
+    root = flat(tmp_path, **{f"i{k}": hard for k in range(5)})
+    assert "write 'difficult: object' in the descriptor" in error_of(root)
+    assert len(read_flat(root, difficult="object").require("train")) == 5
+
+
 def test_vocs_own_layout__has_its_lists(tmp_path):
     write_images(tmp_path / "JPEGImages", "2007_1.jpg", "2007_2.jpg", "2007_3.jpg")
     names = {"train": "2007_1\n", "val": "2007_2\n", "trainval": "2007_1\n2007_2\n"}
@@ -122,7 +130,7 @@ def test_a_listed_image_that_is_missing__is_named(tmp_path):
         f"{tmp_path}/JPEGImages/c.jpg: no such file"
     ]
     assert lines(splits, "image_listed_twice") == [
-        f"{tmp_path}/ImageSets/Main/train.txt: 1 lines name an image again; taken once"
+        f"{tmp_path}/ImageSets/Main/train.txt: 1 lines that name an image again; left out"
     ]
 
 
@@ -177,7 +185,7 @@ def test_another_file_name_inside__the_image_beside_is_taken(tmp_path):
     splits = read_flat(flat(tmp_path, **xmls))
     assert keys(splits) == {"train": ["a.png", "b.png"]}
     assert lines(splits, "file_name_differs") == [
-        f"{tmp_path}: 1 XML files name another image than the one beside them"
+        f"{tmp_path}: 1 XML files that name another image than the one beside them"
     ]
 
 
@@ -195,7 +203,7 @@ def test_an_xml_file_of_another_name__belongs_to_the_image_it_names(tmp_path):
     assert lines(splits, "image_missing", "image_without_label") == [
         f"{tmp_path}/annotations/gone.xml: image 'gone': there is no image of its name, nor of the "
         "<filename> in it",
-        f"{tmp_path}/images: 1 images have no XML file; left out",
+        f"{tmp_path}/images: 1 images without an XML file; left out",
     ]
 
 
@@ -295,7 +303,7 @@ def test_two_years__are_asked_about(tmp_path):
         place = tmp_path / "VOCdevkit" / year
         write_images(place / "JPEGImages", "a.jpg")
         write_files(place, {"Annotations/a.xml": voc_xml(CAT), "ImageSets/Main/train.txt": "a\n"})
-    with pytest.raises(Exception, match="holds 2 years of PASCAL VOC") as caught:
+    with pytest.raises(DataError, match="holds 2 years of PASCAL VOC") as caught:
         load_descriptor(tmp_path)
     assert "labels: VOCdevkit/VOC2007/Annotations" in str(caught.value)
     assert "images: VOCdevkit/VOC2012/JPEGImages" in str(caught.value)
@@ -306,5 +314,5 @@ def test_label_files_elsewhere__are_asked_for(tmp_path):
     descriptor = Descriptor.model_validate(
         {"name": "x", "format": "voc", "root": tmp_path, "splits": {"train": "train"}}
     )
-    with pytest.raises(Exception, match=r"none of the 1 images of split 'train'.*'a\.xml'.*labels"):
+    with pytest.raises(DataError, match=r"no label file for any .* 'train'.*'a\.xml'.*'labels'"):
         read_detection(descriptor)

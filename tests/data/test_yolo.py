@@ -18,7 +18,7 @@ from tests.data.label_data import (
 )
 from vpt.data.descriptor import Descriptor
 from vpt.data.layouts import load_descriptor
-from vpt.data.readers.yolo import LineError, numbers_of, read_numbers
+from vpt.data.readers.yolo_lines import LineError, numbers_of, read_numbers
 from vpt.data.reading_boxes import read_detection
 from vpt.errors import DataError, VptError
 
@@ -127,6 +127,26 @@ def test_validation_on_the_training_images__holds_some_of_them_out(tmp_path):
         read_detection(written)
 
 
+def test_suffixes_in_capitals__are_read(tmp_path):
+    root = split_first(tmp_path, "names: [cat]\n")
+    (root / "train" / "labels" / "a.txt").rename(root / "train" / "labels" / "a.TXT")
+    (root / "train" / "images" / "a.jpg").rename(root / "train" / "images" / "a.JPG")
+    assert boxes(read(root, "raise")) == [[BOX]]
+
+
+def test_listed_names_that_differ_from_the_files__are_accepted_by_a_key(tmp_path):
+    write_images(tmp_path / "images", "a.JPG", "b.JPG")
+    write_files(tmp_path / "labels", {"a.txt": LINE, "b.txt": LINE})
+    yaml = "train: train.txt\nval: val.txt\nnames: [cat]\n"
+    lists = {"train.txt": "images/a.jpg\n", "val.txt": "images/b.jpg\n"}
+    write_files(tmp_path, {"data.yaml": yaml, **lists})
+    text = f"name: x\nformat: yolo\nroot: {tmp_path}\nfile: data.yaml\n"
+    key = "name_variants: [suffix_case]"
+    assert f"write '{key}' in the descriptor" in error_of(tmp_path)
+    write_files(tmp_path, {"d/d.yml": text + key + "\n"})
+    assert boxes(read(tmp_path / "d" / "d.yml", "raise")) == [[BOX]]
+
+
 def test_an_image_without_labels__is_a_negative(tmp_path):
     root = split_first(tmp_path, "names: [cat]\n")
     write_images(root / "train" / "images", "empty.jpg", "none.jpg", "more.jpg")
@@ -134,7 +154,7 @@ def test_an_image_without_labels__is_a_negative(tmp_path):
     splits = read(root, "raise")
     assert boxes(splits) == [[BOX], [], [BOX], []]
     assert lines(splits, "label_missing") == [
-        f"{root}/train/images: 1 of 4 images have no label file; kept as negatives"
+        f"{root}/train/images: 1 of 4 images without a label file; kept as negatives"
     ]
     (root / "train" / "labels" / "more.txt").unlink()
     (root / "train" / "labels" / "empty.txt").unlink()
@@ -145,7 +165,7 @@ def test_labels_elsewhere__stop_with_the_place_that_was_looked_at(tmp_path):
     root = split_first(tmp_path, f"{PATHS}names: [cat]\n")
     (root / "train" / "labels").rename(root / "train" / "boxes")
     assert error_of(root) == (
-        f"none of the 1 images of split 'train' of '{root.name}' has a label file: there is no "
+        f"no label file for any image of split 'train' of '{root.name}' (1): there is no "
         f"'a.txt' in '{root}/train/images' and '{root}/train/labels'; name their folder under "
         "'labels' in a descriptor"
     )
@@ -155,7 +175,7 @@ def test_label_files_without_an_image__are_counted(tmp_path):
     root = split_first(tmp_path, "names: [cat]\n")
     write_files(root / "train" / "labels", {"lost.txt": LINE, "classes.txt": "cat\n"})
     assert lines(read(root), "label_without_image") == [
-        f"{root}/train/labels: 1 label files have no image, such as lost.txt; left out"
+        f"{root}/train/labels: 1 label files without an image, such as lost.txt; left out"
     ]
 
 
@@ -240,6 +260,14 @@ def test_a_broken_line__is_named_with_its_number(tmp_path, text, kind, said):
     assert found.startswith(f"{tmp_path}/train/labels/a.txt:3: image 'train/images/a.jpg': ")
     assert said in found
     assert BOX in boxes(splits)[0]
+
+
+def test_many_broken_lines__are_an_error_even_where_each_may_be_left_out(tmp_path):
+    text = f"{LINE}0 40 30 20 30\n0 41 30 20 30\n0 42 30 20 30\n"
+    root = split_first(tmp_path, "names: [cat]\n")
+    write_files(root, {"train/labels/a.txt": text})
+    with pytest.raises(DataError, match="3 of 4 boxes of 'train' cannot be used"):
+        read(root, "skip")
 
 
 def test_a_label_file_that_is_no_text__leaves_its_image_out(tmp_path):
@@ -390,8 +418,21 @@ def test_two_data_yamls__are_asked_about(tmp_path):
     assert "file: other.yaml" in str(caught.value)
 
 
-def test_a_test_split_without_labels__is_left_out(tmp_path):
-    yaml = "train: train/images\nval: valid/images\ntest: test/images\nnames: [cat]\n"
-    root = split_first(tmp_path, yaml)
+def test_a_test_split_without_labels__is_left_out_and_it_is_said(tmp_path):
+    root = split_first(tmp_path, f"{PATHS}test: test/images\nnames: [cat]\n")
+    assert lines(read(root), "test_without_truth") == [
+        f"{root}/data.yaml: test: no such folder or list of images: '{root}/test/images'; left out"
+    ]
     write_images(root / "test" / "images", "t.jpg")
-    assert list(keys(read(root, "raise"))) == ["train", "val"]
+    splits = read(root, "raise")
+    assert list(keys(splits)) == ["train", "val"]
+    assert lines(splits, "test_without_truth") == [
+        f"{root}/test/images: no label file for any of its images (1); left out"
+    ]
+
+
+def test_a_classes_txt_among_the_folders_of_labels__is_no_label(tmp_path):
+    root = kind_first(tmp_path)
+    write_files(root, {"labels/classes.txt": "cat\n"})
+    splits = read(root, "raise")
+    assert (splits.class_names, kinds(splits)) == (("cat",), [])

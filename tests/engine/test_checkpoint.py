@@ -149,7 +149,7 @@ def test_checkpoint__disk_full__older_ones_intact(store, log, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="no space left"):
         save(store, 3)
     monkeypatch.undo()

@@ -45,7 +45,8 @@ def test_an_error__silences_the_line_too():
             "timm/x",
             None,
             True,
-            "loading backbone timm/x (weights: Hugging Face's cache, or https://huggingface.co) ...",
+            "loading backbone timm/x (weights: Hugging Face's cache, or "
+            "https://huggingface.co) ...",
         ),
         ("timm/x", None, False, "loading backbone timm/x ..."),
         ("timm/x", Path("w.st"), True, "loading backbone timm/x (weights: w.st) ..."),

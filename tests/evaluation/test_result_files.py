@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from tests.evaluation.test_detection import TRUTH, truth_of
+from vpt.data.detection import DetectionSample, DetectionSamples, DetectionSplit, to_coco_dict
 from vpt.errors import DataError
 from vpt.evaluation import score_results
 from vpt.evaluation.result_files import read_results
+from vpt.runs.boxes import BoxEvaluator
+from vpt.structures import Detections
 
 NAMES = {100: "a/0.jpg", 101: "b/x y.png"}
 NAMED = {
@@ -110,6 +114,30 @@ def test_results_of_whole_images__are_refused_as_such():
         ap([{"image_id": 100, "boxes": [[1, 2, 3, 4]], "scores": [0.5], "labels": [1]}])
 
 
+def test_results_of_a_run__have_the_ids_of_the_annotation_file(tmp_path):
+    numbers = np.array([7, 8])
+    boxes = np.array([[1.0, 2, 30, 40], [5, 6, 70, 80]])
+    samples = [
+        DetectionSample(
+            *(tmp_path / f"{number}.png", f"{number}.png", number, (100, 100), box[None]),
+            *(np.zeros(1, np.int64), np.zeros(1, np.bool_), np.ones(1) * 100, numbers[:1]),
+        )
+        for number, box in zip(numbers.tolist(), boxes, strict=True)
+    ]
+    names = {7: "img-a", 8: "img-b"}
+    split = DetectionSplit("val", DetectionSamples.of(samples), ("red",), (3,), names)
+    evaluator = BoxEvaluator(split, tmp_path / "r.json")
+    found = [
+        Detections(torch.tensor(box[None]).float(), torch.ones(1), torch.zeros(1).long())
+        for box in boxes
+    ]
+    evaluator.update(found, torch.tensor([0, 1]))
+    assert evaluator.compute()["AP"] == pytest.approx(1.0)
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert [record["image_id"] for record in written] == ["img-a", "img-b"]
+    assert score_results(written, to_coco_dict(split)).compute() == evaluator.compute()
+
+
 def test_a_name_of_two_images__is_refused():
     truth = {
         **TRUTH,
@@ -157,6 +185,28 @@ def test_results_in_other_units__are_refused_by_name(words, place):
     with pytest.raises(DataError, match=f"the boxes look like .*{words}"):
         ap(records, truth)
     assert ap(perfect(truth), truth) == pytest.approx(1.0)
+
+
+FRAMES = {
+    "stretched to 512": lambda x, y, w, h: [x * 0.8, y * 512 / 480, w * 0.8, h * 512 / 480],
+    "padded at the right or below to 1280": lambda *box: [2 * side for side in box],
+    "padded on both sides to 320": lambda x, y, w, h: [x / 2, y / 2 + 40, w / 2, h / 2],
+}
+
+
+@pytest.mark.parametrize("words", FRAMES)
+def test_results_in_the_pixels_of_a_models_square__are_refused_as_such(words):
+    truth = dense(12, 0.1, 0.9)
+    records = perfect(truth, bbox=lambda row: FRAMES[words](*row["bbox"]))
+    with pytest.raises(DataError, match=f"the boxes look like pixels of the image {words} x"):
+        ap(records, truth)
+
+
+def test_results_in_other_units__are_refused_where_there_is_no_truth_to_compare_with():
+    truth = dense(12, 0.1, 0.9)
+    records = perfect(truth, bbox=lambda row: UNITS["thousandths"](*row["bbox"]))
+    with pytest.raises(DataError, match=r"the boxes look like .*thousandths"):
+        ap(records, {**truth, "annotations": []})
 
 
 def test_results_of_a_bad_detector__are_scored_not_accused():

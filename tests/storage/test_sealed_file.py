@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import pickle  # noqa: TID251 (an attacker's file)
 import zipfile
@@ -8,6 +9,7 @@ import safetensors.torch
 import torch
 
 from vpt.errors import RunError
+from vpt.storage import atomic_file
 from vpt.storage.sealed_file import (
     HEAD_LIMIT,
     SealedFileError,
@@ -154,15 +156,38 @@ def test_sealed_file__number_json_does_not_have__key_named(tmp_path, value):
     assert files(tmp_path) == []
 
 
+def no_space(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that takes half of what is written."""
+
+    def write(self, data):
+        super().write(data[: len(data) // 2])
+        no_space()
+
+
+class ShortWrites(io.FileIO):
+    """A file that takes a few bytes at a time."""
+
+    def write(self, data):
+        return super().write(data[:100])
+
+
+def on_disk(monkeypatch, kind):
+    """Files are written through another class; its errors are named as ever."""
+    output = type("Output", (atomic_file._Output, kind), {})
+    monkeypatch.setattr(atomic_file, "_Output", output)
+
+
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_sealed_file__disk_full__old_file_intact_and_no_leftover(sealed, monkeypatch, call):
-    old, real = sealed.read_bytes(), getattr(os, call)
-
-    def full(descriptor, *data):
-        real(descriptor, *[piece[: len(piece) // 2] for piece in data])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, call, full)
+    old = sealed.read_bytes()
+    if call == "write":
+        on_disk(monkeypatch, FullDisk)
+    else:
+        monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(RunError, match=r"no space left to write .*a\.safetensors: \d+ bytes"):
         write_sealed(sealed, {"big": torch.ones(1000)}, {})
     monkeypatch.undo()
@@ -171,8 +196,8 @@ def test_sealed_file__disk_full__old_file_intact_and_no_leftover(sealed, monkeyp
 
 
 def test_sealed_file__short_writes__whole_file_written(sealed, monkeypatch):
-    old, real = sealed.read_bytes(), os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:100]))
+    old = sealed.read_bytes()
+    on_disk(monkeypatch, ShortWrites)
     write_sealed(sealed, tensors(), HEADER)
     assert sealed.read_bytes() == old
 

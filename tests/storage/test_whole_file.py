@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from vpt.data.parts import read_json, text_rows
 
 from vpt.config import load_yaml
 from vpt.data import load_descriptor, read_splits
+from vpt.data.readers.parts import read_json, text_rows
 from vpt.errors import VptError
 from vpt.storage.whole_file import open_regular, read_whole, read_whole_text
 from vpt.text import resolve_templates

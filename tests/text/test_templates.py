@@ -100,7 +100,7 @@ def test_resolve_templates__text_file__its_lines(tmp_path):
     refused(path, "no template")
     path.write_bytes(b"a \xff {}")
     refused(path, "no UTF-8")
-    refused(tmp_path, r"templates .*director")
+    refused(tmp_path, r"templates .*not a file")
 
 
 def test_resolve_templates__json_file__list_or_data_set(tmp_path):

@@ -105,7 +105,7 @@ def benchmark_data(
     from vpt.config import load_config
     from vpt.reports import data_speed
 
-    settings = load_config(config_path(config, "benchmark-data"), overrides or ())
+    settings = load_config(config_path(config, "benchmark-data", overrides), overrides or ())
     training = data_speed.training_speed(settings, turns=turns)
     result = data_speed.measure_data_path(settings, images=images, turns=turns, training=training)
     out.print(data_speed.data_speed_table(result))

@@ -35,7 +35,7 @@ def quickstart(
     from vpt.protocols.comparison import compare, load_comparison
     from vpt.reports.tables import comparison_table, write_comparison
 
-    settings = load_comparison(config_path(config, "quickstart"), overrides or ())
+    settings = load_comparison(config_path(config, "quickstart", overrides), overrides or ())
     result = compare(settings, overwrite=overwrite, log=log, console=out)
     write_comparison(result, settings.run_dir)
     out.print(comparison_table(result))
@@ -59,7 +59,7 @@ def detection_quickstart(
 
     mode = open_mode(resume=resume, overwrite=overwrite)
     settings = load_detector_comparison(
-        config_path(config, "detection-quickstart"), overrides or ()
+        config_path(config, "detection-quickstart", overrides), overrides or ()
     )
     result = compare_detectors(settings, mode=mode, log=log)
     write_detection(result, settings.run_dir)

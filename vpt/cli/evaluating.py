@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vpt.cli.named import data_path, prompt_path, refuse_missing
-from vpt.cli.terminal import Device, Weights, err, log, refuse_options, tell
+from vpt.cli.terminal import Device, Weights, err, log, reassure, refuse_options
 
 commands = typer.Typer()
 
@@ -57,11 +57,12 @@ def evaluate(
 
     prompt = prompt if prompt.suffix.lower() == ".json" else prompt_path(prompt)
     data = data_path(data)
-    refuse_missing(weights)
+    if prompt.suffix.lower() != ".json":  # results, for which no option of models is taken
+        refuse_missing(weights)
     outputs.prepare_outputs(
         {"the metrics": output, "the results": results}, [prompt, data, weights]
     )
-    with said_if_slow("loading torch ...", tell):
+    with said_if_slow("loading torch ...", reassure):
         from vpt import runs
         from vpt.engine.prompt_file import read_prompt_header
     left_out = LeftOut(log)

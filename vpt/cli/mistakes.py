@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 _CONFIG_COMMANDS = {"train": "", "probe": "", "benchmark-data": "", "quickstart": "base."}
 """The commands that take key=value of a run's config, and what stands before its keys."""
+
+_IMAGES = ("data", "images", "image", "input", "source")
+"""What other programs call the images to predict."""
 
 _OTHER_WORDS = {
     "batch": "data.batch_size",
@@ -35,7 +39,7 @@ def refusal(error: Any, words: Sequence[str]) -> str:
         error: of typer's click.
         words: of the command line.
     """
-    message = " ".join(error.format_message().split())
+    message = " ".join(error.format_message().split()).replace("Value error, ", "")
     kind, context = type(error).__name__, getattr(error, "ctx", None)
     if context is None:
         return message
@@ -46,19 +50,33 @@ def refusal(error: Any, words: Sequence[str]) -> str:
         return f"{message}; {context.command_path} --help lists all"
     if kind == "MissingParameter":
         usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
-        return f"{message.rstrip('.')}; usage: {usage}"
-    if message.startswith("No such command") and words:
-        hint = _of_command(words)
+        needed = " --data DATA" if "'--data'" in message else ""
+        return f"{message.rstrip('.')}; usage: {re.sub('[{}]', '', usage)}{needed}"
+    if found := re.match("No such command '(.*?)'", message):
+        hint = _of_command(found[1], words)
         return message + (hint or ("" if "?" in message else " vpt --help lists the commands."))
-    return message
+    return message + _near_choice(message)
+
+
+def _near_choice(message: str) -> str:
+    """What may have been meant by a value that is not one of those listed behind it."""
+    found = re.search("'([^']*)' is not one of (.*)", message)
+    if found is None:
+        return ""
+    near = difflib.get_close_matches(found[1], re.findall("'([^']*)'", found[2]), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def _of_option(option: str, command: str, words: Sequence[str]) -> str:
     """The keys of the config that an unknown option probably stands for, ready to be written."""
-    if command not in _CONFIG_COMMANDS:
-        return ""
     given = next((word for word in words if word.startswith(option)), option)
     name, value = _name_and_value(given, words)
+    if command in ("predict", "show") and name in _IMAGES:
+        return f"; images are named without an option: vpt predict PROMPT.safetensors {value}"
+    if command not in _CONFIG_COMMANDS:
+        return ""
+    if name in ("config", "cfg"):
+        return f"; the config is named without an option: vpt {command} {value}"
     prefix = _CONFIG_COMMANDS[command]
     keys = [f"{prefix}{key}={value}" for key in _keys_like(name)]
     if not keys:
@@ -106,14 +124,16 @@ def _known_keys() -> Iterator[str]:
             yield from (f"{section}.{key}" for key in registry[name].schema.model_fields)
 
 
-def _of_command(words: Sequence[str]) -> str:
+def _of_command(word: str, words: Sequence[str]) -> str:
     """The command that a file or folder in a command's place probably wants."""
-    path = Path(words[0])
-    if path.suffix in (".yaml", ".yml"):
+    path, place = Path(word), list(words).index(word) if word in words else 0
+    rest = shlex.join(words[place + 1 :])
+    if path.suffix in (".yaml", ".yml") and not place:
         return f" Write: vpt train {shlex.join(words)}"
     if path.suffix == ".safetensors":
-        rest = shlex.join(words[1:]) or "IMAGE_OR_FOLDER"
-        return f" Write: vpt predict {path} {rest}"
+        return f" Write: vpt predict {path} {rest or 'IMAGE_OR_FOLDER'}"
+    if place and path.exists():
+        return f" Write: vpt {shlex.join(words[:place])} check {shlex.join(words[place:])}"
     if path.is_dir():
         return f" Write: vpt data check {path}, or vpt train CONFIG.yaml data.dataset={path}"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vpt.cli.terminal import tell
@@ -14,12 +15,13 @@ _CONFIGS = {".yaml", ".yml"}
 _IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
-def config_path(path: Path, command: str) -> Path:
+def config_path(path: Path, command: str, overrides: Sequence[str] | None = None) -> Path:
     """The config that a command is given.
 
     Args:
         path: as it was written.
         command: its name, for the right line to write.
+        overrides: the words behind it, among which a second path may be.
 
     Raises:
         ConfigError: it is something else, or not there; the line that was probably meant is named.
@@ -29,6 +31,7 @@ def config_path(path: Path, command: str) -> Path:
     if path.is_file():
         if path.suffix == ".safetensors":
             raise ConfigError(_prompt_as_config(path, command))
+        _refuse_second_path(overrides or ())
         return path
     if "=" in str(path):
         key = str(path).partition("=")[0]
@@ -37,6 +40,16 @@ def config_path(path: Path, command: str) -> Path:
             f"vpt {command} CONFIG.yaml {path}"
         )
     raise ConfigError(f"{path}: no such file{_near(path, _CONFIGS)}; name a config (YAML)")
+
+
+def _refuse_second_path(overrides: Sequence[str]) -> None:
+    """Refuse a path in the place of key=value."""
+    for word in overrides:
+        path = Path(word)
+        if "=" not in word and path.exists():
+            if path.suffix in _CONFIGS:
+                raise ConfigError(f"'{word}' is a second config; a command takes one")
+            raise ConfigError(f"'{word}' is no key=value; for the data set: data.dataset={word}")
 
 
 def _folder_as_config(path: Path, command: str) -> str:

@@ -11,7 +11,16 @@ from typing import Annotated, Literal
 import typer
 
 from vpt.cli.named import prompt_path, refuse_missing
-from vpt.cli.terminal import Device, PromptPath, Weights, err, log, refuse_options, tell
+from vpt.cli.terminal import (
+    Device,
+    PromptPath,
+    Weights,
+    err,
+    log,
+    reassure,
+    refuse_options,
+    tell,
+)
 
 commands = typer.Typer()
 
@@ -22,7 +31,7 @@ def predict(
     prompt: PromptPath,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGES...", help="files, folders, globs, or - for paths on stdin"),
+        typer.Argument(metavar="IMAGES", help="files, folders, globs, or - for paths on stdin"),
     ],
     output: Annotated[Path | None, typer.Option(help="file to write; default: stdout")] = None,
     output_format: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
@@ -81,12 +90,15 @@ def predict(
     paths = list(find_images(images))
     refuse_missing(weights)
     outputs.prepare_outputs({"the rows": output}, [prompt, weights, *paths])
-    with said_if_slow("loading torch ...", tell):
+    with said_if_slow("loading torch ...", reassure):
         from vpt import runs
         from vpt.api import load_prompt
+        from vpt.data import depth_warning_of_files
         from vpt.engine.device import choose_device
         from vpt.engine.prompt_file import read_prompt_header
     header = read_prompt_header(prompt)
+    if warning := depth_warning_of_files(paths, header.preprocess.value_range):
+        tell(f"warning: {warning}")
     line = loading_line(header.backbone.name, weights, pretrained=header.backbone.pretrained)
     if header.task == "detection":
         of_classes = ("top_k", "probabilities", "classes")
@@ -125,7 +137,7 @@ def predict(
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     if names is not None and not all(names):
         raise typer.BadParameter("--classes: a name is empty; write e.g. --classes 'a cat,a dog'")
-    with said_if_slow(line, tell):
+    with said_if_slow(line, reassure):
         model = load_prompt(prompt, weights=weights, class_names=names).to(where)
     if model.head is None:
         raise PromptFileError(f"{prompt} holds no head: nothing to predict")

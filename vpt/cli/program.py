@@ -9,23 +9,47 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from vpt.cli import benchmarks, comparing, data, evaluating, looking, predicting, training
 from vpt.cli.mistakes import refusal
-from vpt.cli.terminal import complain
+from vpt.cli.terminal import complain, log
 
 app = typer.Typer(
     name="vpt",
     help="Visual prompt tuning: one frozen vision transformer, one small file per task.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog="Every command takes --traceback, to see where an error came from.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from vpt import __version__
+
+        log(f"vpt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+) -> None:
+    """Visual prompt tuning: one frozen vision transformer, one small file per task."""
+    del version
+
+
 for group in (training, evaluating, predicting, comparing, looking, benchmarks):
     app.add_typer(group.commands)
 app.add_typer(data.commands, name="data")

@@ -15,6 +15,15 @@ out = SafeConsole(markup=False, highlight=False, soft_wrap=True)
 err = SafeConsole(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
+def _checked_device(value: str) -> str:
+    from vpt.config.run import check_device
+
+    try:
+        return check_device(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{value}' is no device: it {error}") from error
+
+
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="a YAML file, e.g. configs/vpt_deep_cub.yaml")
 ]
@@ -23,7 +32,9 @@ Overrides = Annotated[
 ]
 PromptPath = Annotated[Path, typer.Argument(metavar="PROMPT.safetensors", help="a prompt file")]
 Weights = Annotated[Path | None, typer.Option(help="local file of the backbone's weights")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps", callback=_checked_device)
+]
 
 
 def log(line: str) -> None:
@@ -34,6 +45,12 @@ def log(line: str) -> None:
 def tell(line: str) -> None:
     """Print one plain line on stderr, beside what a command writes to stdout."""
     err.print(line)
+
+
+def reassure(line: str) -> None:
+    """Tell a person who waits at a terminal what takes so long; a log has no use for it."""
+    if err.is_terminal:
+        err.print(line)
 
 
 def complain(message: str) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from vpt.cli.named import config_path
-from vpt.cli.terminal import ConfigPath, Overrides, log, open_mode, out, tell
+from vpt.cli.terminal import ConfigPath, Overrides, log, open_mode, out, reassure
 
 if TYPE_CHECKING:
     from vpt.config import AnyRunConfig
@@ -36,14 +36,16 @@ def train(
 
     Started by torchrun, all of its processes train the one run.
     """
+    mode = open_mode(resume=resume, overwrite=overwrite)
+    config = config_path(config, "train", overrides)
     from vpt.config import load_config
+
+    settings = load_config(config, overrides or ())
     from vpt.engine.progress import said_if_slow
     from vpt.runs.early import check_named
 
-    mode = open_mode(resume=resume, overwrite=overwrite)
-    settings = load_config(config_path(config, "train"), overrides or ())
-    check_named(settings, mode if not dry_run else "overwrite")
-    with said_if_slow("loading torch ...", tell):
+    check_named(settings, None if dry_run else mode)
+    with said_if_slow("loading torch ...", reassure):
         from vpt import runs
         from vpt.engine.distributed import is_first, world_size
         from vpt.experiment import build
@@ -71,12 +73,12 @@ def probe(
     from vpt.errors import ConfigError
     from vpt.runs.early import check_named
 
-    settings = load_config(config_path(config, "probe"), overrides or ())
+    settings = load_config(config_path(config, "probe", overrides), overrides or ())
     if not isinstance(settings, RunConfig):
         raise ConfigError(f"{config}: a probe is of classes, not of boxes")
     mode: Literal["new", "overwrite"] = "overwrite" if overwrite else "new"
-    check_named(settings, mode)
-    with said_if_slow("loading torch ...", tell):
+    check_named(settings, "overwrite" if overwrite else "probe")
+    with said_if_slow("loading torch ...", reassure):
         from vpt import runs
     _say_end(settings, runs.probe(settings, mode=mode, log=log, console=out))
 

@@ -54,7 +54,8 @@ def check_scan(on_bad_image: str, *, scan: bool) -> None:
         raise ValueError("on_bad_image skip needs scan: true, which finds the bad images")
 
 
-def _check_device(value: str) -> str:
+def check_device(value: str) -> str:
+    """The value, if it is written as a device is."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
         raise ValueError("must be auto, cpu, cuda, cuda:<n> or mps")
     return value
@@ -77,7 +78,8 @@ End = Annotated[float, Field(le=100)]  # of a range
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-ValueRange = Annotated[tuple[float, float], AfterValidator(_check_value_range)]
+RangeEnd = Annotated[float, Field(ge=-1e9, le=1e9)]
+ValueRange = Annotated[tuple[RangeEnd, RangeEnd], AfterValidator(_check_value_range)]
 VALUE_RANGE = Field(
     None,
     description="[low, high]: the values of images of more than 8 bits that become 0 and 255, e.g. "
@@ -393,7 +395,7 @@ class TrainConfig(Schema):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="arithmetic of forward and backward; trained tensors stay fp32"
     )
-    device: Annotated[str, AfterValidator(_check_device)] = Field(
+    device: Annotated[str, AfterValidator(check_device)] = Field(
         "auto", description="auto, cpu, cuda, cuda:<n> or mps; auto: the best there is"
     )
     evaluate_every: Count = Field(

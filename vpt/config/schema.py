@@ -314,7 +314,7 @@ def _keys(schema: type[BaseModel], values: Any) -> Iterator[tuple[str, ...]]:
         yield (key,)
         value = values.get(key) if isinstance(values, Mapping) else None
         if isinstance(value, list):
-            for index, item in enumerate(value):
+            for index, item in enumerate(value[:_MAX_DETAILS]):
                 inside = _keys_inside(field, item, in_list=True)
                 yield from ((key, str(index), *path) for path in inside)
         else:

@@ -262,6 +262,10 @@ def _parse_override(override: str) -> tuple[str, Any]:
         )
     if key.count(".") >= MAX_DEPTH:
         raise ConfigError(f"{source}: leads deeper than {MAX_DEPTH} levels; shorten the key")
+    if several := re.fullmatch(r"([^\[{'\"]*),\s*([a-z_]+(?:\.[a-z_]+)*=.*)", text):
+        raise ConfigError(
+            f"{source}: settings are separated by blanks; write {key}={several[1]} {several[2]}"
+        )
     value = _parse(text, source)
     if value is None and text.strip().lower() not in ("null", "~"):
         raise ConfigError(f"{source}: has no value; write {key}=null for none, or quote the value")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         find_decoded,
         make_room,
     )
-    from vpt.data.depth import depth_warning
+    from vpt.data.depth import depth_warning, depth_warning_of_files
     from vpt.data.descriptor import Cut, Descriptor, TextNames
     from vpt.data.detection import (
         LEFT_OUT,
@@ -120,6 +120,7 @@ __all__ = [
     "decoded_path",
     "decoded_sizes",
     "depth_warning",
+    "depth_warning_of_files",
     "drop_bad",
     "each_of",
     "evaluation_transform",

@@ -243,7 +243,7 @@ class _Seen:
             if same and _most(same, count) and _most(fitting, len(self)):
                 hits[units] = same + fitting
         if hits:
-            evidence = f"the areas of {count:,} of {len(self):,} boxes are those of such boxes"
+            evidence = f"{count:,} of {int(self.has_area.sum()):,} areas are those of such boxes"
             return ForeignUnits(_best(hits), evidence)
         larger = int((self.has_area & ~self._holds_area(COCO_UNITS)).sum())
         if larger >= 2 and 2 * larger > self.has_area.sum():

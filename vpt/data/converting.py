@@ -189,9 +189,7 @@ class _Job:
         for sample in (each for split in splits.values() for each in split.samples):
             sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
             count += int((np.abs(sample.areas - sides.prod(axis=1)) > 1).sum())
-        return (
-            [f"areas of outlines are lost, {count} in all: those of boxes remain"] if count else []
-        )
+        return [f"areas of outlines that are lost, those of boxes remain: {count}"] if count else []
 
     def _names_of_images(
         self, splits: Mapping[SplitName, DetectionSplit]
@@ -243,7 +241,7 @@ class _Job:
 
     def _tell_renamed(self, count: int) -> None:
         if count:
-            self.log(f"{count} images got another name, which no other image has")
+            self.log(f"images that got a name of their own, as theirs is another's too: {count}")
 
     def _fields_of_boxes(self, splits: Mapping[SplitName, DetectionSplit]) -> dict[str, Any]:
         """A descriptor of annotations whose images stayed where they are."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from vpt.data.content import content_hashes
 from vpt.data.content_split import content_split
-from vpt.data.descriptor import Cut, Descriptor
+from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor
 from vpt.data.detection import DetectionSplit
 from vpt.data.splits import ContentCut, Split, SplitName
 from vpt.errors import ConfigError, DataError
@@ -109,7 +109,7 @@ def cut_by_content(
     Raises:
         DataError: a part gets no image, or a file cannot be read.
     """
-    fractions = {name: cut.fraction for name, cut in cuts.items()}
+    fractions: dict[Held, float] = {name: cut.fraction for name, cut in cuts.items()}
     seed = next(iter(cuts.values())).seed
     contents = content_hashes(train)
     names = content_split(
@@ -119,16 +119,18 @@ def cut_by_content(
         val=fractions.get("val", 0.0),
         seed=seed,
     )
+    if "test" not in names and cuts.get("test") == AUTOMATIC_CUT:  # nobody asked for it
+        fractions.pop("test", None)
     parted: dict[SplitName, Images] = {}
     digests: dict[str, str] = {}
-    split_names: tuple[SplitName, ...] = ("train", *cuts)
+    split_names: tuple[SplitName, ...] = ("train", *fractions)
     for name in split_names:
-        places = np.flatnonzero(np.array(names) == name)
-        if len(places) == 0:
+        places = np.array([place for place, split in enumerate(names) if split == name], np.int64)
+        if not len(places):
             raise DataError(
                 f"no image is left for '{name}': {len(train)} images of {len(train.class_names)} "
-                f"classes are too few to cut "
-                + " and ".join(f"{fraction:.0%} {each}" for each, fraction in fractions.items())
+                "classes are too few to cut "
+                + " and ".join(f"{cut.fraction:.0%} {each}" for each, cut in cuts.items())
                 + f" out; add images, or set data.{name}_fraction"
                 + ("=0, which does without" if name == "test" else " higher")
             )

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from vpt.data.images import decoder_versions, read_header
 from vpt.data.loader import ImageDataset, each_of, load_sample
 from vpt.data.readers.parquet import packed_bytes
-from vpt.data.splits import PackedImage, Sample, Split
+from vpt.data.splits import Sample, Split
 from vpt.data.transforms import Pixels, Transform
 from vpt.data.workers import Workers, usable_cores
 from vpt.errors import DataError
@@ -99,7 +99,7 @@ def decoded_path(folder: Path, split: Split, transform: Transform) -> Path:
         "settling": transform.settling(),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    states: dict[Path, str] = {}
+    states: dict[Path, str] = {}  # of files that hold many images
     for sample in split.samples:
         digest.update(f"\n{_fingerprint(sample, states)}".encode())
     return folder / f"{digest.hexdigest()[:40]}{SUFFIX}"
@@ -108,15 +108,19 @@ def decoded_path(folder: Path, split: Split, transform: Transform) -> Path:
 def _fingerprint(sample: Sample, states: dict[Path, str]) -> str:
     source = sample.source
     assert not isinstance(source, int), "arrays are in memory already"
-    path = source if isinstance(source, Path) else source.file
-    if path not in states:
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
-        states[path] = f"{path.absolute()} {state.st_size} {state.st_mtime_ns}"
-    place = f" {source.row} {source.column}" if isinstance(source, PackedImage) else ""
-    return states[path] + place
+    if isinstance(source, Path):
+        return _state_of(source)
+    if source.file not in states:
+        states[source.file] = _state_of(source.file)
+    return f"{states[source.file]} {source.row} {source.column}"
+
+
+def _state_of(path: Path) -> str:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    return f"{path.absolute()} {state.st_size} {state.st_mtime_ns}"
 
 
 def decoded_sizes(split: Split, transform: Transform, num_workers: Workers) -> NDArray[np.int64]:
@@ -257,14 +261,14 @@ class _Heads(Dataset["tuple[int, int] | DataError"]):
     """(H, W) of what is settled of each image."""
 
     def __init__(self, split: Split, transform: Transform):
-        self._sources = [sample.source for sample in split.samples]
+        self._split = split
         self._settled_size = transform.settled_size
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._split)
 
     def __getitem__(self, index: int) -> tuple[int, int] | DataError:
-        source = self._sources[index]
+        source = self._split.samples[index].source
         assert not isinstance(source, int)
         try:
             file = source if isinstance(source, Path) else io.BytesIO(packed_bytes(source))

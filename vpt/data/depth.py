@@ -53,25 +53,53 @@ class Depth:
     cut_off: float = 0.0
 
 
-def look_at_depth(
+def depth_warning(
     split: Split | DetectionSplit, value_range: ValueRange | None = None
-) -> Depth | None:
-    """The values of a split's deep images; None for a split of arrays, which have 8 bits.
+) -> str | None:
+    """One line where the images' values and the range they are scaled by do not fit; else None.
 
-    Images that cannot be read are passed over.
+    Args:
+        split: some of its images are looked at.
+        value_range: what becomes 0 and 255; None: the range of the files' kind.
     """
-    sources = _spread([sample.source for sample in split.samples], LOOKED_AT)
-    if not sources or isinstance(sources[0], int):
+    places = _spread(len(split), LOOKED_AT)
+    sources = [split.samples[place].source for place in places]
+    files = [source for source in sources if not isinstance(source, int)]  # arrays have 8 bits
+    if not files:
         return None
-    lows, highs, outside, full, deep = [], [], [], (0.0, 65535.0), 0
+    what = f"the images of '{split.name}'"
+    found = look_at_depth(files, value_range)
+    if value_range is not None and not found.deep:
+        return (
+            f"data.value_range {_shown(value_range)} changes none of {what}: all "
+            f"{found.looked_at:,} that were looked at have 8 bits a channel"
+        )
+    return _warning(what, found, value_range)
+
+
+def depth_warning_of_files(
+    paths: Sequence[Path], value_range: ValueRange | None = None
+) -> str | None:
+    """The same of image files that are to be predicted by a model that was trained with a range."""
+    files = [paths[place] for place in _spread(len(paths), LOOKED_AT)]
+    return _warning("these images", look_at_depth(files, value_range), value_range)
+
+
+def look_at_depth(
+    sources: Sequence[Path | PackedImage], value_range: ValueRange | None = None
+) -> Depth:
+    """The values of those images that have more than 8 bits; unreadable ones are passed over."""
+    lows: list[float] = []
+    highs: list[float] = []
+    outside: list[float] = []
+    full = (0.0, 65535.0)
     for source in sources:
-        if deep >= _DECODED:
+        if len(lows) == _DECODED:
             break
         with suppress(DataError):
             image = _deep(source)
             if image is None:
                 continue
-            deep += 1
             values = image.values.reshape(-1)
             values = values[:: max(1, len(values) // _PIXELS)]
             low, high = np.percentile(values, [_OUTLIERS, 100 - _OUTLIERS])
@@ -81,11 +109,11 @@ def look_at_depth(
             if value_range is not None:
                 beyond = (values < value_range[0]) | (values > value_range[1])
                 outside.append(float(beyond.mean()))
-    if not deep:
+    if not lows:
         return Depth(len(sources))
     return Depth(
         len(sources),
-        deep,
+        len(lows),
         float(np.percentile(lows, _ODD_IMAGES)),
         float(np.percentile(highs, 100 - _ODD_IMAGES)),
         full,
@@ -93,49 +121,33 @@ def look_at_depth(
     )
 
 
-def depth_warning(
-    split: Split | DetectionSplit, value_range: ValueRange | None = None
-) -> str | None:
-    """One line where the images' values and the range they are scaled by do not fit; else None.
-
-    Args:
-        split: its images are looked at.
-        value_range: what becomes 0 and 255; None: the range of the files' kind.
-    """
-    found = look_at_depth(split, value_range)
-    if found is None:
-        return None
+def _warning(what: str, found: Depth, value_range: ValueRange | None) -> str | None:
     if not found.deep:
-        if value_range is None:
-            return None
-        return (
-            f"data.value_range {_shown(value_range)} changes no image of '{split.name}': all "
-            f"{found.looked_at:,} that were looked at have 8 bits a channel"
-        )
+        return None
     used = (found.low, found.high)
     if value_range is not None:
-        return _misfit(split.name, used, value_range, found.cut_off)
+        return _misfit(what, used, value_range, found.cut_off)
     span = found.full[1] - found.full[0]
     if found.high - found.low >= _NARROW * span:
         return None
     darkest, brightest = (255 * value / span for value in used)
     return (
-        f"the 16-bit images of '{split.name}' use only the values {_shown(used)} of "
-        f"{_shown(found.full)}, so the model sees {darkest:.0f}..{brightest:.0f} of 255; set "
+        f"{what} have 16 bits and use only the values {_shown(used)} of {_shown(found.full)}, so "
+        f"the model sees {darkest:.0f}..{brightest:.0f} of 255; train with "
         f"data.value_range={_shown(_suggested(used))}, the range of your camera, to scale them"
     )
 
 
-def _misfit(name: str, used: ValueRange, value_range: ValueRange, cut_off: float) -> str | None:
+def _misfit(what: str, used: ValueRange, value_range: ValueRange, cut_off: float) -> str | None:
     """Where a stated range cuts off much, or is far wider than the values."""
     if cut_off > _CUT_OFF:
         return (
             f"data.value_range {_shown(value_range)} cuts off {cut_off:.0%} of the pixels of "
-            f"'{name}', whose values are {_shown(used)}"
+            f"{what}, whose values are {_shown(used)}"
         )
     if used[1] - used[0] < _NARROW * (value_range[1] - value_range[0]):
         return (
-            f"data.value_range {_shown(value_range)} is wide for '{name}', whose values are "
+            f"data.value_range {_shown(value_range)} is wide for {what}, whose values are "
             f"{_shown(used)}"
         )
     return None
@@ -150,20 +162,20 @@ def _suggested(used: ValueRange) -> ValueRange:
 
 
 def _shown(value_range: ValueRange) -> str:
-    return (
-        f"[{value_range[0]:g},{value_range[1]:g}]"
-        if max(value_range) < 1e5
-        else str(list(value_range))
-    )
+    return f"[{_number(value_range[0])},{_number(value_range[1])}]"
 
 
-def _spread(items: Sequence[object], count: int) -> list[object]:
-    count = min(count, len(items))
-    return [items[place * len(items) // count] for place in range(count)]
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _deep(source: object) -> DeepImage | None:
+def _spread(length: int, count: int) -> list[int]:
+    """At most `count` places, spread over all."""
+    count = min(count, length)
+    return [place * length // count for place in range(count)]
+
+
+def _deep(source: Path | PackedImage) -> DeepImage | None:
     if isinstance(source, PackedImage):
         return read_deep(io.BytesIO(packed_bytes(source)))
-    assert isinstance(source, Path)
     return read_deep(source)

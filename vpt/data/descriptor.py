@@ -363,7 +363,7 @@ _FIELDS_OF: dict[str, tuple[Format, ...]] = {
     "labels": ("voc", "yolo"),
     "difficult": ("voc",),
     "suffix": ("path_list",),
-    "name_variants": ("coco", "csv", "hf_images", "image_list", "path_list"),
+    "name_variants": (*BOX_FORMATS, "csv", "hf_images", "image_list", "path_list"),
     "box_units": ("coco", "hf_objects", "yolo"),
     "dropped_boxes": BOX_FORMATS,
     "match_categories": ("coco",),

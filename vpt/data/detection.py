@@ -26,7 +26,10 @@ Severity = Literal["error", "warning", "note"]
 # kind -> (severity, what it is and what becomes of it). 'error' stops a run.
 KINDS: dict[str, tuple[Severity, str]] = {
     "box_units": ("error", "the boxes do not look like those of their format"),
-    "all_crowds": ("error", "every object is marked as a crowd (iscrowd 1): nothing to learn from"),
+    "all_crowds": (
+        "error",
+        "all objects are marked as crowds or difficult: nothing to learn from",
+    ),
     "annotations_missing": ("error", "a named file has no annotations"),
     "box_malformed": ("error", "a bbox is not a list of four numbers"),
     "box_not_finite": ("error", "a bbox holds NaN or infinity"),
@@ -100,11 +103,12 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "size_exchanged": ("warning", "width and height are exchanged; those of the file are taken"),
     "size_missing": ("warning", "images have no width and height; those of the file are taken"),
     "test_without_boxes": ("warning", "the test split has no box: its AP is undefined"),
-    "test_without_truth": ("note", "a test file without annotations is left out"),
+    "test_without_truth": ("note", "a test split without annotations is left out"),
     "category_is_group": ("note", "a category is the group of all others, without boxes; left out"),
     "corners_from_zero": ("note", "PASCAL VOC's corners count from 0 here"),
     "difficult_left_out": ("note", "objects are marked as difficult; left out"),
     "label_missing": ("note", "images have no label file; kept as negatives"),
+    "file_name_variant": ("note", "files with other names, as the descriptor accepts"),
     "content_twice": ("note", "a split holds one image twice, byte by byte"),
     "as_read": ("note", "how the images were found and parted"),
     "class_rare": ("note", "classes with few examples to learn from"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from vpt.config import dump, load_foreign_yaml, load_yaml, validate
+from vpt.config import load_foreign_yaml, load_yaml, validate
 from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, SplitSources
+from vpt.data.image_files import has_images
+from vpt.data.images import SUFFIXES
 from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parquet, voc, yolo
 from vpt.data.readers.parts import class_folders
 from vpt.data.readers.yolo_yaml import is_data_yaml
@@ -29,6 +32,10 @@ _RECOGNISERS: tuple[Callable[[Path], Descriptor | None], ...] = (
 )
 
 
+_ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"})
+_LISTS = frozenset({".csv", ".tsv", ".txt"})
+
+
 def load_descriptor(path: Path) -> Descriptor:
     """The descriptor in a YAML file, or one that reads a folder as it lies.
 
@@ -39,7 +46,7 @@ def load_descriptor(path: Path) -> Descriptor:
     """
     if path.suffix.lower() == ".json" and path.is_file():
         raise DataError(
-            f"{path} holds annotations; name it under 'splits' in a descriptor "
+            f"{path} holds annotations; {_folder_of(path)}name it under 'splits' in a descriptor "
             "(datasets/custom_coco.yaml is a template)"
         )
     if path.is_dir():
@@ -49,9 +56,30 @@ def load_descriptor(path: Path) -> Descriptor:
             f"no data set at '{path}'{_near(path)} Give a descriptor (YAML), or a folder that "
             "holds a folder of images for each class, directly or in train/, val/ and test/"
         )
+    if path.suffix.lower() in SUFFIXES:
+        raise DataError(f"'{path}' is an image; name the folder that holds those of all classes")
+    if path.suffix.lower() in _ARCHIVES:
+        raise DataError(f"'{path}' is an archive; unpack it, and name the folder")
+    if path.suffix.lower() in _LISTS:
+        raise DataError(
+            f"'{path}' is no descriptor; name a folder, or a YAML file, for a list with the "
+            f"columns path and label one of: {_template(path.parent, path.name)}"
+        )
     if is_data_yaml(load_foreign_yaml(path)):
         return _of_data_yaml(path)
     return validate(Descriptor, load_yaml(path), source=str(path))
+
+
+def _folder_of(annotations: Path) -> str:
+    """'name the folder ..., or ' where a file of annotations lies in one that is recognised."""
+    for place in list(annotations.parents)[:2]:
+        try:
+            found = coco_folders.recognise(place)
+        except DataError:  # one that raises a question
+            continue
+        if found is not None and has_images(place):
+            return f"name the folder '{place}', or "
+    return ""
 
 
 def _of_data_yaml(path: Path) -> Descriptor:
@@ -82,8 +110,8 @@ def recognise_folder(path: Path) -> Descriptor:
         raise DataError(
             f"{nothing}; read as it lies is a folder that holds a folder of images for each class, "
             "directly or in train/ and val/, images with metadata.csv, or boxes in the format of "
-            "COCO, PASCAL VOC or YOLO; anything else needs a descriptor, a file such as this one "
-            f"(for labels.csv with the columns path and label):\n\n{_template(path)}"
+            "COCO, PASCAL VOC or YOLO; anything else needs a descriptor, for a list with the "
+            f"columns path and label a YAML file of: {_template(path)}"
         )
     return found[0]
 
@@ -96,16 +124,18 @@ def _near(path: Path) -> str:
         return "."
 
 
-def _template(path: Path) -> str:
-    """A descriptor of a list of images in a folder, in YAML."""
-    listed = Descriptor(
-        name=path.resolve().name or "data",
+def _template(folder: Path, listed: str | None = None) -> str:
+    """A descriptor of a list of images in a folder, in YAML on one line."""
+    tables = sorted(path.name for path in folder.glob("*.csv"))
+    listed = listed or (tables[0] if tables else "labels.csv")
+    descriptor = Descriptor(
+        name=folder.resolve().name or "data",
         format="csv",
-        root=path,
-        file="labels.csv",
+        root=folder,
+        file=listed,
         splits=SplitSources(val=AUTOMATIC_CUT, test=AUTOMATIC_CUT),
     )
-    return dump(listed, defaults=False).rstrip()
+    return json.dumps(descriptor.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)
 
 
 def _is_data_set(folder: Path) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vpt.data.cuts import cut_by_content, cut_line, cuts_of
-from vpt.data.descriptor import Descriptor
+from vpt.data.cuts import Held, cut_by_content, cut_line, cuts_of
+from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.readers.arrays import read_cifar100, read_svhn
 from vpt.data.readers.coop import read_imagenet, read_split_zhou
 from vpt.data.readers.digits import read_sklearn_digits
@@ -74,7 +74,7 @@ def read_splits(
     return replace(
         splits,
         text_names=text_names(descriptor, parts.class_names, parts.words),
-        notes=(*parts.notes, *splits.notes, *_absent_classes(splits)),
+        notes=(*parts.notes, *splits.notes, *_absent_classes(splits), *_twin_classes(splits)),
     )
 
 
@@ -101,6 +101,20 @@ def _absent_classes(splits: Splits) -> list[str]:
                 f"classes ({listed}); its metrics leave them out"
             )
     return lines
+
+
+def _twin_classes(splits: Splits) -> list[str]:
+    """A line for classes whose names differ in upper and lower case alone."""
+    twins: dict[str, list[str]] = {}
+    for name in splits.class_names:
+        twins.setdefault(name.casefold(), []).append(name)
+    groups = [" and ".join(f"'{name}'" for name in names) for names in twins.values() if names[1:]]
+    if not groups:
+        return []
+    more = f" (and {len(groups) - 1} more)" if groups[1:] else ""
+    return [
+        f"warning: classes {groups[0]}{more} differ in upper and lower case alone; are they one?"
+    ]
 
 
 def _find_root(descriptor: Descriptor, root: Path | None) -> Path:
@@ -134,7 +148,9 @@ def _cut(descriptor: Descriptor, parts: Parts, again: ContentCut | None) -> Spli
     found: dict[SplitName, Split] = {}
     for name, samples in parts.samples.items():
         if not samples:
-            raise DataError(f"no images in split '{name}' of '{descriptor.name}'")
+            raise DataError(
+                f"no images in split '{name}' of '{descriptor.name}'; add some, or remove the split"
+            )
         found[name] = Split(name, samples, parts.class_names, parts.array)
     cuts = cuts_of(descriptor, found, again)
     for name in cuts:
@@ -162,9 +178,13 @@ def _cut(descriptor: Descriptor, parts: Parts, again: ContentCut | None) -> Spli
         found.get("val"),
         found.get("test"),
         parts.class_names,
-        notes=() if record is None else (cut_line(record),),
+        notes=() if record is None else (cut_line(record), *_without_test(cuts, record)),
         cut=record,
     )
+
+
+def _without_test(cuts: Mapping[Held, Cut], record: ContentCut) -> list[str]:
+    return ["too few images for a test split as well"] * ("test" in cuts and record.test is None)
 
 
 def _check_duplicates(parts: Parts) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -29,13 +29,14 @@ from vpt.data.images import ImageHeader
 from vpt.data.near_paths import explain_missing, find_accepted, is_foreign_path
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage, read_coco_files
 from vpt.data.readers.hf_objects import read_hf_objects
-from vpt.data.readers.parts import check_counts, find_root, hint
+from vpt.data.readers.parts import check_counts, class_folders, find_root, hint
 from vpt.data.readers.voc import read_voc
 from vpt.data.readers.yolo import read_yolo
 from vpt.data.recognising import with_written
 from vpt.data.splits import SPLIT_NAMES, ContentCut, SplitName
 from vpt.data.whole_files import OF_WRONG_UNITS, judge_crowds, judge_losses, judge_units
 from vpt.errors import DataError
+from vpt.registry import nearest
 
 __all__ = ["Problems", "read_detection", "to_coco_dict"]
 
@@ -190,7 +191,10 @@ class _Builder:
         split = DetectionSplit(name, samples, names, ids, file.image_names)
         if self._are_foreign(file, samples):
             return split
-        judged = (judge_losses(self.descriptor, file, split), judge_crowds(file, split))
+        judged = (
+            judge_losses(self.descriptor, file, split),
+            judge_crowds(self.descriptor, file, split),
+        )
         self.findings += [finding for finding in judged if finding is not None]
         if name == "train" and samples:
             self._check_classes(file, split)
@@ -232,23 +236,14 @@ class _Builder:
         below = file.folder
         folder = self.root / below
         if name in self.needed and not folder.is_dir():
-            raise DataError(f"no folder of images '{folder}'{hint(self.descriptor)}")
+            beside = class_folders(folder.parent) if folder.parent.is_dir() else ()
+            near = nearest(folder.name, beside)
+            raise DataError(f"no folder of images '{folder}'{near}{hint(self.descriptor)}")
         # A folder elsewhere is another one on each machine: it is no part of an image's name.
         prefix = Path() if below.is_absolute() else below
-        accepted: dict[str, str] = {}
-        if self.descriptor.name_variants and name in self.needed:
-            listed = [image.file_name for image in file.images]
-            accepted = find_accepted(listed, folder, self.descriptor.name_variants)
-        images = [
-            replace(image, file_name=accepted[image.file_name])
-            if image.file_name in accepted
-            else image
-            for image in file.images
-        ]
-        missing = [image for image in images if is_foreign_path(image.file_name)]
-        images = [image for image in images if not is_foreign_path(image.file_name)]
-        headers = read_headers(folder, [image.file_name for image in images])
-        for image, header in zip(images, headers, strict=True):
+        images = self._accepted(file, folder) if name in self.needed else file.images
+        missing: list[CocoImage] = []
+        for image, header in zip(images, _headers(folder, images), strict=True):
             source = folder / image.file_name
             size = self._size(file, image, source, header, missing, needed=name in self.needed)
             if size is None:
@@ -260,6 +255,21 @@ class _Builder:
             key = (prefix / image.file_name).as_posix()
             yield self._sample(file, image, labels, source=source, key=key, size=size)
         self._explain_missing(file, folder, missing)
+
+    def _accepted(self, file: CocoFile, folder: Path) -> list[CocoImage]:
+        """The images of a file, those that the descriptor lets be named otherwise as they are."""
+        variants = self.descriptor.name_variants
+        if not variants:
+            return file.images
+        found = find_accepted([image.file_name for image in file.images], folder, variants)
+        if found:
+            listed, existing = next(iter(found.items()))
+            message = f"{len(found)} files are called otherwise: '{listed}' is read as '{existing}'"
+            self.findings.append(Finding("file_name_variant", file.path, message, count=len(found)))
+        return [
+            replace(image, file_name=found.get(image.file_name, image.file_name))
+            for image in file.images
+        ]
 
     def _explain_missing(self, file: CocoFile, folder: Path, missing: list[CocoImage]) -> None:
         """One finding for each missing file, with the one that it probably means."""
@@ -411,6 +421,14 @@ class _Builder:
             )
             self._add(kind, file, text, image, box.written_id)
         return None if gone else inside
+
+
+def _headers(folder: Path, images: Sequence[CocoImage]) -> Iterator[ImageHeader | str]:
+    """The header of each image, or why there is none; an absolute path is of another machine."""
+    here = [image.file_name for image in images if not is_foreign_path(image.file_name)]
+    headers = iter(read_headers(folder, here))
+    for image in images:
+        yield "no such file" if is_foreign_path(image.file_name) else next(headers)
 
 
 def _in_pixels(file: CocoFile, image: CocoImage, size: tuple[int, int]) -> list[CocoBox]:

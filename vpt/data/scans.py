@@ -122,7 +122,8 @@ def drop_bad(split: AnySplit, bad: Sequence[BadImage]) -> AnySplit:
         DataError: no image is left, or none of a class to learn from.
     """
     paths = {image.path for image in bad}
-    rest = split.with_samples(sample for sample in split.samples if sample.source not in paths)
+    kept = [place for place, each in enumerate(split.samples) if each.source not in paths]
+    rest = split.take(np.array(kept, dtype=np.int64))
     if not rest.samples:
         raise DataError(
             f"no readable image is left in '{split.name}' ({len(split)} unreadable); replace them"

@@ -54,7 +54,7 @@ def judge_units(
     for outlined in (False, True):
         found = _foreign_units(file, sizes, outlined=outlined)
         if found is not None:
-            what = "the outlines" if outlined else "they"
+            what = "the outlines" if outlined else "the boxes"
             text = f"{what} look like {found.names}: {found.evidence}"
             kind = "box_units" if found.certain else "box_units_doubtful"
             return Finding(kind, file.path, text + _advice(descriptor, found))
@@ -121,15 +121,22 @@ def judge_losses(descriptor: Descriptor, file: CocoFile, split: DetectionSplit) 
     return Finding("boxes_lost", file.path, message, count=lost)
 
 
-def judge_crowds(file: CocoFile, split: DetectionSplit) -> Finding | None:
+def judge_crowds(descriptor: Descriptor, file: CocoFile, split: DetectionSplit) -> Finding | None:
     """Boxes that are all crowds; or a test split without any box."""
     if any(split.class_counts()):
         return None
     crowds = int(split.table.box_counts.sum())
     if crowds:
+        advice = (
+            "they are marked as difficult: write 'difficult: object' in the descriptor if that "
+            "mark means nothing here"
+            if descriptor.format == "voc"
+            else "set iscrowd to 0 where one object is outlined (some tools write 1 for every RLE "
+            "mask)"
+        )
         message = (
-            f"all {crowds} objects of '{split.name}' are crowds, of which nothing is learned; set "
-            "iscrowd to 0 where one object is outlined (some tools write 1 for every RLE mask)"
+            f"all {crowds} objects of '{split.name}' are crowds, of which nothing is learned; "
+            f"{advice}"
         )
         return Finding("all_crowds", file.path, message, count=crowds)
     if split.name == "test" and split.samples:

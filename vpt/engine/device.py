@@ -32,7 +32,10 @@ def choose_device(name: str) -> torch.device:
             if torch.backends.mps.is_available()
             else "cpu"
         )
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"'{name}' is no device; use auto, cpu, cuda, cuda:<n> or mps") from error
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

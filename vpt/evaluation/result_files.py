@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.box_units import COCO_UNITS, FOREIGN_UNITS, find_foreign_units, xywh_pixels
+from vpt.data.box_units import (
+    COCO_UNITS,
+    FOREIGN_UNITS,
+    BoxUnits,
+    find_foreign_units,
+    xywh_pixels,
+)
 from vpt.data.outlines import outline_box
 from vpt.data.readers.coco import as_integer, as_number
 from vpt.data.readers.parts import read_json, shown
@@ -232,24 +238,34 @@ def _check_units(
     records = records[:: 1 + len(records) // _LOOKED_AT]
     boxes = np.array([record["bbox"] for record in records], dtype=np.float64).reshape(-1, 4)
     of_images = np.array([sizes[record["image_id"]] for record in records]).reshape(-1, 2)
+    pairs = _best_and_truth(records, annotations, sizes)
     found = find_foreign_units(boxes, of_images)
-    names, evidence = "", ""
     if found is not None and found.certain:
         names, evidence = found.names, found.evidence
+        if pairs and found.units and found.units[0].scale in ("percent", "permille"):
+            explained = max(_count_hits(pairs, units) for units in found.units)
+            frame, hits = _frame_that_hits(pairs)
+            names = frame if hits > explained else names
     else:
-        names, evidence = _units_of_the_truth(records, annotations, sizes)
+        names, evidence = _units_that_hit(pairs)
     if names:
         raise DataError(
-            f"the boxes look like {names}: {evidence}; results have [x, y, width, height] in pixels"
+            f"the boxes look like {names}: {evidence}; results have [x, y, width, height] in the "
+            "pixels of the image files"
         )
 
 
-def _units_of_the_truth(
+_Floats = NDArray[np.float64]
+_Pairs = list[tuple[_Floats, _Floats, _Floats]]
+"""Of some images the best detections, the true boxes, and the size for each of the former."""
+
+
+def _best_and_truth(
     records: Sequence[Mapping[str, Any]],
     annotations: Sequence[Mapping[str, Any]],
     sizes: Mapping[int, tuple[float, float]],
-) -> tuple[str, str]:
-    """Units in which the best detections hit the truth that they miss as written; or nothing."""
+) -> _Pairs:
+    """As many detections of an image as it has true boxes: the others need not hit anything."""
     true: dict[int, list[Any]] = defaultdict(list)
     for annotation in annotations:
         if annotation["image_id"] in sizes:
@@ -258,41 +274,100 @@ def _units_of_the_truth(
     for record in records:
         if record["image_id"] in true:
             found[record["image_id"]].append(record)
-    pairs = []
-    for image_id in list(found)[:: -(-len(found) // _COMPARED_IMAGES) or 1]:
+    pairs: _Pairs = []
+    for image_id in list(found)[:: 1 + len(found) // _COMPARED_IMAGES]:
         best = sorted(found[image_id], key=lambda record: -record["score"])[: len(true[image_id])]
-        pairs.append(
-            (
-                np.array([record["bbox"] for record in best], dtype=np.float64),
-                np.array(true[image_id], dtype=np.float64),
-                np.tile(sizes[image_id], (len(best), 1)),
-            )
-        )
+        boxes = np.array([record["bbox"] for record in best], dtype=np.float64)
+        truth = np.array(true[image_id], dtype=np.float64)
+        pairs.append((boxes, truth, np.tile(sizes[image_id], (len(best), 1))))
+    return pairs
+
+
+def _units_that_hit(pairs: _Pairs) -> tuple[str, str]:
+    """Units in which the best detections hit the truth that they miss as written; or nothing."""
     count = sum(len(boxes) for boxes, _, _ in pairs)
-    if count == 0:
+    as_written = _count_hits(pairs, COCO_UNITS)
+    if count == 0 or as_written > _MISSED * count:
         return "", ""
-
-    def hits(units: Any) -> int:
-        return sum(_hits(xywh_pixels(boxes, size, units), truth) for boxes, truth, size in pairs)
-
-    as_written = hits(COCO_UNITS)
-    if as_written > _MISSED * count:
+    hits = {str(units): _count_hits(pairs, units) for units in FOREIGN_UNITS}
+    names = max(hits, key=lambda each: hits[each])
+    frame, of_frame = _frame_that_hits(pairs)
+    if of_frame > hits[names]:
+        names, hits[frame] = frame, of_frame
+    if hits[names] < max(_HIT * count, min(count, 3)):
         return "", ""
-    best_units = max(FOREIGN_UNITS, key=hits)
-    best_hits = hits(best_units)
-    if best_hits < max(_HIT * count, min(count, 3)):
-        return "", ""
-    evidence = f"{best_hits} of the {count} best hit a true box then, {as_written} as written"
-    return str(best_units), evidence
+    return names, f"{hits[names]} of the {count} best hit a true box then, {as_written} as written"
 
 
-def _hits(boxes: NDArray[np.float64], truth: NDArray[np.float64]) -> int:
-    """How many of (K, 4) xywh boxes overlap one of (N, 4) true ones by half."""
+def _frame_that_hits(pairs: _Pairs) -> tuple[str, int]:
+    """The square of a model in whose pixels most boxes hit the truth, and how many do."""
+    names, hits, most = "", 0, 0.0
+    for side in _SQUARES:
+        for words, convert in _FRAMES.items():
+            overlaps = np.concatenate(
+                [_overlaps(convert(boxes, size, side), truth) for boxes, truth, size in pairs]
+            )
+            if overlaps.sum() > most:
+                names, most = f"pixels of the image {words} {side} x {side}", overlaps.sum()
+                hits = int((overlaps > _HIT_IOU).sum())
+    return names, hits
+
+
+def _from_stretched(boxes: _Floats, sizes: _Floats, side: int) -> _Floats:
+    return boxes * np.tile(sizes[:, ::-1], 2) / side
+
+
+def _from_corner(boxes: _Floats, sizes: _Floats, side: int) -> _Floats:
+    return np.asarray(boxes * (sizes.max(axis=1, keepdims=True) / side))
+
+
+def _from_middle(boxes: _Floats, sizes: _Floats, side: int) -> _Floats:
+    scaled = _from_corner(boxes, sizes, side)
+    scaled[:, :2] -= (sizes.max(axis=1, keepdims=True) - sizes[:, ::-1]) / 2
+    return scaled
+
+
+_SQUARES = (
+    224,
+    256,
+    320,
+    384,
+    416,
+    448,
+    480,
+    512,
+    518,
+    560,
+    608,
+    640,
+    672,
+    768,
+    800,
+    896,
+    1024,
+    1280,
+)
+_FRAMES = {
+    "stretched to": _from_stretched,
+    "padded at the right or below to": _from_corner,
+    "padded on both sides to": _from_middle,
+}
+
+
+def _count_hits(pairs: _Pairs, units: BoxUnits) -> int:
+    return sum(
+        int((_overlaps(xywh_pixels(boxes, size, units), truth) > _HIT_IOU).sum())
+        for boxes, truth, size in pairs
+    )
+
+
+def _overlaps(boxes: _Floats, truth: _Floats) -> _Floats:
+    """(K,): the best IoU of each of (K, 4) xywh boxes with one of (N, 4) true ones."""
     low = np.maximum(boxes[:, None, :2], truth[None, :, :2])
     high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (truth[:, :2] + truth[:, 2:])[None])
     inter = np.clip(high - low, 0, None).prod(axis=2)
     areas = np.clip(boxes[:, 2:], 0, None).prod(axis=1)[:, None] + truth[:, 2:].prod(axis=1)[None]
-    return int((inter > _HIT_IOU * (areas - inter)).any(axis=1).sum())
+    return np.asarray((inter / np.maximum(areas - inter, 1e-9)).max(axis=1, initial=0.0))
 
 
 def some(values: Iterable[Any], limit: int = 8) -> str:

@@ -19,6 +19,7 @@ from vpt.data import (
     read_detection,
 )
 from vpt.data.cuts import with_cuts
+from vpt.engine.distributed import on_first
 from vpt.engine.fit import FitSettings
 from vpt.errors import ConfigError, DataError
 from vpt.evaluation import check_coco_eval
@@ -73,6 +74,8 @@ def build_detection(
         config: checked.
         backbone: one in memory, to share between runs, instead of the config's.
 
+    Several processes call it together.
+
     Raises:
         VptError: anything in the config that does not fit together.
     """
@@ -90,7 +93,10 @@ def build_detection(
         split_seed=data.split_seed,
     )
     skip = config.data.on_bad_image == "skip"
-    splits = read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
+    # Of several processes one reads the head of every image; the others get what it found.
+    splits = on_first(
+        lambda: read_detection(descriptor, config.data.root, problems="skip" if skip else "raise")
+    )
     for name in ("train", "val"):
         splits.require(name)
     _check_measurable(config, splits)

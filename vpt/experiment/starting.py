@@ -42,14 +42,14 @@ def start_classifier(model: Classifier, path: Path) -> str:
     other_head = _other_head(model, header)
     if other_head is None and _same_words(model, header):
         start |= _carried_head(model, own, tensors, classes)
-        told = classes.told("the head")
+        taken = classes.line("the head")
     else:
         start |= {name: t.detach().clone() for name, t in own.items() if _is_of_head(name)}
         if other_head is None and "head.log_scale" in own and "head.log_scale" in tensors:
             start["head.log_scale"] = tensors["head.log_scale"]
-        told = f"the head starts anew ({other_head or 'its words stand otherwise'})"
+        taken = f"the head starts anew ({other_head or 'its words stand otherwise'})"
     _load(model, start, path)
-    return f"train.init_from {path}: {told}"
+    return f"train.init_from {path}: {taken}"
 
 
 def start_detector(model: Detector, path: Path) -> str:
@@ -77,7 +77,7 @@ def start_detector(model: Detector, path: Path) -> str:
     start = {name: tensor for name, tensor in tensors.items() if not _is_of_head(name)}
     start |= _carried_head(model, dict(model.trained_tensors()), tensors, classes)
     _load(model, start, path)
-    return f"train.init_from {path}: {classes.told('the head')}"
+    return f"train.init_from {path}: {classes.line('the head')}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Classes:
             before is not None and now is not None,
         )
 
-    def told(self, what: str) -> str:
+    def line(self, what: str) -> str:
         """What became of the classes, in a line."""
         if not self.named:
             return f"no class of {what} was taken: the file has no class names"

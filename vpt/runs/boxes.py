@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from vpt.data import DetectionSplit, to_coco_dict
-from vpt.engine.run_dir import write_json_atomic
+from vpt.engine.run_dir import write_text_atomic
 from vpt.evaluation import CocoEval, DetectionEvaluator
 from vpt.structures import Detections
 
@@ -51,5 +53,15 @@ class BoxEvaluator:
     def compute(self) -> dict[str, float]:
         """See `DetectionEvaluator.compute`."""
         if self._results is not None:
-            write_json_atomic(self._results, self.coco.results())
+            # Without indents, which would take more time than all the rest of it.
+            text = json.dumps(self._named_results(), separators=(",", ":"), allow_nan=False)
+            write_text_atomic(self._results, text + "\n")
         return self.coco.compute()
+
+    def _named_results(self) -> list[dict[str, Any]]:
+        """The results with the images' ids as the annotation file has them."""
+        names, records = self.split.image_names, self.coco.results()
+        if names:
+            for record in records:
+                record["image_id"] = names.get(record["image_id"], record["image_id"])
+        return records

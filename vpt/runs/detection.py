@@ -19,6 +19,7 @@ from vpt.data import (
     DetectionSample,
     DetectionSplit,
     box_evaluation_transform,
+    depth_warning,
     layout_lines,
     load_descriptor,
     read_detection,
@@ -121,6 +122,8 @@ def evaluate_detector(
             value_range=model.preprocess.value_range,
             log=log,
         )
+    if warning := depth_warning(chosen, model.preprocess.value_range):
+        log(f"warning: {warning}")
     with images_progress(len(chosen), console) as advance:
         _, evaluator = measure(
             model,

@@ -17,6 +17,7 @@ from vpt.data import (
     Split,
     Transform,
     Workers,
+    depth_warning,
     drop_bad,
     evaluation_transform,
     layout_lines,
@@ -208,6 +209,8 @@ def measure_prompt(
             value_range=model.preprocess.value_range,
             log=log,
         )
+    if warning := depth_warning(chosen, model.preprocess.value_range):
+        log(f"warning: {warning}")
     transform = evaluation_transform(model.preprocess)
     with images_progress(len(chosen), console) as advance:
         metrics, evaluator = measure(

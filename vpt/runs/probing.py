@@ -27,7 +27,7 @@ from vpt.engine.energy import open_meter
 from vpt.engine.fit import format_metrics
 from vpt.engine.progress import Log, images_progress, loading_line, said_if_slow
 from vpt.engine.run_dir import open_run_directory, write_json_atomic
-from vpt.errors import ConfigError, DataError, RunError
+from vpt.errors import ConfigError, DataError
 from vpt.evaluation import ClassificationEvaluator, is_better
 from vpt.experiment import Experiment, build
 from vpt.heads import LinearHead
@@ -35,9 +35,10 @@ from vpt.runs.advice import advice_lines
 from vpt.runs.breakdown import breakdown_of
 from vpt.runs.cache import Start
 from vpt.runs.cost import flops_of
+from vpt.runs.early import check_empty
 from vpt.runs.feeding import in_order
 from vpt.runs.inference import evaluate_split
-from vpt.runs.start import scanned, tell_pooling, warn_of_depth, write_start
+from vpt.runs.start import log_pooling, scanned, warn_of_depth, write_start
 from vpt.runs.training import RunResult
 from vpt.structures import Batch
 
@@ -93,8 +94,8 @@ def probe(
         VptError: anything that a user can mend.
     """
     _check(config)
-    if mode == "new" and config.run_dir.is_dir() and any(config.run_dir.iterdir()):
-        raise RunError(f"{config.run_dir} is not empty; use --overwrite, or another run_dir")
+    if mode == "new":
+        check_empty(config.run_dir)
     device = choose_device(config.train.device)
     record = config.backbone
     line = loading_line(record.name, record.weights, pretrained=record.pretrained)
@@ -106,7 +107,7 @@ def probe(
             log(line)
         kept = scanned(experiment, log)
         warn_of_depth(kept, log)
-        tell_pooling(kept.model, log)
+        log_pooling(kept.model, log)
         assert isinstance(kept, Experiment)
         write_start(run, kept)
         for line in advice_lines(kept):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from vpt.config import AnyRunConfig, dump, load_config
@@ -41,6 +43,7 @@ from vpt.experiment import AnyExperiment
 from vpt.models import PromptedModel
 from vpt.runs.feeding import dataset_of
 from vpt.runs.plan import checkpoint_bytes
+from vpt.storage.atomic_file import write_atomic
 
 if TYPE_CHECKING:
     from vpt.engine.events import Events
@@ -114,7 +117,7 @@ def scanned(experiment: AnyExperiment, log: Log) -> AnyExperiment:
 def _unreadable(
     split: Any, num_workers: Workers, value_range: tuple[float, float] | None
 ) -> list[BadImage]:
-    own = split.with_samples(share_of(split.samples, rank(), world_size()))
+    own = split.take(np.array(share_of(range(len(split)), rank(), world_size()), dtype=np.int64))
     memory = ScanMemory.of_user()
     found = (
         scan_images(own, num_workers, value_range=value_range, memory=memory) if own.samples else []
@@ -122,7 +125,7 @@ def _unreadable(
     return [image for part in gathered(found) for image in part]
 
 
-def tell_pooling(model: PromptedModel, log: Log) -> None:
+def log_pooling(model: PromptedModel, log: Log) -> None:
     """A line that says what a model's feature is made of, where it has one."""
     backbone, pooling = model.backbone, model.pooling
     if pooling is None:
@@ -251,6 +254,9 @@ def refuse_other_data(run: RunDirectory, experiment: AnyExperiment) -> None:
         DataError: naming what differs.
         RunError: the record of them is missing or damaged.
     """
+    with suppress(OSError):
+        if run.split.read_bytes() == _split_record(experiment.splits):
+            return
     before, now = _read_keys(run.split), _split_keys(experiment.splits)
     boxes, new_boxes = before.pop(_BOXES, {}), now.pop(_BOXES, {})
     for name in boxes.keys() & new_boxes.keys():
@@ -284,7 +290,7 @@ def write_start(run: RunDirectory, experiment: AnyExperiment) -> None:
     """The config, the environment, and which image is in which split."""
     write_text_atomic(run.config, dump(experiment.config))
     write_json_atomic(run.environment, environment())
-    write_json_atomic(run.split, _split_keys(experiment.splits))
+    write_atomic(run.split, [_split_record(experiment.splits)])
     write_json_atomic(run.identity, _identity(experiment))
 
 
@@ -293,16 +299,25 @@ _BOXES = "boxes_sha256"
 
 def _split_keys(splits: Splits | DetectionSplits) -> dict[str, Any]:
     """Class names, each split's images by their keys, and a hash of its boxes."""
-    keys: dict[str, Any] = {"class_names": list(splits.class_names)}
+    return dict(json.loads(_split_record(splits)))
+
+
+def _split_record(splits: Splits | DetectionSplits) -> bytes:
+    """`split.json`; a text as of `write_json_atomic`, without a million strings on the way."""
+    facts: dict[str, Any] = {"class_names": list(splits.class_names)}
     if isinstance(splits, DetectionSplits):
-        keys[_BOXES] = {
+        facts[_BOXES] = {
             name: boxes_hash(each) for name in SPLIT_NAMES if (each := splits.get(name)) is not None
         }
+    text = bytearray(json.dumps(facts, indent=2).removesuffix("\n}").encode())
     for name in SPLIT_NAMES:
         split = splits.get(name)
         if split is not None:
-            keys[name] = [sample.key for sample in split.samples]
-    return keys
+            text += f',\n  "{name}": ['.encode()
+            for place, key in enumerate(split.table.keys):
+                text += f"{',' if place else ''}\n    {json.dumps(key)}".encode()
+            text += b"\n  ]" if len(split) else b"]"
+    return bytes(text) + b"\n}\n"
 
 
 def show_start(events: Events, experiment: AnyExperiment) -> None:

@@ -61,13 +61,13 @@ from vpt.runs.showing import (
 )
 from vpt.runs.start import (
     check_space,
+    log_pooling,
     newest_checkpoint,
     refuse_other_config,
     refuse_other_data,
     refuse_other_model,
     scanned,
     show_start,
-    tell_pooling,
     warn_of_depth,
     write_start,
 )
@@ -186,7 +186,7 @@ def train(
         for line in advice_lines(experiment):
             log(line)
         log(_trained_line(experiment.model))
-        tell_pooling(experiment.model, log)
+        log_pooling(experiment.model, log)
         for note in experiment.notes if resume is None else ():
             log(note)
         if world_size() > 1:

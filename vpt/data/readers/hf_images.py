@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vpt.data.descriptor import AUTOMATIC_CUT, Columns, Descriptor, SplitSources
 from vpt.data.image_files import find_files
-from vpt.data.readers.csv_table import read_csv_table
+from vpt.data.readers.csv_table import open_csv_table
 from vpt.data.readers.parts import Parts, hint, shown, split_paths, usual_paths
 from vpt.data.readers.rows import Row, key_of, label_rows
 from vpt.data.readers.tables import check_value, split_of_value
@@ -80,7 +81,7 @@ def is_layout(folder: Path) -> bool:
     """Whether a folder, or one of its splits' folders, has a metadata file that names images."""
     own = _metadata_in(folder)
     places = [own] if own is not None else list(_metadata_of_splits(folder).values())
-    return any(FILE_NAME in values for place in places for _, values in _records(place)[:1])
+    return any(FILE_NAME in values for place in places for _, values in _records(place, 1))
 
 
 def read_hf_images(descriptor: Descriptor, root: Path) -> Parts:
@@ -197,20 +198,22 @@ def _metadata_in(folder: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _records(path: Path) -> list[Record]:
-    """The rows of a metadata file.
+def _records(path: Path, most: int | None = None) -> list[Record]:
+    """The rows of a metadata file, or the first of them.
 
     Raises:
         DataError: it is no CSV, or a line is no JSON object.
     """
     if path.suffix.lower() == ".csv":
-        table = read_csv_table(path, [FILE_NAME])
+        table = open_csv_table(path, [FILE_NAME])
         return [
             (f"{path}:{line}", dict(zip(table.header, fields, strict=True)))
-            for line, fields in table.rows
+            for line, fields in islice(table.rows, most)
         ]
-    records = []
+    records: list[Record] = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if len(records) == most:
+            break
         if not line.strip():
             continue
         try:

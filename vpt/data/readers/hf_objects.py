@@ -186,7 +186,7 @@ def _read_split(
                 area = area if area is not None and 0 < area < math.inf else None
                 crowd = as_integer(rest.get("iscrowd")) == 1
                 split.add_box(number, category, box, line=line, area=area, crowd=crowd)
-    split.count("image_listed_twice", "rows are of an image that came before; left out")
+    split.count("image_listed_twice", "rows of an image that came before; left out")
     return split
 
 

@@ -9,8 +9,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor, ImageFolders, SplitSources
+from vpt.data.image_files import is_skipped
 from vpt.data.images import SUFFIXES
-from vpt.data.readers.label_files import NO_LABELS
+from vpt.data.readers.label_pairs import NO_LABELS
 from vpt.data.recognising import question, recognised, split_of_name
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import DataError
@@ -110,7 +111,7 @@ def _kind_first(folder: Path, layout: LabelLayout) -> Finds:
     """images/train and labels/train, or images/train and all labels in one folder."""
     for images in _folders(folder, _IMAGE_FOLDERS):
         for labels in _folders(folder, layout.labels):
-            in_one = any(labels.glob(f"*{layout.suffix}"))
+            in_one = any(_is_label(path.name, layout) for path in labels.iterdir())
             pairs = [
                 (split, Found(each, labels if in_one else labels / each.name))
                 for each in _subfolders(images)
@@ -159,12 +160,23 @@ def _label_files(folder: Path, layout: LabelLayout) -> list[Path]:
     if not folder.is_dir():
         return []
     found: list[Path] = []
-    for path in folder.rglob(f"*{layout.suffix}"):
-        if path.name.lower() not in NO_LABELS and not path.name.startswith("."):
+    for path in _files_below(folder):
+        if _is_label(path.name, layout):
             found.append(path)
         if len(found) == _LOOKED_AT:
             break
     return found if any(map(layout.fits, found[:5])) else []
+
+
+def _is_label(name: str, layout: LabelLayout) -> bool:
+    name = name.lower()
+    return name.endswith(layout.suffix) and name not in NO_LABELS and not is_skipped(name)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not is_skipped(name))
+        yield from (Path(parent, name) for name in sorted(names))
 
 
 def _folders(folder: Path, names: tuple[str, ...]) -> list[Path]:
@@ -174,7 +186,7 @@ def _folders(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_skipped(path.name))
 
 
 def _below(folder: Path, path: Path) -> str:

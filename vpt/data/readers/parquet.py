@@ -167,6 +167,11 @@ def read_labels(file: Path, columns: Columns) -> LabelColumn:
     schema = parquet.schema_arrow
     name = columns.labels or columns.label
     for wanted in (columns.image, name):
+        if wanted not in schema.names and "objects" in schema.names:
+            raise DataError(
+                f"{file}: the column 'objects' holds boxes, which are not read from parquet files; "
+                "save the images in a folder with a metadata.jsonl, or in COCO's format"
+            )
         if wanted not in schema.names:
             raise DataError(
                 f"{file}: no column '{wanted}' ({', '.join(schema.names)}); name it under 'columns'"

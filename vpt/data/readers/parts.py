@@ -147,7 +147,7 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
     for split in SPLIT_NAMES:
         source = getattr(descriptor.splits, split)
         if isinstance(source, Cut):
-            if source.by == "content" and usual[split]:
+            if source.by == "content" and any(map(_holds_something, usual[split])):
                 raise DataError(
                     f"'{descriptor.name}' has a {split} split of its own, '{usual[split][0]}'; "
                     f"leave out data.{split}_fraction, or the cut in the descriptor"
@@ -170,6 +170,10 @@ def split_paths(descriptor: Descriptor, root: Path, suffix: str) -> dict[SplitNa
             )
         paths[split] = path
     return paths
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() or any(not is_skipped(entry.name) for entry in path.iterdir())
 
 
 def usual_paths(root: Path, suffix: str = "") -> dict[SplitName, list[Path]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vpt.data.descriptor import Columns, Cut, Descriptor
+from vpt.data.images import SUFFIXES
 from vpt.data.readers.csv_table import CsvTable, open_csv_table
 from vpt.data.readers.label_sets import class_columns, classes_of, columns_needed
 from vpt.data.readers.parts import UNPRINTABLE, Parts, shown, split_paths
@@ -42,7 +43,7 @@ def _labelled_rows(
     needed = columns_needed(columns)
     table = open_csv_table(path, needed)
     for name in needed:
-        _check_column(table, name)
+        _check_column(table, name, columns)
     names = class_columns(columns, table.header, str(path))
     rows = (
         _row(dict(zip(table.header, fields, strict=True)), columns, names, root, f"{path}:{line}")
@@ -51,11 +52,30 @@ def _labelled_rows(
     return names, rows
 
 
-def _check_column(table: CsvTable, name: str) -> None:
+_PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "img", "name")
+_LABELS = ("label", "class", "class_name", "category", "target", "species", "y")
+"""What columns are often called, in lower case."""
+
+
+def _check_column(table: CsvTable, name: str, columns: Columns) -> None:
+    """Refuse a table without a column; say what it is probably called there."""
+    if name in table.header:
+        return
+    if any(Path(each).suffix.lower() in SUFFIXES for each in table.header):
+        raise DataError(
+            f"{table.path}: its first line ({', '.join(table.header)}) names no columns but is an "
+            f"image's; put a line before it, such as {columns.path},{columns.label}"
+        )
+    known = {each.casefold(): each for each in reversed(table.header)}
+    path = next((known[each] for each in _PATHS if each in known), None)
+    label = next((known[each] for each in _LABELS if each in known), None)
+    example = ""
+    if path is not None and label is not None and not columns.multi_label:
+        example = f", e.g. columns: {{path: {path}, label: {label}}}"
     try:
         table.column(name)
     except DataError as error:
-        raise DataError(f"{error}; name it under 'columns' of a descriptor") from error
+        raise DataError(f"{error}; name it under 'columns' of a descriptor{example}") from error
 
 
 def _row(

@@ -17,23 +17,21 @@ from pathlib import Path, PurePosixPath
 from vpt.data.descriptor import Descriptor
 from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile
-from vpt.data.readers.label_files import (
-    LabelFileError,
-    LabelledSplit,
+from vpt.data.readers.label_files import LabelFileError, LabelledSplit, names_in_file
+from vpt.data.readers.label_folders import (
+    LabelLayout,
+    recognise_labels,
+    recognise_official,
+    with_usual_places,
+)
+from vpt.data.readers.label_pairs import (
     Pair,
     Pairs,
     base_of,
     find_pairs,
     leave_out_unlabelled,
     named_places,
-    names_in_file,
     without_image,
-)
-from vpt.data.readers.label_folders import (
-    LabelLayout,
-    recognise_labels,
-    recognise_official,
-    with_usual_places,
 )
 from vpt.data.readers.parts import UNPRINTABLE
 from vpt.data.readers.xml_text import Element, read_xml
@@ -88,7 +86,7 @@ def read_voc(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     descriptor = with_usual_places(descriptor, root, recognise)
     places = named_places(descriptor, root)
     pairs = {split: find_pairs([place], ".xml") for split, place in places.items()}
-    leave_out_unlabelled(descriptor, pairs, ".xml")
+    left_out = leave_out_unlabelled(descriptor, pairs, ".xml")
     lost = _settle_lost(pairs, without_image(pairs.values(), ".xml"))
     read = {
         split: _read_files(base_of(descriptor, root, each), each) for split, each in pairs.items()
@@ -98,6 +96,7 @@ def read_voc(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
         read[split][0].findings.append(Finding("image_missing", path, text, path.stem))
     every = [file for _, files in read.values() for _, file in files]
     first, _ = next(iter(read.values()))
+    first.findings += left_out
     if not every and first.findings:
         raise DataError(f"no XML file of '{descriptor.name}' can be used: {first.findings[0]}")
     shift, names = _shift(every), _class_names(descriptor, root, every)
@@ -287,10 +286,10 @@ def _joined(
                 crowd = each.difficult and descriptor.difficult == "crowd"
                 split.add_box(image, numbers[each.name], box, line=each.line, crowd=crowd)
     split.count("size_missing", "XML files without width and height; those of the images are taken")
-    split.count("file_name_differs", "XML files name another image than the one beside them")
-    split.count("image_without_label", "images have no XML file; left out")
-    split.count("image_listed_twice", "lines name an image again; taken once")
-    split.count("difficult_left_out", "objects are marked as difficult; left out")
+    split.count("file_name_differs", "XML files that name another image than the one beside them")
+    split.count("image_without_label", "images without an XML file; left out")
+    split.count("image_listed_twice", "lines that name an image again; left out")
+    split.count("difficult_left_out", "objects marked as difficult; left out")
     if shift == 0:
         text = "more corners are at 0 than at 1: they count from 0, and are taken as xyxy"
         split.findings.append(Finding("corners_from_zero", split.source, text))

@@ -1,43 +1,37 @@
 """Boxes as YOLO has them: a text file for each image, an object in each line.
 
-'class cx cy w h', the class as an index from 0, the rest as shares of the image's sides. An image
-with an empty file, or without one, has no objects. Outlines ('class x1 y1 x2 y2 ...', oriented
-boxes too) become the boxes around them; of poses the key points are passed over.
+An image with an empty file, or without one, has no objects.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.box_units import BoxUnits, edges_and_sides, find_other_layout
+from vpt.data.box_units import BoxUnits, find_other_layout
 from vpt.data.descriptor import Cut, Descriptor, SplitSources
 from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile
-from vpt.data.readers.label_files import (
-    LabelFileError,
-    LabelledSplit,
-    Pairs,
-    Place,
-    base_of,
-    find_pairs,
-    leave_out_unlabelled,
-    named_places,
-    names_in_file,
-    without_image,
-)
+from vpt.data.readers.label_files import LabelFileError, LabelledSplit, names_in_file
 from vpt.data.readers.label_folders import (
     HELD_OUT,
     LabelLayout,
     recognise_labels,
     with_usual_places,
 )
-from vpt.data.readers.parts import hint, shown
+from vpt.data.readers.label_pairs import (
+    Pairs,
+    Place,
+    base_of,
+    find_pairs,
+    leave_out_unlabelled,
+    named_places,
+    without_image,
+)
+from vpt.data.readers.parts import hint
+from vpt.data.readers.yolo_lines import YOLO_UNITS, LineError, numbers_of, read_numbers
 from vpt.data.readers.yolo_yaml import (
     DataYaml,
     find_data_yamls,
@@ -50,6 +44,7 @@ from vpt.errors import DataError
 from vpt.storage.whole_file import read_whole
 
 _LARGEST = 20_000_000  # bytes of a label file
+_LOOKED_AT = 10_000  # characters of a file that may be one
 _NAME_FILES = (
     "classes.txt",
     "obj.names",
@@ -58,19 +53,6 @@ _NAME_FILES = (
     "train/_darknet.labels",
     "*.names",
 )
-_ROUNDING = 0.01  # of a side: how far a share may be outside of 0..1
-YOLO_UNITS = BoxUnits(layout="cxcywh", scale="share")
-
-Box = tuple[float, float, float, float]
-
-
-class LineError(Exception):
-    """A line of no use: the kind of finding, and why."""
-
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
-
 
 # What a folder is
 
@@ -114,7 +96,7 @@ def _is_yolo(path: Path) -> bool:
     """Whether a text file begins with a line of numbers, or holds nothing."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            line = next((line for line in file if line.strip()), "")
+            line = next((line for line in file.read(_LOOKED_AT).splitlines() if line.strip()), "")
     except OSError:
         return False
     try:
@@ -144,7 +126,9 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     """
     content = _data_yaml(descriptor, root)
     pairs = _pairs(descriptor, root, content)
-    leave_out_unlabelled(descriptor, pairs, ".txt")
+    left_out = leave_out_unlabelled(descriptor, pairs, ".txt")
+    if content is not None and content.no_test is not None:
+        left_out.append(Finding("test_without_truth", content.path, content.no_test))
     lost = without_image(pairs.values(), ".txt")
     categories = _categories(descriptor, root, content)
     elsewhere = content.base if content is not None else None
@@ -158,9 +142,10 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
         )
         for name, each in pairs.items()
     }
+    first = next(iter(read.values()))
+    first.findings += left_out
     if lost:
-        first = next(iter(read.values()))
-        text = f"{len(lost)} label files have no image, such as {lost[0].name}; left out"
+        text = f"{len(lost)} label files without an image, such as {lost[0].name}; left out"
         found = Finding("label_without_image", lost[0].parent, text, count=len(lost))
         first.findings.append(found)
     if categories is None:
@@ -269,9 +254,9 @@ def _read_split(
     missing = split.counts["label_missing"]
     kind = "label_missing" if 2 * missing <= len(pairs.pairs) else "labels_mostly_missing"
     split.counts[kind] = missing
-    split.count(kind, f"of {len(pairs.pairs)} images have no label file; kept as negatives")
-    split.count("image_listed_twice", "lines name an image again; taken once")
-    split.count("commas_in_labels", "lines have commas between their numbers, or in them")
+    split.count(kind, f"of {len(pairs.pairs)} images without a label file; kept as negatives")
+    split.count("image_listed_twice", "lines that name an image again; left out")
+    split.count("commas_in_labels", "lines with commas between their numbers, or in them")
     if descriptor.box_units is None:
         _accuse_layout(split, np.array(plain).reshape(-1, 4))
     return split
@@ -311,96 +296,3 @@ def _check_class(label: int, categories: dict[int, str] | None) -> None:
     if label == len(categories):
         text += "; do these labels count from 1?"
     raise LineError("unknown_category", text)
-
-
-# Lines
-
-
-def read_numbers(
-    numbers: Sequence[float],
-    *,
-    units: BoxUnits = YOLO_UNITS,
-    point_values: int | None = None,
-) -> tuple[int, Box]:
-    """(class, xywh) of the numbers in a line, in the scale that they have.
-
-    Args:
-        numbers: the class, and a box, an outline, a pose, or a box and its score.
-        units: of a box.
-        point_values: numbers for each key point of a pose, 2 or 3; None: no poses are expected.
-
-    Raises:
-        LineError: they are none of these.
-    """
-    label, values = numbers[0], numbers[1:]
-    if not all(map(math.isfinite, numbers)):
-        raise LineError("box_not_finite", f"{_written(numbers)} is not finite")
-    if not label.is_integer() or not 0 <= label < 2**31:
-        raise LineError("unknown_category", f"class {label:g} is no index of a class")
-    if len(values) < 4:
-        raise LineError("box_malformed", f"{_written(numbers)} is not 'class cx cy w h'")
-    if _is_outline(values, point_values):
-        if len(values) % 2:
-            text = f"{len(values)} numbers are neither a box, pairs of an outline nor a pose"
-            raise LineError("box_malformed", text)
-        _check_scale(values, units)
-        xs, ys = values[0::2], values[1::2]
-        left, top = min(xs), min(ys)
-        return int(label), (left, top, max(xs) - left, max(ys) - top)
-    _check_scale(values[:4], units)
-    box = edges_and_sides(units.layout, *values[:4])
-    if min(box[2:]) < 0:
-        raise LineError("box_negative", f"{_written(numbers)} has a negative side")
-    return int(label), box
-
-
-def _written(numbers: Sequence[float]) -> str:
-    return "'" + " ".join(f"{number:g}" for number in numbers[:6]) + "'"
-
-
-def _is_outline(values: Sequence[float], point_values: int | None) -> bool:
-    """Whether numbers are the points of an outline, not a box and perhaps what follows it."""
-    if len(values) <= 5:  # a box, or a box and its score
-        return False
-    rest = len(values) - 4
-    if point_values is not None and rest % point_values == 0:
-        return False
-    # key points with their visibility, which is 0, 1 or 2
-    return rest % 3 != 0 or any(value not in (0, 1, 2) for value in values[6::3])
-
-
-def _check_scale(values: Sequence[float], units: BoxUnits) -> None:
-    """Shares of the sides are in 0..1."""
-    outside = [value for value in values if not -_ROUNDING <= value <= 1 + _ROUNDING]
-    if outside and units.scale == "share":
-        pixels = BoxUnits(layout=units.layout).written
-        text = (
-            f"{outside[0]:g} is no share of the image's side, which is in 0..1; if these are "
-            f"pixels, write 'box_units: {pixels}' in the descriptor"
-        )
-        raise LineError("box_not_relative", text)
-
-
-_NUMBER = re.compile(
-    r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?(?:nan|inf)", re.I
-)
-
-
-def numbers_of(line: str) -> tuple[list[float], bool]:
-    """The numbers of a line, and whether commas stood between them or in them.
-
-    Raises:
-        LineError: there is something else.
-    """
-    commas = "," in line
-    words = line.split()
-    if commas and len(words) >= 5 and all(re.fullmatch(r"[^,]+(,[^,]+)?", word) for word in words):
-        words = [word.replace(",", ".") for word in words]  # 0,5 for 0.5
-    elif commas:
-        words = line.replace(",", " ").split()
-    for word in words:
-        if not _NUMBER.fullmatch(word):
-            raise LineError("box_malformed", f"{shown(word)} is no number")
-    if not words:
-        raise LineError("box_malformed", "no numbers")
-    return [float(word) for word in words], commas

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vpt.config import load_foreign_yaml
-from vpt.data.readers.label_files import below
+from vpt.data.readers.label_files import LabelFileError
+from vpt.data.readers.label_pairs import below
 from vpt.data.readers.parts import UNPRINTABLE, shown
 from vpt.data.splits import SPLIT_NAMES, SplitName
 from vpt.errors import ConfigError, DataError
@@ -33,6 +34,8 @@ class DataYaml:
         names: class index -> name; None: it does not say.
         sources: folders of images, or lists of them, of each split; they exist.
         point_values: numbers for each key point of a pose (2 or 3); None: no poses.
+        no_test: why the test images that it names are left out: they are not there, as Roboflow
+            names them always; None: they are, or it names none.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class DataYaml:
     names: dict[int, str] | None
     sources: dict[SplitName, list[Path]]
     point_values: int | None
+    no_test: str | None = None
 
     @property
     def same(self) -> bool:
@@ -80,17 +84,21 @@ def read_data_yaml(path: Path) -> DataYaml:
     """
     values = load_foreign_yaml(path)
     base = _base(path, values.get("path"))
-    return DataYaml(
-        path,
-        base,
-        _names(path, values),
-        {
-            split: [_found(path, base, split, each) for each in _texts(path, split, value)]
-            for split in SPLIT_NAMES
-            if (value := _value(values, split)) is not None
-        },
-        _point_values(path, values.get("kpt_shape")),
-    )
+    sources: dict[SplitName, list[Path]] = {}
+    no_test: str | None = None
+    for split in SPLIT_NAMES:
+        value = _value(values, split)
+        if value is None:
+            continue
+        texts = _texts(path, split, value)
+        try:
+            sources[split] = [_found(path, base, split, each) for each in texts]
+        except LabelFileError as error:
+            if split != "test" or not sources:
+                raise
+            no_test = f"{error.reason}; left out"
+    points = _point_values(path, values.get("kpt_shape"))
+    return DataYaml(path, base, _names(path, values), sources, points, no_test)
 
 
 def _value(values: dict[str, Any], split: SplitName) -> Any:
@@ -141,7 +149,7 @@ def _found(path: Path, base: Path, split: SplitName, text: str) -> Path:
         if candidate.exists():
             return Path(os.path.normpath(candidate))
     looked = " or ".join(dict.fromkeys(f"'{os.path.normpath(each)}'" for each in candidates[:3]))
-    raise DataError(f"{path}: {split}: no such folder or list of images: {looked}")
+    raise LabelFileError(path, f"{split}: no such folder or list of images: {looked}")
 
 
 def _names(path: Path, values: dict[str, Any]) -> dict[int, str] | None:

@@ -42,7 +42,7 @@ def write_voc(
         (lists / f"{name}.txt").write_text("".join(f"{s}\n" for s in stems), encoding="utf-8")
     classes = next(iter(splits.values())).class_names
     (folder / "classes.txt").write_text("".join(f"{c}\n" for c in classes), encoding="utf-8")
-    return [f"{crowds} crowds are written as difficult objects"] if crowds else []
+    return [f"crowds written as difficult objects: {crowds}"] if crowds else []
 
 
 def _xml(sample: DetectionSample, classes: Sequence[str], file_name: str) -> str:

@@ -48,7 +48,7 @@ def write_yolo(
     crowds = sum(int(s.crowds.sum()) for split in splits.values() for s in split.samples)
     if not crowds:
         return []
-    return [f"{crowds} crowds or difficult objects are left out: YOLO has no mark for them"]
+    return [f"crowds and difficult objects left out, for which YOLO has no mark: {crowds}"]
 
 
 def _lines(sample: DetectionSample) -> list[str]:
