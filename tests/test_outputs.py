@@ -53,7 +53,8 @@ def test_rows_for_which_the_disk_has_no_room__leave_the_file_before(
     with disk_of(500):
         code = predict(place / "prompt.safetensors", place / "images", "--output", output, *options)
     assert code == 2
-    assert capsys.readouterr().err == f"vpt: cannot write {output}: File too large\n"
+    # A slow machine is told before what it waits for.
+    assert capsys.readouterr().err.endswith(f"vpt: cannot write {output}: File too large\n")
     assert output.read_text() == "old"
     assert names(tmp_path) == ["rows"]
 
