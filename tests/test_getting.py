@@ -268,7 +268,7 @@ def test_a_folder_that_is_not_complete__is_named_and_kept(web, place):
     photos(web, place, counts={"train": 6})
     Path("data/photos/train/class_0").mkdir(parents=True)
     message = refusal("photos")
-    assert "'data/photos' is there but not complete: class folder" in message
+    assert "'data/photos' is there but not complete: 'data/photos/train/class_0'" in message
     assert "move it away (or remove it) and run this again" in message
     assert Path("data/photos/train/class_0").is_dir()
     assert web.requests == []
