@@ -291,6 +291,7 @@ def test_the_path_of_a_weight_file__is_not_opened_and_only_its_name_is_shown(tmp
         ({"config": {"train": {"precision": "fp8"}}}, "config"),
         ({"config": {"data": [1]}}, "config"),
         ({"requires": [3]}, "requires the feature 3"),
+        ({"vpt_version": "1\n2"}, "must be printable text on one line"),
         ({"note": {str(n): n for n in range(60_000)}}, "more than 50,000 keys"),
     ],
 )  # fmt: skip

@@ -60,7 +60,7 @@ methods = st.builds(
     lambda name, options: {**options, "name": name}, st.text(max_size=8), json_objects
 )
 heads = st.builds(lambda options: {**options, "num_classes": 2}, methods)
-words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=10)
+words = st.text(max_size=10).filter(str.isprintable)
 names = st.lists(words.filter(str.strip), min_size=2, max_size=2, unique=True)
 floats = st.floats(-10, 10)
 spreads = st.floats(0.01, 10)

@@ -80,11 +80,19 @@ MAX_TEXTS = 2_000_000
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
+
+def _check_printable(text: str) -> str:
+    """What messages quote of a file must not end their line."""
+    if not text.isprintable():
+        raise ValueError("must be printable text on one line")
+    return text
+
+
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Share = Annotated[float, Field(ge=-100, le=100)]
 Spread = Annotated[float, Field(ge=1e-4, le=100)]
 Colour = Annotated[int, Field(ge=0, le=255)]
-Word = Annotated[str, Field(max_length=MAX_NAME)]
+Word = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_check_printable)]
 TextName = Annotated[str, Field(max_length=500)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -107,11 +115,11 @@ class BackboneRecord(Schema):
     name: Word
     sha256: Digest
     pretrained: bool
-    weights: Annotated[str, Field(max_length=4_096)] | None = None
+    weights: Annotated[str, Field(max_length=4_096), AfterValidator(_check_printable)] | None = None
     image_size: tuple[Side, Side]
     grid: tuple[Side, Side]
     activation: Word | None = None
-    pool: Annotated[str, Field(max_length=100)] | None = None
+    pool: Word | None = None
 
 
 class PreprocessRecord(Schema):
