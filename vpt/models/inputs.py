@@ -26,14 +26,15 @@ def check_images(images: Any, backbone: Backbone) -> None:
     shape = f"(B, {channels}, H, W)"
     if not isinstance(images, Tensor):
         raise ConfigError(f"a model takes a tensor of images {shape}, not {_described(images)}")
-    given = "x".join(map(str, images.shape))
     if images.ndim == 3 and images.shape[0] == channels:
         raise ConfigError(
-            f"a model takes a batch of images {shape}, and this is one of {given}; pass image[None]"
+            f"a model takes a batch of images {shape}, and this is one of "
+            f"{_size(images)}; pass image[None]"
         )
     if images.ndim != 4 or images.shape[1] != channels:
         raise ConfigError(
-            f"a model takes images {shape}, not a tensor of {given}{_hint(images, channels)}"
+            f"a model takes images {shape}, not a tensor of {_size(images)}"
+            f"{_hint(images, channels)}"
         )
     if not images.is_floating_point():
         raise ConfigError(
@@ -43,6 +44,10 @@ def check_images(images: Any, backbone: Backbone) -> None:
     weights = next(backbone.parameters()).dtype
     if images.dtype == torch.float64 and weights != torch.float64:
         raise ConfigError(f"a model of {weights} takes no float64 images; pass images.float()")
+
+
+def _size(images: Tensor) -> str:
+    return "x".join(map(str, images.shape))
 
 
 def _hint(images: Tensor, channels: int) -> str:
