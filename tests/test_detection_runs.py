@@ -209,7 +209,7 @@ def test_a_run__goes_on_with_its_own_boxes_only(tmp_path, monkeypatch):
         train(make_config(tmp_path / "run", path), mode="resume")
 
 
-def test_what_is_left_out_or_mended__is_told(tmp_path):
+def test_what_is_left_out_or_corrected__is_logged(tmp_path):
     def spoil(content):
         content["annotations"][0]["bbox"] = [0, 0, -5, 5]
         for annotation in content["annotations"]:
@@ -226,4 +226,4 @@ def test_what_is_left_out_or_mended__is_told(tmp_path):
     config = make_config(tmp_path / "run", path, data={**data, "on_bad_image": "skip"})
     train(config, log=lines.append)
     assert any(line.startswith("left out: ") and "annotation 1" in line for line in lines)
-    assert any("mended or odd" in line and "area_missing" in line for line in lines)
+    assert any("corrected or unusual" in line and "area_missing" in line for line in lines)

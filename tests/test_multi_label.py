@@ -32,7 +32,7 @@ from vpt.protocols.sweep_config import load_sweep
 from vpt.protocols.sweep_results import read_sweep
 from vpt.reports.data_check import check_data, finding_lines, summary_table, to_json
 from vpt.reports.data_page import data_page
-from vpt.runs import evaluate_prompt, predict_images, probe, train
+from vpt.runs import measure_prompt, predict_images, probe, train
 from vpt.runs.feeding import fit_data
 from vpt.structures import Batch
 
@@ -339,7 +339,7 @@ def test_init_from__takes_the_prompt_but_not_the_head_of_another_kind(learned, s
 
 def test_evaluate__gives_the_runs_own_metrics_and_each_class(learned, squares, capsys):
     prompt = learned / "prompt.safetensors"
-    metrics = evaluate_prompt(prompt, squares, device="cpu", num_workers=0)
+    metrics, *_ = measure_prompt(prompt, squares, device="cpu", num_workers=0)
     result = result_without_time(learned)
     overall = {k: v for k, v in metrics.items() if "/" not in k}
     assert overall == pytest.approx(result["test"], rel=1e-6)  # other batches, other last bits

@@ -46,7 +46,7 @@ from vpt.errors import ConfigError, DataError, PromptFileError, RunError
 from vpt.evaluation import ClassificationEvaluator
 from vpt.experiment import build
 from vpt.models import Classifier
-from vpt.runs import evaluate_prompt, make_plan, predict_images, train
+from vpt.runs import make_plan, measure_prompt, predict_images, train
 from vpt.runs.feeding import fit_data
 
 ROOT = Path(__file__).parents[1]
@@ -708,7 +708,7 @@ def test_the_best_epoch__is_chosen_on_validation__and_its_prompt_is_tested(data,
     assert result.val["loss"] == min(losses)
     last = prompt_tensors(tmp_path / "run", "prompt_last.safetensors")
     assert not same_bits(prompt_tensors(tmp_path / "run"), last)
-    measured = evaluate_prompt(
+    measured, *_ = measure_prompt(
         tmp_path / "run" / "prompt.safetensors", data, batch_size=4, num_workers=0, device="cpu"
     )
     assert measured == result.test
@@ -952,4 +952,4 @@ def test_evaluate__on_other_classes__is_refused(data, weights, tmp_path):
     images = make_folder(tmp_path / "data", classes=4)
     train(make_config(tmp_path / "run", images, train__max_steps=1, backbone__weights=weights))
     with pytest.raises(PromptFileError, match="other classes"):
-        evaluate_prompt(tmp_path / "run/prompt.safetensors", data, device="cpu", num_workers=0)
+        measure_prompt(tmp_path / "run/prompt.safetensors", data, device="cpu", num_workers=0)

@@ -16,7 +16,7 @@ from vpt.engine.device import choose_device
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError
 from vpt.reports.data_check import check_data
-from vpt.runs import evaluate_prompt, predict_images, train
+from vpt.runs import measure_prompt, predict_images, train
 from vpt.runs.detection import predict_boxes
 
 CPU = choose_device("cpu")
@@ -56,7 +56,8 @@ def test_a_run_with_a_value_range__equals_the_run_of_the_same_images_in_8_bits(t
     header = read_prompt_header(path)
     assert header.preprocess.value_range == (0.0, 4095.0)
     assert header.requires == ["value_range"]
-    assert evaluate_prompt(path, deep, device="cpu", batch_size=4, num_workers=0) == ours.test
+    measured = measure_prompt(path, deep, device="cpu", batch_size=4, num_workers=0)
+    assert measured[0] == ours.test
     model = load_prompt(path)
     assert model.preprocess.value_range == (0.0, 4095.0)
     images = sorted((deep / "test").rglob("*.png"))

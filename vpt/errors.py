@@ -5,7 +5,7 @@ Every error here prints as one line and exits with code 2.
 
 
 class VptError(Exception):
-    """Base of all errors that a user can mend.
+    """Base of all errors that a user can fix.
 
     The message names the value, the rule, the way out.
     """

@@ -238,7 +238,7 @@ def test_three_processes__sum_in_the_same_order_after_a_stop(data, tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
-def test_what_a_user_must_mend__is_the_same_on_all(data, tmp_path):
+def test_what_a_user_must_fix__is_the_same_on_all(data, tmp_path):
     bad = make_folder(tmp_path / "bad", classes=2, images=4)
     (bad / "train" / "class_1" / "3.png").write_bytes(b"no image")
     (tmp_path / "full").mkdir()

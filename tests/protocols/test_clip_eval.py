@@ -22,7 +22,7 @@ from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError, RunError, VptError
 from vpt.evaluation import ClipEvaluation
 from vpt.protocols.clip_eval import evaluate_clip, load_clip_eval
-from vpt.runs import evaluate_prompt, evaluate_split, predict_images
+from vpt.runs import evaluate_split, measure_prompt, predict_images
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -194,10 +194,10 @@ def test_a_prompt_file__is_measured_beside_zero_shot__and_on_other_names(done, d
     expected = result.few_shot[1].methods["vpt_deep"].runs[0].metrics
     assert first.measured.metrics == pytest.approx(expected, abs=1e-6)
     assert len(second.measured.per_class) == CLASSES
-    metrics = evaluate_prompt(base, data, device="cpu", num_workers=0, names="data")
+    metrics, *_ = measure_prompt(base, data, device="cpu", num_workers=0, names="data")
     assert second.measured.metrics == pytest.approx(metrics)
     with pytest.raises(VptError, match="--names data"):
-        evaluate_prompt(base, data, device="cpu", num_workers=0)
+        measure_prompt(base, data, device="cpu", num_workers=0)
 
 
 def test_predictions__of_a_clip_prompt__need_only_the_file(done, data):

@@ -15,7 +15,7 @@ from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, RunError
 from vpt.evaluation.comparison import Trial, best_trial
 from vpt.protocols.comparison import compare, load_comparison
-from vpt.runs import try_out
+from vpt.runs import try_with_cost
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_a_comparison__reads_each_test_image_once_per_method_and_seed(config, re
 
 def test_a_trial__reads_no_test_image_and_writes_no_file(config, reads):
     run = config.run_config("vpt_deep", lr=0.01, seed=100)
-    metrics = try_out(run)
+    metrics = try_with_cost(run).val
     assert 0 <= metrics["top1"] <= 1
     assert {split for split, _ in reads} == {"train", "val"}
     assert not config.run_dir.exists()

@@ -109,7 +109,7 @@ def _misfit(clip: ClipName, weights: Path) -> str | None:
     """In which tensors a file differs from what a model expects; None: it cannot be read."""
     try:
         found = load_state_dict(str(weights))
-    except Exception:  # noqa: BLE001 - whatever a damaged file raises, its own error is told
+    except Exception:  # noqa: BLE001 - a damaged file may raise anything; its error is quoted
         return None
     with quiet(), torch.device("meta"):
         expected = open_clip.create_model(clip.architecture, device="meta").state_dict()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpt.cli.terminal import tell
+from vpt.cli.terminal import note
 from vpt.errors import BackboneError, ConfigError, DataError, PromptFileError
 
 _PROMPT = "prompt.safetensors"
@@ -83,7 +83,7 @@ def prompt_path(path: Path) -> Path:
     if path.is_dir():
         for inside in (path / _PROMPT, path.parent / _PROMPT):
             if inside.is_file() and (inside.parent == path or path.name == "checkpoints"):
-                tell(f"{path} is a folder; its run's prompt file is used: {inside}")
+                note(f"{path} is a folder; its run's prompt file is used: {inside}")
                 return inside
         raise PromptFileError(f"{path} is a folder without {_PROMPT}; name a prompt file")
     if not path.exists():

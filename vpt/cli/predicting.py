@@ -17,9 +17,9 @@ from vpt.cli.terminal import (
     Weights,
     err,
     log,
+    note,
     reassure,
     refuse_options,
-    tell,
 )
 
 commands = typer.Typer()
@@ -98,7 +98,7 @@ def predict(
         from vpt.engine.prompt_file import read_prompt_header
     header = read_prompt_header(prompt)
     if warning := depth_warning_of_files(paths, header.preprocess.value_range):
-        tell(f"warning: {warning}")
+        note(f"warning: {warning}")
     line = loading_line(header.backbone.name, weights, pretrained=header.backbone.pretrained)
     if header.task == "detection":
         of_classes = ("top_k", "probabilities", "classes")
@@ -123,7 +123,7 @@ def predict(
         for path in (output, coco, pictures):
             if path is not None and output is not None:  # else rows are on stdout
                 log(f"written to {path}")
-        _tell_unreadable(unreadable, len(paths))
+        _refuse_unreadable(unreadable, len(paths))
         return
     of_boxes = ("coco", "pictures", "draw", "captions")
     refuse_options(context, of_boxes, f"{prompt} holds no detector")
@@ -158,10 +158,10 @@ def predict(
         for row in runs.write_classes(rows, stream, output_format, top_k=most):
             advance(1)
             unreadable += row.error is not None
-    _tell_unreadable(unreadable, len(paths))
+    _refuse_unreadable(unreadable, len(paths))
 
 
-def _tell_unreadable(unreadable: int, images: int) -> None:
+def _refuse_unreadable(unreadable: int, images: int) -> None:
     from vpt.errors import DataError
 
     if unreadable:
@@ -189,4 +189,4 @@ def find_images(arguments: Sequence[str]) -> Iterator[Path]:
             raise DataError(f"no image found by '{argument}'" + (f" ({others})" if others else ""))
         yield from found.images
     if line := left_out_line(left_out):
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
+        note(line)

@@ -143,7 +143,7 @@ def _fail(message: str, code: int, wants_traceback: bool) -> int:
 
 
 def _is_new(message: str) -> bool:
-    """Whether no other process of this run has told the user so."""
+    """Whether no other process of this run has printed this message."""
     if "WORLD_SIZE" not in os.environ:
         return True
     from vpt.engine.distributed import first_to_say

@@ -42,7 +42,7 @@ def log(line: str) -> None:
     out.print(line)
 
 
-def tell(line: str) -> None:
+def note(line: str) -> None:
     """Print one plain line on stderr, beside what a command writes to stdout."""
     err.print(line)
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         Finding,
         boxes_hash,
         check_findings,
+        data_lines,
         to_coco_dict,
-        told,
     )
     from vpt.data.detection_loader import (
         DetectionDataset,
@@ -117,6 +117,7 @@ __all__ = [
     "collate_detection",
     "coop_few_shot",
     "create_transform",
+    "data_lines",
     "decoded_path",
     "decoded_sizes",
     "depth_warning",
@@ -142,7 +143,6 @@ __all__ = [
     "share_of",
     "targets_of",
     "to_coco_dict",
-    "told",
     "training_transform",
     "usable_cores",
     "with_val_in_train",

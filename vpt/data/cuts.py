@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -95,6 +95,47 @@ def cuts_of(
             if fraction is not None:
                 cuts[name] = Cut(fraction=fraction, seed=again.seed, by="content")
     return cuts
+
+
+def cut_out(
+    name: str,
+    found: Mapping[SplitName, Images],
+    cuts: Mapping[Held, Cut],
+    *,
+    by_name: Callable[[Images, float, int], tuple[Images, Images]],
+) -> tuple[dict[SplitName, Images], ContentCut | None]:
+    """All splits once the cuts are made, and the record of those by content, if there are any.
+
+    Args:
+        name: of the data set, for errors.
+        found: the splits that it has.
+        cuts: of the training images, see `cuts_of`.
+        by_name: (rest, held) of a split, a fraction and a seed: makes the cuts by name.
+
+    Raises:
+        DataError: there are no training images, a split that is to be cut out is there already, or
+            a part gets no image.
+    """
+    for each in cuts:
+        if "train" not in found:
+            raise DataError(
+                f"splits.{each} is to be cut out of train, but '{name}' has no train split"
+            )
+        if each in found:
+            raise DataError(
+                f"'{name}' has a {each} split of its own; remove splits.{each}, or leave out "
+                f"data.{each}_fraction"
+            )
+    splits, record = dict(found), None
+    by_content = {each: cut for each, cut in cuts.items() if cut.by == "content"}
+    if by_content:
+        parted, record = cut_by_content(splits["train"], by_content)
+        splits |= parted
+    for each, cut in cuts.items():
+        if cut.by == "name":
+            splits["train"], held = by_name(splits["train"], cut.fraction, cut.seed)
+            splits[each] = replace(held, name=each)
+    return splits, record
 
 
 def cut_by_content(

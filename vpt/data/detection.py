@@ -118,7 +118,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "images_without_boxes": ("note", "images without a target; kept as negatives"),
 }
 
-# Errors that leaving out an image, a box or an entry mends.
+# Errors that go away when an image, a box or an entry is left out.
 SKIPPABLE = frozenset(
     {
         "box_malformed",
@@ -164,7 +164,7 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """'error' stops a run, a 'warning' was mended, a 'note' is no fault."""
+        """'error' stops a run, a 'warning' was corrected, a 'note' is no fault."""
         return KINDS[self.kind][0]
 
     def __str__(self) -> str:
@@ -240,7 +240,7 @@ class DetectionSplits(SplitsOf[DetectionSplit]):
 
     Attributes:
         category_ids: in label order, from the training file.
-        findings: what was found wrong and, unless it is an error, mended.
+        findings: what was found wrong and, unless it is an error, corrected.
         cut: how val and test were made of the training images; None: they were not, or by name.
     """
 
@@ -294,11 +294,11 @@ def check_findings(findings: Sequence[Finding], *, skip: bool = False) -> None:
 
 
 LEFT_OUT = "left out: "
-"""How every line begins that tells of an image, a box or an entry that was left out."""
+"""How every line about an image, a box or an entry that was left out begins."""
 
 
-def told(findings: Sequence[Finding]) -> list[str]:
-    """What a run says of its data: each thing left out, and how much was mended or is odd."""
+def data_lines(findings: Sequence[Finding]) -> list[str]:
+    """What a run logs of its data: all that was left out, and counts of what is unusual."""
     lines = [f"{LEFT_OUT}{finding}" for finding in findings if finding.severity == "error"]
     kinds: Counter[str] = Counter()
     for finding in findings:
@@ -306,7 +306,7 @@ def told(findings: Sequence[Finding]) -> list[str]:
             kinds[finding.kind] += finding.count
     if kinds:
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        lines.append(f"mended or odd in the data: {counts}; 'vpt data check' lists them")
+        lines.append(f"corrected or unusual in the data: {counts}; 'vpt data check' lists them")
     return lines
 
 

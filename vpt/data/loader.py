@@ -229,7 +229,7 @@ class BatchLoader(Generic[AnyBatch]):
     def of(self, batches: Planned) -> Iterator[AnyBatch]:
         """The batches of any epoch; with `keep_workers` by the processes of the last one.
 
-        What is left of an epoch that was begun before is not to be got any more.
+        They end any epoch that was begun before: its remaining batches are gone.
 
         Args:
             batches: of the epoch, or of a part of it.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpt.data.cuts import Held, cut_by_content, cut_line, cuts_of
+from vpt.data.cuts import Held, cut_line, cut_out, cuts_of
 from vpt.data.descriptor import Cut, Descriptor
 from vpt.data.readers.arrays import read_cifar100, read_svhn
 from vpt.data.readers.coop import read_imagenet, read_split_zhou
@@ -153,26 +153,7 @@ def _cut(descriptor: Descriptor, parts: Parts, again: ContentCut | None) -> Spli
             )
         found[name] = Split(name, samples, parts.class_names, parts.array)
     cuts = cuts_of(descriptor, found, again)
-    for name in cuts:
-        if "train" not in found:
-            raise DataError(
-                f"splits.{name} is to be cut out of train, but '{descriptor.name}' has no train "
-                "split"
-            )
-        if name in found:
-            raise DataError(
-                f"'{descriptor.name}' has a {name} split of its own; remove splits.{name}, or "
-                f"leave out data.{name}_fraction"
-            )
-    record = None
-    by_content = {name: cut for name, cut in cuts.items() if cut.by == "content"}
-    if by_content:
-        parted, record = cut_by_content(found["train"], by_content)
-        found |= parted
-    for name, cut in cuts.items():
-        if cut.by == "name":
-            found["train"], held = holdout(found["train"], cut.fraction, cut.seed)
-            found[name] = held.with_samples(held.samples, name)
+    found, record = cut_out(descriptor.name, found, cuts, by_name=holdout)
     return Splits(
         found.get("train"),
         found.get("val"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from vpt.data.box_units import BoxUnits, xywh_pixels
 from vpt.data.categories import Categories
-from vpt.data.cuts import cut_by_content, cuts_of
+from vpt.data.cuts import cut_out, cuts_of
 from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.detection import (
     DetectionSample,
@@ -63,7 +63,7 @@ def read_detection(
         descriptor: the data set, of one of `BOX_FORMATS`.
         root: its folder; the descriptor's own if None.
         problems: 'raise' on the first error; 'skip' images, boxes and entries with errors where
-            that mends them; 'report' skips likewise and never raises for a finding.
+            that helps; 'report' skips likewise and never raises for a finding.
         needed: the splits whose images must be there; missing ones of the others are taken as the
             annotation file describes them.
         cut: of an earlier reading, to be made again in place of any other cut by content.
@@ -143,20 +143,7 @@ def _cut(
     cuts = cuts_of(descriptor, found, again)
     if report and not found.get("train", ()):
         cuts = {}
-    if cuts and "train" not in found:
-        raise DataError(
-            f"splits.{next(iter(cuts))} is to be cut out of train, but '{descriptor.name}' has no "
-            "train split"
-        )
-    record = None
-    by_content = {name: cut for name, cut in cuts.items() if cut.by == "content"}
-    if by_content:
-        parted, record = cut_by_content(found["train"], by_content)
-        found |= parted
-    for name, cut in cuts.items():
-        if cut.by == "name":
-            found["train"], held = detection_holdout(found["train"], cut.fraction, cut.seed)
-            found[name] = held.with_samples(held.samples, name)
+    found, record = cut_out(descriptor.name, found, cuts, by_name=detection_holdout)
     first = next(iter(found.values()))
     return DetectionSplits(
         found.get("train"),

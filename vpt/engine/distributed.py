@@ -1,7 +1,7 @@
 """Several processes that train one run: who is who, and what they tell each other.
 
 torchrun starts them. Where there is one process, every function here is its own business: there is
-no group, and nothing is sent. What is told (numbers, decisions, outputs) goes over the CPU; only
+no group, and nothing is sent. Messages (numbers, decisions, outputs) go over the CPU; only
 gradients go from GPU to GPU.
 """
 
@@ -188,9 +188,9 @@ def from_first(value: T) -> T:
     """The first process's value, on all of them; all call it together."""
     if world_size() == 1:
         return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    sent = [value]
+    dist.broadcast_object_list(sent, src=0)
+    return sent[0]
 
 
 def on_first(work: Callable[[], T]) -> T:
@@ -295,10 +295,10 @@ def lost_partners_told() -> Iterator[None]:
 
 
 def first_to_say(message: str) -> bool:
-    """Whether no other process has told the user so before; that one is gone, or anything at all.
+    """Whether no other process has printed this error; of `PARTNER_LOST`, whether any has at all.
 
-    For a process that ends with it. So a mistake that all processes find is told once, and one
-    that a single process finds is told by it alone.
+    A process asks just before it ends with the error. So a mistake that all processes find is
+    printed once, and one that a single process finds is printed by that process.
     """
     if not _notes:
         return True

@@ -55,7 +55,7 @@ def loading_line(backbone: str, weights: Path | None, *, pretrained: bool = True
 
 
 class LeftOut:
-    """A log that keeps what it was told was left out of the data.
+    """A log that also keeps the lines about what was left out of the data.
 
     Attributes:
         lines: what and why, without the beginning that all of them have.

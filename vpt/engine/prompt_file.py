@@ -388,10 +388,10 @@ def _size_problem(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> str 
         return None
     parts = {key: len(json.dumps(value)) for key, value in values.items()}
     largest = sorted(parts, key=lambda key: -parts[key])[:2]
-    told = " and ".join(f"'{key}' ({parts[key]:,})" for key in largest)
+    shown = " and ".join(f"'{key}' ({parts[key]:,})" for key in largest)
     return (
         f"its header takes {max(size, head_size)} bytes, at most {HEADER_LIMIT} are allowed; "
-        f"most of it are {told}: shorten the class names or the config"
+        f"most of it are {shown}: shorten the class names or the config"
     )
 
 

@@ -447,10 +447,9 @@ def average_base_to_new(results: Sequence[ClipEvaluation], method: str) -> dict[
 def to_clip_benchmark(result: ClipEvaluation) -> list[dict[str, Any]]:
     """Every single measurement as a record in the shape of CLIP_benchmark's result files.
 
-    What was trained is told by a suffix of 'model', base and new classes by one of 'dataset', and
-    all of it by the string keys 'method', 'shots', 'seed', 'prompt_file' and 'classes'. 'acc5' is
-    None where the split has fewer than five classes; there the original writes NaN, which is no
-    JSON.
+    A suffix of 'model' says what was trained, one of 'dataset' base or new classes, and the string
+    keys 'method', 'shots', 'seed', 'prompt_file' and 'classes' say all of it. 'acc5' is None where
+    the split has fewer than five classes; there the original writes NaN, which is no JSON.
     """
     records = [_record(result, result.zero_shot)]
     names = short_names([file.file for file in result.prompt_files])

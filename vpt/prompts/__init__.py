@@ -1,4 +1,4 @@
-"""Prompt methods: each a file with its options, its module and its registration."""
+"""Prompt methods: one file each; their options and registrations are in `options.py`."""
 
 from typing import TYPE_CHECKING
 

@@ -65,7 +65,7 @@ def evaluate_clip(
         console: for a progress bar, if it is a terminal.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
         Interrupted: a signal; the same call goes on where it stopped.
     """
     began = time.monotonic()

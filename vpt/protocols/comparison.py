@@ -79,7 +79,7 @@ def compare(
         console: for a progress bar, if it is a terminal.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
         Interrupted: a signal.
     """
     began = time.monotonic()

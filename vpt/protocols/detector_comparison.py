@@ -118,7 +118,7 @@ def compare_detectors(
         log: takes plain lines.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
         Interrupted: a signal.
     """
     began = time.monotonic()

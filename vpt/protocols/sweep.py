@@ -52,7 +52,7 @@ def sweep(config: SweepConfig, *, workers: int = 1, log: Log = lambda line: None
         log: takes plain lines; with several workers a function that can be pickled.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
         Interrupted: a signal.
     """
     _write_config(config)
@@ -111,7 +111,7 @@ def work(config: SweepConfig, *, log: Log = lambda line: None) -> None:
     """Be one worker: take points until the whole sweep is over.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
         Interrupted: a signal; what was begun waits for another worker.
     """
     with (
@@ -120,16 +120,16 @@ def work(config: SweepConfig, *, log: Log = lambda line: None) -> None:
         opened_storage(config.storage_url) as storage,
     ):
         worker = _Worker(config, storage, log)
-        told = time.monotonic()
+        last = time.monotonic()
         while not worker.is_over():
             if stop:
                 raise _stopped(stop)
             if worker.do_one():
-                told = time.monotonic()
+                last = time.monotonic()
                 continue
-            if time.monotonic() - told > _TELL_SECONDS:
+            if time.monotonic() - last > _TELL_SECONDS:
                 log(worker.waits_for())
-                told = time.monotonic()
+                last = time.monotonic()
             time.sleep(_POLL_SECONDS)
 
 

@@ -227,7 +227,7 @@ def benchmark(
         device: as `train.device`.
         threads: of torch, on the CPU; what was set before is set again afterwards.
         tf32: let a GPU's float32 products be of TensorFloat-32.
-        log: told what is measured.
+        log: takes a line on each measurement.
 
     Raises:
         ConfigError: a number below 1, or an unknown variant.

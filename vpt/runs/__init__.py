@@ -22,13 +22,13 @@ if TYPE_CHECKING:
         truth_and_found,
     )
     from vpt.runs.getting import get_dataset
-    from vpt.runs.inference import evaluate_prompt, evaluate_split, measure_prompt, precision_of
+    from vpt.runs.inference import evaluate_split, measure_prompt, precision_of
     from vpt.runs.outputs import opened, prepare_outputs, write_classes
     from vpt.runs.plan import Plan, make_plan
     from vpt.runs.predicting import Prediction, predict_images
     from vpt.runs.probing import probe
     from vpt.runs.start import FREE_ON_RESUME
-    from vpt.runs.training import RunResult, Tried, train, try_out, try_with_cost
+    from vpt.runs.training import RunResult, Tried, train, try_with_cost
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
@@ -46,7 +46,6 @@ __all__ = [
     "breakdown_of_boxes",
     "details_of",
     "evaluate_detector",
-    "evaluate_prompt",
     "evaluate_split",
     "get_dataset",
     "make_plan",
@@ -60,7 +59,6 @@ __all__ = [
     "rescore",
     "train",
     "truth_and_found",
-    "try_out",
     "try_with_cost",
     "write_classes",
     "write_predictions",

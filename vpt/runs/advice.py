@@ -50,7 +50,7 @@ def _photograph_size(split: Split) -> tuple[int, int] | None:
     places = sorted({len(split) * number // _SAMPLES for number in range(_SAMPLES)})
     sizes: list[tuple[int, int]] = []
     for place in places:
-        with suppress(DataError):  # unreadable ones are told elsewhere
+        with suppress(DataError):  # unreadable ones are reported elsewhere
             image = load_sample(split, split.samples[place])
             if min(image.size) > _PHOTO_SIDE and _is_colourful(image):
                 sizes.append(image.size)

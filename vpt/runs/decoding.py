@@ -42,7 +42,7 @@ def decoded_images(experiment: Experiment, log: Log) -> dict[SplitName, DecodedI
 
     Args:
         experiment: built; its images were scanned.
-        log: told what is kept, and what is not.
+        log: takes lines on what is kept, and what is not.
 
     Raises:
         ConfigError: `data.decoded: disk` is asked for what does not fit, or is not decoded at all.

@@ -19,13 +19,12 @@ from vpt.data import (
     DetectionSample,
     DetectionSplit,
     box_evaluation_transform,
-    depth_warning,
+    data_lines,
     layout_lines,
     load_descriptor,
     read_detection,
     read_image,
     to_coco_dict,
-    told,
 )
 from vpt.data.cuts import cut_difference, cut_line
 from vpt.data.splits import ContentCut, SplitName
@@ -37,7 +36,7 @@ from vpt.evaluation import CocoEval, DetectionEvaluator, score_results
 from vpt.models import Detector
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.drawing import draw_boxes, side_by_side
-from vpt.runs.inference import difference, measure, precision_of, readable
+from vpt.runs.inference import as_measured, difference, measure, precision_of, readable
 from vpt.runs.predicting import NOT_FINITE, groups
 from vpt.structures import Detections, Letterbox
 
@@ -83,7 +82,7 @@ def evaluate_detector(
 
     Args:
         path: the prompt file.
-        dataset: a descriptor of format coco.
+        dataset: a descriptor of boxes, or a folder whose layout is recognised.
         root: where the images are; None takes the descriptor's.
         split: 'train', 'val' or 'test'.
         device: see `choose_device`.
@@ -93,7 +92,7 @@ def evaluate_detector(
         output: a file for the detections as COCO results.
         coco_eval: see `DetectionEvaluator`.
         on_bad_image: what an unreadable image, or an entry with an error, does: 'error' raises,
-            'skip' leaves it out and tells.
+            'skip' leaves it out and logs it.
         log: takes plain lines.
         console: for a progress bar, if it is a terminal.
 
@@ -115,15 +114,7 @@ def evaluate_detector(
         raise PromptFileError(
             f"{path} has other classes than {dataset}: {difference(known, chosen.class_names)}"
         )
-    if skip:
-        chosen = readable(
-            chosen,
-            num_workers=num_workers,
-            value_range=model.preprocess.value_range,
-            log=log,
-        )
-    if warning := depth_warning(chosen, model.preprocess.value_range):
-        log(f"warning: {warning}")
+    chosen = as_measured(chosen, model.preprocess, skip=skip, num_workers=num_workers, log=log)
     with images_progress(len(chosen), console) as advance:
         _, evaluator = measure(
             model,
@@ -157,7 +148,7 @@ def rescore(
 
     Args:
         results: JSON, a list of {image_id, category_id, bbox (xywh), score}.
-        dataset: a descriptor of format coco.
+        dataset: a descriptor of boxes, or a folder whose layout is recognised.
         root: where the images are; None takes the descriptor's.
         split: that the results are of.
         coco_eval: see `DetectionEvaluator`.
@@ -199,7 +190,7 @@ def _split_of(
         needed=[split] if with_images else [],
         cut=cut,
     )
-    for line in [*layout_lines(descriptor), *told(splits.findings)]:
+    for line in [*layout_lines(descriptor), *data_lines(splits.findings)]:
         log(line)
     if splits.cut is not None:
         log(cut_line(splits.cut))

@@ -63,7 +63,7 @@ def fit_data(
         device: where batches will go.
         results: where a detector's validation writes its detections.
         cached: whether `data.cache` and `data.decoded` hold.
-        log: told what is kept, and what is not.
+        log: takes lines on what is kept, and what is not.
 
     Raises:
         ConfigError: `data.cache: memory` or `data.decoded: disk` cannot be had.
@@ -74,8 +74,7 @@ def fit_data(
     if cached and isinstance(experiment, Experiment):
         if world_size() > 1:  # the others find what the first one built
             on_first(lambda: len(decoded_images(experiment, log)))
-        told = log if world_size() == 1 else _silent
-        decoded = decoded_images(experiment, told)
+        decoded = decoded_images(experiment, log if world_size() == 1 else _silent)
     dataset = dataset_of(train_split, experiment.train_transform, config.seed, decoded.get("train"))
     preprocess = experiment.model.preprocess
 
@@ -108,7 +107,7 @@ def fit_data(
 
 
 def _silent(line: str) -> None:
-    """Of what another process has told already."""
+    """A log for what another process has logged already."""
 
 
 def _with_cache(

@@ -39,7 +39,7 @@ FILES_JSON = "vpt_files.json"
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A file that is here, and is what was published as far as that can be told."""
+    """A file that is here, and is what was published as far as that can be checked."""
 
     file: PublishedFile
     path: Path

@@ -44,6 +44,7 @@ from vpt.registry import nearest
 from vpt.runs.boxes import BoxEvaluator
 from vpt.runs.feeding import AnySplit, evaluator_of, in_order
 from vpt.runs.predicting import NOT_FINITE
+from vpt.structures import Preprocess
 
 
 def measure(
@@ -95,6 +96,26 @@ def readable(
     return drop_bad(split, bad) if bad else split
 
 
+def as_measured(
+    split: OneSplit, preprocess: Preprocess, *, skip: bool, num_workers: Workers, log: Log
+) -> OneSplit:
+    """The split that a prompt file is measured on; a line warns of images that look too dark.
+
+    Args:
+        split: as it was read.
+        preprocess: of the model.
+        skip: leave out images that do not decode, see `readable`.
+        num_workers: processes that decode images for that.
+        log: takes plain lines.
+    """
+    if skip:
+        value_range = preprocess.value_range
+        split = readable(split, num_workers=num_workers, value_range=value_range, log=log)
+    if warning := depth_warning(split, preprocess.value_range):
+        log(f"warning: {warning}")
+    return split
+
+
 def evaluate_split(
     model: Classifier,
     split: Split,
@@ -137,11 +158,6 @@ _MOST_ROWS = 1000
 """Of a matrix of confusions."""
 
 
-def evaluate_prompt(path: Path, dataset: Path, **options: Any) -> dict[str, float]:
-    """The metrics of `measure_prompt`, which has the same options."""
-    return measure_prompt(path, dataset, **options)[0]
-
-
 def measure_prompt(
     path: Path,
     dataset: Path,
@@ -159,10 +175,24 @@ def measure_prompt(
 ) -> tuple[dict[str, float], Evaluator, AnySplit]:
     """Metrics of a prompt file on a split of a data set, and the evaluator and split for more.
 
-    Its classes are the file's; with `names='data'` a file whose classes are texts takes the data
-    set's own, whatever it was trained with. Computed in the precision of the file's run, so that
-    they equal the run's own. With `on_bad_image='skip'` unreadable images are left out and told.
-    Of a multi-label file they hold 'AP/<class>' of each class that occurs, too.
+    They are computed in the precision of the file's run, so that they equal the run's own. For a
+    multi-label file they include 'AP/<class>' of each class that occurs.
+
+    Args:
+        path: the prompt file.
+        dataset: a descriptor, or a folder whose layout is recognised.
+        root: where the images are; None takes the descriptor's.
+        split: 'train', 'val' or 'test'.
+        device: see `choose_device`.
+        batch_size: images per forward pass.
+        num_workers: processes that decode images.
+        weights: local file of the backbone's weights.
+        names: 'file' takes the classes of the prompt file; 'data' takes the data set's, where the
+            file's classes are texts.
+        on_bad_image: what an unreadable image does: 'error' raises, 'skip' leaves it out and logs
+            it.
+        log: takes plain lines.
+        console: for a progress bar, if it is a terminal.
 
     Raises:
         PromptFileError: the file, or its classes, do not fit.
@@ -202,15 +232,8 @@ def measure_prompt(
     if list(splits.class_names) != known:
         log(f"the classes are the prompt file's: {difference(known, splits.class_names)}")
         chosen = chosen.with_classes(known)
-    if on_bad_image == "skip":
-        chosen = readable(
-            chosen,
-            num_workers=num_workers,
-            value_range=model.preprocess.value_range,
-            log=log,
-        )
-    if warning := depth_warning(chosen, model.preprocess.value_range):
-        log(f"warning: {warning}")
+    skip = on_bad_image == "skip"
+    chosen = as_measured(chosen, model.preprocess, skip=skip, num_workers=num_workers, log=log)
     transform = evaluation_transform(model.preprocess)
     with images_progress(len(chosen), console) as advance:
         metrics, evaluator = measure(

@@ -91,7 +91,7 @@ def probe(
         console: for a progress bar, if it is a terminal.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
     """
     _check(config)
     if mode == "new":

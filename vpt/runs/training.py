@@ -15,7 +15,7 @@ from torch import Tensor
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
-from vpt.data import layout_lines, told
+from vpt.data import data_lines, layout_lines
 from vpt.data.cuts import cut_line
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
@@ -157,7 +157,7 @@ def train(
         console: for a progress bar, if it is a terminal.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
         Interrupted: a signal; the run is saved.
     """
     device = own_device(choose_device(config.train.device))
@@ -193,7 +193,7 @@ def train(
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
         if isinstance(experiment, DetectionExperiment):
-            for line in told(experiment.splits.findings):
+            for line in data_lines(experiment.splits.findings):
                 left_out(line)
         experiment = scanned(experiment, left_out)
         warn_of_depth(experiment, log)
@@ -309,11 +309,6 @@ class Tried:
     energy: tuple[Energy, ...] = ()
 
 
-def try_out(config: AnyRunConfig, *, backbone: Backbone | None = None) -> dict[str, float]:
-    """The best epoch's validation metrics of `try_with_cost`."""
-    return try_with_cost(config, backbone=backbone).val
-
-
 def try_with_cost(config: AnyRunConfig, *, backbone: Backbone | None = None) -> Tried:
     """A training that leaves no file behind: its best epoch in validation, and what it cost.
 
@@ -324,7 +319,7 @@ def try_with_cost(config: AnyRunConfig, *, backbone: Backbone | None = None) -> 
         backbone: one in memory, to share between runs.
 
     Raises:
-        VptError: anything that a user can mend.
+        VptError: anything that a user can fix.
         Interrupted: a signal.
     """
     device = choose_device(config.train.device)

@@ -90,7 +90,7 @@ def download(
         timeout: seconds that a server has to connect, for its status and headers together, and for
             each piece of the file; and that it may be slower than 1 kB/s.
         pause: seconds before the second attempt at an address; doubled before the third.
-        progress: is told after each piece.
+        progress: is called after each piece.
 
     Raises:
         DownloadError: no address gives the file, or what is there is something else.
