@@ -20,7 +20,8 @@ from tests.contracts.kinds import images_for, make, native_features
 from vpt.api import create_model, load_prompt, save_prompt
 from vpt.backbones import wrap_backbone
 from vpt.data import evaluation_transform
-from vpt.engine.prompt_file import PreprocessRecord, read_prompt_file, write_prompt_file
+from vpt.engine.prompt_file import read_prompt_file, write_prompt_file
+from vpt.engine.prompt_header import PreprocessRecord
 from vpt.errors import BackboneError, ConfigError
 from vpt.models import PromptedBackbone, start_from_patches
 from vpt.prompts import NoPrompt, PromptList, TokenPrompt

@@ -12,16 +12,13 @@ from pydantic import ValidationError
 from vpt.engine.prompt_file import (
     HEADER_LIMIT,
     SENTENCES,
-    BackboneRecord,
-    PreprocessRecord,
-    PromptHeader,
-    portable_config,
     prompt_file_problem,
     read_prompt_file,
     read_prompt_header,
     read_prompt_outline,
     write_prompt_file,
 )
+from vpt.engine.prompt_header import BackboneRecord, PreprocessRecord, PromptHeader, portable_config
 from vpt.errors import PromptFileError
 from vpt.storage.sealed_file import write_sealed
 

@@ -14,7 +14,7 @@ from vpt.registry import PROMPTS
 
 
 def check_num_classes(value: Any) -> None:
-    """Refuse what is no number of classes.
+    """Refuse anything but a number of classes.
 
     Raises:
         ConfigError: naming the value.

@@ -11,7 +11,8 @@ from torch import nn
 
 from vpt.api.prompt_files import check_prompt_file, load_prompt
 from vpt.backbones import wrap_backbone
-from vpt.engine.prompt_file import PromptHeader, read_prompt_header
+from vpt.engine.prompt_file import read_prompt_header
+from vpt.engine.prompt_header import PromptHeader
 from vpt.errors import ConfigError, PromptFileError
 from vpt.models import PromptedModel, TaskBank, model_in
 from vpt.text import TextTower, create_text_tower

@@ -16,7 +16,7 @@ from vpt.api.models import (
     selected_by,
 )
 from vpt.backbones import Backbone
-from vpt.engine.prompt_file import PromptHeader
+from vpt.engine.prompt_header import PromptHeader
 from vpt.errors import PromptFileError
 from vpt.heads import TextParts, build_detection_head, build_head, build_pyramid
 from vpt.storage.sealed_file import Table

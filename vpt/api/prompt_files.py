@@ -17,6 +17,12 @@ from vpt.class_names import checked_class_names
 from vpt.config import AnyRunConfig, validate
 from vpt.data.splits import ContentCut
 from vpt.engine.prompt_file import (
+    prompt_file_problem,
+    read_prompt_file,
+    read_prompt_outline,
+    write_prompt_file,
+)
+from vpt.engine.prompt_header import (
     DETECTION_FEATURE,
     MULTI_LABEL_FEATURE,
     POOL_FEATURE,
@@ -24,10 +30,6 @@ from vpt.engine.prompt_file import (
     VALUE_RANGE_FEATURE,
     PromptHeader,
     portable_config,
-    prompt_file_problem,
-    read_prompt_file,
-    read_prompt_outline,
-    write_prompt_file,
 )
 from vpt.errors import BackboneError, ConfigError, PromptFileError
 from vpt.models import Classifier, Detector, model_in

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vpt.backbones import Backbone, is_clip_name
-from vpt.engine.prompt_file import PromptHeader
+from vpt.engine.prompt_header import PromptHeader
 from vpt.errors import ConfigError, PromptFileError
 from vpt.heads import TextOptions, TextParts
 from vpt.models import Classifier
@@ -25,6 +25,15 @@ def text_parts(
     """The head's options with every sentence written out, what it is built from, and its source.
 
     Without a learned context the tower is not kept: its classifier is all that is needed of it.
+
+    Args:
+        options: of a head whose classes are texts, checked.
+        body: the backbone.
+        names: the classes as the sentences call them, in label order.
+        text: a text tower that is in memory; None creates the backbone's.
+
+    Raises:
+        ConfigError: there are no names, or the tower is another backbone's.
     """
     if names is None:
         raise ConfigError(f"head {options['name']} needs class_names: they are what is classified")
