@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,16 @@ def test_lazy_packages__are_many():
 def test_lazy_package__unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"module 'vpt\.data' has no attribute 'Nothing'"):
         importlib.import_module("vpt.data").Nothing  # noqa: B018
+
+
+def test_lazy_package__without_its_source__is_an_import_error(tmp_path, monkeypatch):
+    source = tmp_path / "sourceless" / "__init__.py"
+    source.parent.mkdir()
+    source.write_text(
+        "from vpt.lazy import lazy_names\n__getattr__, __dir__ = lazy_names(__name__)\n"
+    )
+    py_compile.compile(str(source), cfile=str(source.with_suffix(".pyc")))
+    source.unlink()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"sourceless is installed without its __init__\.py"):
+        importlib.import_module("sourceless")

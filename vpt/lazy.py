@@ -19,6 +19,9 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 
     Args:
         package: its `__name__`.
+
+    Raises:
+        ImportError: the package is installed without its source.
     """
     homes = dict(_imports(package))
 
@@ -35,7 +38,13 @@ def _imports(package: str) -> Iterator[tuple[str, str]]:
     spec = sys.modules[package].__spec__
     assert spec is not None
     assert isinstance(spec.loader, InspectLoader)
-    for node in ast.parse(spec.loader.get_source(package) or "").body:
+    source = spec.loader.get_source(package)
+    if source is None:  # compiled files alone
+        raise ImportError(
+            f"{package} is installed without its __init__.py, from which its names are read; "
+            "install it with its source"
+        )
+    for node in ast.parse(source).body:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for line in node.body:
                 if not isinstance(line, ast.ImportFrom):
