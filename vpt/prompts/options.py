@@ -5,9 +5,9 @@ Each is registered with the function that builds its method, `module:function`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vpt.choices import Projection, PromptPlacement
 from vpt.config import AtMost, Schema
@@ -117,22 +117,22 @@ class KeyValueOptions(Schema):
 
 
 Target = Literal["key", "value"]
+Targets = TypeVar("Targets", bound=tuple[Projection, ...])
+
+
+def _check_targets(targets: Targets) -> Targets:
+    if len(set(targets)) < len(targets):
+        raise ValueError("names a projection twice")
+    return targets
 
 
 class BiasOptions(Schema):
     """Options of `kv_bias`."""
 
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
-    targets: tuple[Target, ...] = Field(
+    targets: Annotated[tuple[Target, ...], AfterValidator(_check_targets)] = Field(
         ("key", "value"), min_length=1, description="of key, value; see the method on keys"
     )
-
-    @field_validator("targets")
-    @classmethod
-    def _check_targets(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
-        if len(set(targets)) < len(targets):
-            raise ValueError("names a projection twice")
-        return targets
 
 
 class LoraOptions(Schema):
@@ -143,17 +143,10 @@ class LoraOptions(Schema):
         8.0, gt=0.0, description="what is added is scaled by alpha / r"
     )
     layers: LayerChoice = Field("all", description="all | first: k | last: k | [0, 3, ..]")
-    targets: tuple[Projection, ...] = Field(
+    targets: Annotated[tuple[Projection, ...], AfterValidator(_check_targets)] = Field(
         ("query", "value"), min_length=1, description="of query, key, value"
     )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of what goes into A, in training")
-
-    @field_validator("targets")
-    @classmethod
-    def _check_targets(cls, targets: tuple[Projection, ...]) -> tuple[Projection, ...]:
-        if len(set(targets)) < len(targets):
-            raise ValueError("names a projection twice")
-        return targets
 
 
 class AdapterOptions(Schema):
