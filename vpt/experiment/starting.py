@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vpt.engine.prompt_file import PromptHeader, read_prompt_file, read_prompt_header
+from vpt.engine.prompt_file import read_prompt_file, read_prompt_header
+from vpt.engine.prompt_header import PromptHeader
 from vpt.errors import PromptFileError
 from vpt.models import Classifier, Detector
 
@@ -102,11 +103,12 @@ class _Classes:
 
     @classmethod
     def of(cls, before: Sequence[str] | None, now: Sequence[str] | None) -> _Classes:
-        there, here = list(before or ()), list(now or ())
+        there = {name: place for place, name in enumerate(before or ())}
+        here = {name: place for place, name in enumerate(now or ())}
         return cls(
             len(there),
             len(here),
-            tuple((here.index(name), place) for place, name in enumerate(there) if name in here),
+            tuple((here[name], place) for name, place in there.items() if name in here),
             tuple(name for name in here if name not in there),
             tuple(name for name in there if name not in here),
             before is not None and now is not None,

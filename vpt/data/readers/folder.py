@@ -127,9 +127,9 @@ def read_folder(descriptor: Descriptor, root: Path) -> Parts:
     left_out: Counter[str] = Counter()
     notes = []
     for split, folder in folders.items():
-        present = class_folders(folder)
-        _check_known(folder, present, names, first)
-        loose = _loose_images(folder)
+        folders_here = class_folders(folder)
+        _check_known(folder, folders_here, names, first)
+        present, loose = set(folders_here), _loose_images(folder)
         if loose and not present:
             raise DataError(
                 f"'{folder}' holds {loose:,} images but no folder for each class; sort them into "
@@ -160,8 +160,9 @@ def read_folder(descriptor: Descriptor, root: Path) -> Parts:
 
 def _check_known(folder: Path, present: Sequence[str], names: Sequence[str], first: Path) -> None:
     """Refuse a class folder that is no class of the first split, or of the descriptor."""
+    known = set(names)
     for name in present:
-        if name not in names:
+        if name not in known:
             raise DataError(
                 f"'{folder}' has a folder '{name}' that is no class of "
                 f"{'the descriptor' if folder == first else repr(str(first))}"
