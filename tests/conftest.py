@@ -20,6 +20,22 @@ def _own_cache(tmp_path_factory):
     os.environ["VPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="module")
+def no_drawing():
+    """Runs draw no confusion matrix and count no FLOPs: both have tests, and take longer than all
+    else in a tiny run."""
+    import numpy as np
+
+    import vpt.runs.showing
+    import vpt.runs.training
+
+    with pytest.MonkeyPatch.context() as patch:
+        picture = np.zeros((4, 4, 3), np.uint8)
+        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
+        patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_start():
     """Every test starts from the same random state, whatever ran before it."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-import vpt.runs.feeding
-import vpt.runs.showing
 from tests.contracts.kinds import images_for, make
 from tests.fixtures import make_folder
 from tests.multi_label import make_squares
@@ -27,6 +24,8 @@ from vpt.models import Classifier
 from vpt.runs import probe, train
 from vpt.runs.cache import Start, place_free
 from vpt.runs.feeding import fit_data
+
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 CPU = torch.device("cpu")
 LAST_2 = {"name": "vpt_deep", "num_tokens": 2, "layers": {"last": 2}}
@@ -60,14 +59,6 @@ def data(tmp_path_factory):
     for index in (1, 3):
         (root / "train" / "class_2" / f"{index}.png").unlink()
     return root
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_drawing():
-    with pytest.MonkeyPatch.context() as patch:
-        picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
-        yield
 
 
 def config_of(path, data, cache, **changes):

@@ -8,7 +8,6 @@ import resource
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,20 +25,14 @@ from vpt.runs import train
 from vpt.runs.feeding import fit_data
 from vpt.runs.start import FREE_ON_RESUME
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("data"), classes=3, images=3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_drawing():
-    with pytest.MonkeyPatch.context() as patch:
-        picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
-        yield
 
 
 def config_of(tmp_path, data, decoded, **changes):

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -48,6 +47,8 @@ from vpt.experiment import build
 from vpt.models import Classifier
 from vpt.runs import make_plan, measure_prompt, predict_images, train
 from vpt.runs.feeding import fit_data
+
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,16 +117,6 @@ def weights(tmp_path_factory):
 def write_weights(path, seed):
     torch.manual_seed(seed)
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_drawing():
-    """The confusion matrix's picture and FLOPs, which have tests, are most of a tiny run's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
-        patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -33,6 +32,8 @@ from vpt.experiment import build
 from vpt.runs import train
 from vpt.runs.inference import measure
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 RECIPE = {
     "train__epochs": 7,
     "loss__class_weights": "balanced",
@@ -47,16 +48,6 @@ def data(tmp_path_factory):
     for index in (1, 2, 3):
         (root / "train" / "class_2" / f"{index}.png").unlink()
     return root
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_drawing():
-    """Pictures and FLOPs have tests, and are most of a tiny run's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        picture = np.zeros((4, 4, 3), np.uint8)
-        patch.setattr(vpt.runs.showing, "draw_confusion_matrix", lambda *args, **options: picture)
-        patch.setattr(vpt.runs.training, "flops_of", lambda experiment, log: None)
-        yield
 
 
 @pytest.fixture(scope="module")
