@@ -1,12 +1,13 @@
 """CSV files as people have them, and what is refused in them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpt.data.readers.csv_table import SEPARATORS, read_csv_table
+from vpt.data.readers.csv_table import SEPARATORS, open_csv_table
 from vpt.errors import DataError
 
 NEEDED = ("path", "label")
@@ -15,7 +16,8 @@ NEEDED = ("path", "label")
 def table(folder: Path, content: str | bytes, encoding: str = "utf-8"):
     path = folder / "t.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
-    return read_csv_table(path, NEEDED)
+    found = open_csv_table(path, NEEDED)
+    return replace(found, rows=list(found.rows))
 
 
 @pytest.mark.parametrize("separator", SEPARATORS)
@@ -84,9 +86,9 @@ def test_missing_column__is_named_with_the_near_one(tmp_path):
 
 def test_missing_file_and_folder__are_named(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
-        read_csv_table(tmp_path / "none.csv")
+        open_csv_table(tmp_path / "none.csv")
     with pytest.raises(DataError, match="not a file"):
-        read_csv_table(tmp_path)
+        open_csv_table(tmp_path)
 
 
 FIELD = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r\n"), max_size=8)

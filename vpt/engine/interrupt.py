@@ -76,9 +76,6 @@ def exiting_at_once(code: int, message: str, *, on_sigint: bool) -> Iterator[Non
         message: what the user reads, with {signal} for what came.
         on_sigint: at SIGINT as well, which else is a KeyboardInterrupt.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     owner = os.getpid()
 
     def answer(number: int, frame: FrameType | None) -> None:
@@ -99,9 +96,6 @@ def interrupted_at_once(message: str) -> Iterator[None]:
     Args:
         message: what the user reads, with {signal} for what came.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def answer(number: int, frame: FrameType | None) -> None:
         raise Interrupted(message.format(signal=signal.Signals(number).name))
@@ -114,11 +108,8 @@ def interrupted_at_once(message: str) -> Iterator[None]:
 def sigterm_as_ctrl_c() -> Iterator[None]:
     """Raise KeyboardInterrupt at SIGTERM too, so that what is half done is cleaned up.
 
-    For work with nothing to go on from. Outside the main thread no signal can be caught.
+    For work that cannot be resumed. Outside the main thread no signal can be caught.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def answer(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -131,7 +122,10 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 def _answered(
     handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]],
 ) -> Iterator[None]:
-    """Answer signals with functions, and as before afterwards."""
+    """Answer signals with functions, and as before afterwards; only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, answer) for number, answer in handlers.items()}
     try:
         yield

@@ -35,7 +35,7 @@ from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
 from vpt.data.rgb import ValueRange
 from vpt.data.scans import ScanMemory, scan_images
-from vpt.data.splits import PackedImage, Sample, Split, SplitName
+from vpt.data.splits import SPLIT_NAMES, PackedImage, Sample, Split
 from vpt.errors import DataError
 from vpt.evaluation.detection import DetectionEvaluator
 from vpt.structures import Detections, Letterbox
@@ -45,7 +45,6 @@ Bins = tuple[tuple[str, int], ...]
 
 SHOWN_PER_KIND = 20
 
-_SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 _RARE = 10
 _HALF_PATCH = 8.0
 _COUNTED_DETECTIONS = 100
@@ -156,7 +155,7 @@ def check_data(
         )
     splits = read_splits(descriptor, root)
     found: dict[str, Split] = {
-        name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
+        name: split for name in SPLIT_NAMES if (split := splits.get(name)) is not None
     }
     findings = [*_unreadable(found.values(), num_workers, value_range), *_missing(path, found)]
     findings += _narrow_values(found.values(), path, value_range)
@@ -187,7 +186,7 @@ def _check_detection(
 ) -> DataCheck:
     splits = read_detection(descriptor, root, problems="report")
     found: dict[str, DetectionSplit] = {
-        name: split for name in _SPLIT_NAMES if (split := splits.get(name)) is not None
+        name: split for name in SPLIT_NAMES if (split := splits.get(name)) is not None
     }
     findings = [*splits.findings, *_unreadable(found.values(), num_workers, value_range)]
     findings += _narrow_values(found.values(), path, value_range)
@@ -398,7 +397,7 @@ def _missing(file: Path, found: Mapping[str, Any]) -> list[Finding]:
 def _wrong_counts(
     descriptor: Descriptor, file: Path, found: Mapping[str, DetectionSplit]
 ) -> list[Finding]:
-    counts: dict[str, int] = {name: len(found.get(name) or ()) for name in _SPLIT_NAMES}
+    counts: dict[str, int] = {name: len(found.get(name) or ()) for name in SPLIT_NAMES}
     try:
         check_counts(descriptor, counts)
     except DataError as error:

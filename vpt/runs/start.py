@@ -26,10 +26,9 @@ from vpt.data import (
     scan_images,
     share_of,
 )
-from vpt.data.splits import SplitName
+from vpt.data.splits import SPLIT_NAMES
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.distributed import gathered, is_first, rank, world_size
-from vpt.engine.events import Events
 from vpt.engine.progress import Log
 from vpt.engine.run_dir import (
     RunDirectory,
@@ -47,9 +46,6 @@ from vpt.storage.atomic_file import write_atomic
 
 if TYPE_CHECKING:
     from vpt.engine.events import Events
-
-SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
-
 
 FREE_ON_RESUME = frozenset(
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vpt.data.readers.text_files import read_text
@@ -45,16 +45,6 @@ class CsvTable:
                 f"{nearest(name, self.header)}"
             )
         return self.header.index(name)
-
-
-def read_csv_table(path: Path, needed: Sequence[str] = ()) -> CsvTable:
-    """The header and the rows of a CSV file, all of them; see `open_csv_table`.
-
-    Raises:
-        DataError: see there.
-    """
-    table = open_csv_table(path, needed)
-    return replace(table, rows=list(table.rows))
 
 
 def open_csv_table(path: Path, needed: Sequence[str] = ()) -> CsvTable:
