@@ -99,7 +99,7 @@ def test_the_version__is_printed(capsys):
         ("predict done/prompt.safetensors", "usage: vpt predict [OPTIONS]"),
     ],
 )
-def test_another_thing_than_was_wanted__is_told_what_to_write(words, saying):
+def test_another_thing_than_was_wanted__says_what_to_write(words, saying):
     fails_in_one_line(*words.split(), saying=saying)
 
 
@@ -127,11 +127,11 @@ def test_another_thing_than_was_wanted__is_told_what_to_write(words, saying):
         ("c.yaml num_classes=3", "num_classes: unknown key: the classes are those of the data set"),
     ],
 )
-def test_a_key_of_the_config_as_an_option__is_told_how_it_is_set(words, saying):
+def test_a_key_of_the_config_as_an_option__says_how_it_is_set(words, saying):
     fails_in_one_line("train", *words.split(), saying=saying)
 
 
-def test_blanks_inside_one_word__are_told_too():
+def test_blanks_inside_one_word__are_explained_too():
     fails_in_one_line("train", "c.yaml", "train.epochs = 3", saying="write train.epochs=3")
 
 

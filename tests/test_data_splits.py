@@ -16,7 +16,7 @@ from vpt.config import RunConfig
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError, PromptFileError
 from vpt.experiment.classification import load_splits
-from vpt.runs import evaluate_prompt, probe, train
+from vpt.runs import measure_prompt, probe, train
 
 
 def flat(folder: Path, images: int = 6) -> Path:
@@ -46,7 +46,8 @@ def measured(backbone):
 
     def measure(prompt: Path, data: Path, log=lambda line: None) -> dict[str, float]:
         weights = Path(backbone["weights"])
-        return evaluate_prompt(prompt, data, device="cpu", num_workers=0, weights=weights, log=log)
+        given = {"device": "cpu", "num_workers": 0, "weights": weights, "log": log}
+        return measure_prompt(prompt, data, **given)[0]
 
     return measure
 

@@ -10,7 +10,7 @@ from tests.training import make_config
 from vpt.api import load_prompt
 from vpt.errors import BackboneError, ConfigError
 from vpt.experiment import build
-from vpt.runs import evaluate_prompt, train
+from vpt.runs import measure_prompt, train
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def test_a_run__says_and_keeps_how_its_feature_is_pooled(data, tmp_path, pool, l
     path = tmp_path / "run/prompt.safetensors"
     model = load_prompt(path)
     assert model.pooling == (pool or "token")
-    assert evaluate_prompt(path, data, device="cpu", batch_size=4, num_workers=0) == result.test
+    metrics, *_ = measure_prompt(path, data, device="cpu", batch_size=4, num_workers=0)
+    assert metrics == result.test
 
 
 def test_a_pooling_that_is_none__is_refused_by_name(data, tmp_path):

@@ -18,7 +18,7 @@ from vpt.api import load_prompt
 from vpt.config import dump
 from vpt.errors import ConfigError, DataError, RunError
 from vpt.experiment import build
-from vpt.runs import evaluate_prompt, probe
+from vpt.runs import measure_prompt, probe
 from vpt.runs.probing import STRENGTHS, Features, Rows, _fit_head, _logistic, _measured
 
 
@@ -39,9 +39,8 @@ def test_a_probe__leaves_a_result_and_a_file_that_measures_the_same(data, tmp_pa
     model = load_prompt(path)
     assert model.class_names == ["class_0", "class_1", "class_2"]
     for split in ("val", "test"):
-        assert evaluate_prompt(path, data, split=split, device="cpu", batch_size=4) == getattr(
-            result, split
-        )
+        metrics, *_ = measure_prompt(path, data, split=split, device="cpu", batch_size=4)
+        assert metrics == getattr(result, split)
     assert any(line.startswith("C ") for line in lines)
     with pytest.raises(RunError, match="run_dir"):
         probe(config)

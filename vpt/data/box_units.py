@@ -179,7 +179,7 @@ def find_other_layout(boxes: Floats, units: BoxUnits) -> tuple[BoxUnits, int] | 
 
 
 def _fits_shares(boxes: Floats, layout: BoxLayout) -> Bools:
-    """(K,): boxes that have sides and lie in 0..1, but for haste."""
+    """(K,): boxes that have sides and lie in 0..1, or nearly do: people draw over the edge."""
     xywh = as_xywh(boxes, layout)
     sides = xywh[:, 2:]
     over = np.maximum(-xywh[:, :2], xywh[:, :2] + sides - 1)

@@ -85,7 +85,7 @@ def convert(
 
     Either all is written or nothing: it takes place in a hidden folder beside `folder`, which gets
     the name when it is complete. Validation images that a recognised folder would hold out of its
-    training images are not parted from them.
+    training images stay among them.
 
     Args:
         source: a descriptor, or a folder whose layout is recognised.
@@ -182,7 +182,7 @@ class _Job:
         return Conversion(self.folder, {n: len(s) for n, s in splits.items()}, read_as)
 
     def _lost_areas(self, splits: Mapping[SplitName, DetectionSplit]) -> list[str]:
-        """A line on areas that are not their boxes', by which AP is parted into small and large."""
+        """A line on areas of outlines, by which AP of small and of large objects is measured."""
         if self.to == "coco":
             return []
         count = 0

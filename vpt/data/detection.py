@@ -311,9 +311,9 @@ def data_lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def boxes_hash(split: DetectionSplit) -> str:
-    """SHA-256 of the ground truth, by which a run knows its data again.
+    """SHA-256 of the ground truth, by which a run recognises its data.
 
-    It is that of `to_coco_dict` as JSON with sorted keys, a text that is never held as a whole.
+    What is hashed is `to_coco_dict` as JSON with sorted keys, piece by piece.
     """
     lists: dict[str, Iterable[dict[str, Any]]] = {
         "annotations": (each for sample in split.samples for each in _annotations(split, sample)),

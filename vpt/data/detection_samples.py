@@ -100,7 +100,7 @@ class DetectionSamples(Sequence[DetectionSample]):
 
     @classmethod
     def of(cls, samples: Iterable[DetectionSample]) -> DetectionSamples:
-        """These samples; of an iterator none is held."""
+        """These samples; those of an iterator are not kept as objects."""
         if isinstance(samples, DetectionSamples):
             return samples
         builder = _Builder()

@@ -128,10 +128,10 @@ def decode_image(data: bytes, where: str, *, value_range: ValueRange | None = No
     Args:
         data: the file's bytes.
         where: what to call it in an error.
-        value_range: as of `read_image`.
+        value_range: see `read_image`.
 
     Raises:
-        DataError: as of `read_image`.
+        DataError: see `read_image`.
     """
     with _opened(io.BytesIO(data), where) as image:
         return _plain(upright_rgb(image, value_range))
@@ -141,7 +141,7 @@ def read_deep(path: Path | io.BytesIO) -> DeepImage | None:
     """The stored values of a file of more than 8 bits a channel; None for one of 8 bits.
 
     Raises:
-        DataError: as of `read_image`.
+        DataError: see `read_image`.
     """
     with _opened(path, str(path)) as image:
         return deep_image(image)
@@ -151,7 +151,7 @@ def read_header(path: Path | io.BytesIO) -> ImageHeader:
     """Size and orientation of an image file; damage further on is not seen.
 
     Raises:
-        DataError: as of `read_image`, where the head of the file shows it.
+        DataError: see `read_image`, where the head of the file shows it.
     """
     with _opened(path, str(path)) as image:
         # Not image.getexif(): for a PNG that decodes the pixels, in search of a late chunk.

@@ -102,7 +102,7 @@ def _stacked(labels: Sequence[int | Tensor]) -> Tensor:
 
 
 def load_sample(split: Split, sample: Sample, value_range: ValueRange | None = None) -> Image.Image:
-    """The image of a sample, upright, in RGB; `value_range` as of `read_image`.
+    """The image of a sample, upright, in RGB; for `value_range` see `read_image`.
 
     Raises:
         DataError: the file cannot be read; the message names it.
@@ -121,7 +121,7 @@ def read_source(
 
     Args:
         source: the file or row.
-        value_range: as of `read_image`.
+        value_range: see `read_image`.
 
     Raises:
         DataError: it cannot be read; the message names it.
@@ -156,10 +156,16 @@ def make_loader(
     pin_memory: bool,
     keep_workers: bool = False,
 ) -> BatchLoader[Batch]:
-    """The batches of one epoch, decoded by `num_workers` processes (0: in this one).
+    """The batches of one epoch, whose bits do not depend on the number of workers.
 
-    The bits of the batches do not depend on the number of workers. An unreadable image raises its
-    DataError here, in the main process. With `keep_workers` see `BatchLoader.of`.
+    An unreadable image raises its DataError here, in the main process.
+
+    Args:
+        dataset: of the split.
+        batches: of the epoch, or of a part of it.
+        num_workers: processes that decode images; 0: this one.
+        pin_memory: put batches where a GPU copies them from.
+        keep_workers: see `BatchLoader.of`.
     """
     return BatchLoader(
         dataset,

@@ -70,7 +70,7 @@ def _points(polygon: Any) -> NDArray[np.float64] | None:
 
 
 def _runs_box(mask: dict[str, Any]) -> Box | None:
-    """Runs of pixels go down the columns, outside and inside by turns, outside first."""
+    """Runs of pixels go down the columns, outside and inside alternately, outside first."""
     size, counts = mask.get("size"), mask.get("counts")
     if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int for side in size):
         return None

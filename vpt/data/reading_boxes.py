@@ -277,7 +277,7 @@ class _Builder:
         *,
         needed: bool,
     ) -> tuple[int, int] | None:
-        """(H, W) of the upright image; None where it is of no use, or added to the missing ones.
+        """(H, W) of the upright image; None where it is left out, or added to the missing ones.
 
         Args:
             file: of the image.

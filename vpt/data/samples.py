@@ -55,7 +55,7 @@ class Samples(Sequence[Sample]):
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Samples:
-        """These samples; of an iterator none is held.
+        """These samples; those of an iterator are not kept as objects.
 
         Raises:
             ValueError: some have one label, others several.

@@ -74,7 +74,7 @@ def scan_images(
     Args:
         split: its files are read whole; nothing is written to them.
         num_workers: processes; 0 scans in this one.
-        value_range: as of `read_image`; floating-point images cannot be used without.
+        value_range: see `read_image`; floating-point images cannot be used without.
         memory: images that a scan has decoded before are not decoded again, unless their file has
             changed since; what is found is added. None: every image is decoded.
         again: decode every image nevertheless.
@@ -145,7 +145,7 @@ class _Scan(Dataset["BadImage | None"]):
     Args:
         split: of the images.
         places: in the split, of those that are scanned.
-        value_range: as of `read_image`.
+        value_range: see `read_image`.
     """
 
     def __init__(

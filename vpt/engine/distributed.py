@@ -277,7 +277,7 @@ def asked_to_stop(stop: StopRequest) -> bool:
 
 
 @contextmanager
-def lost_partners_told() -> Iterator[None]:
+def reporting_lost_partners() -> Iterator[None]:
     """Turn the errors of sending, which come when another process is gone, into one line.
 
     Raises:

@@ -103,7 +103,14 @@ def _new_group(part: str, decayed: bool, settings: OptimSettings) -> dict[str, A
 def set_learning_rates(
     optimizer: Optimizer, settings: OptimSettings, step: int, total_steps: int
 ) -> dict[str, float]:
-    """Set the rates for optimiser step `step` (0-based) and return them by part."""
+    """Set the rates of one step and return them by part.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        settings: the schedule.
+        step: optimiser step, counted from 0.
+        total_steps: of the run.
+    """
     rates = {}
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(group["peak_lr"], settings, step, total_steps)
@@ -115,6 +122,12 @@ def learning_rate(peak: float, settings: OptimSettings, step: int, total_steps: 
     """The rate of one step: warm-up (linear from above zero, or constant), then the schedule.
 
     The cosine is equation 5 of SGDR (Loshchilov and Hutter 2017), without restarts.
+
+    Args:
+        peak: the highest rate.
+        settings: the schedule.
+        step: optimiser step, counted from 0.
+        total_steps: of the run.
     """
     warmup = min(settings.warmup_steps, total_steps)
     if step < warmup:

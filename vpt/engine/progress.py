@@ -32,7 +32,7 @@ def said_if_slow(line: str, log: Log, *, seconds: float = 2.0) -> Iterator[None]
     Args:
         line: e.g. 'loading backbone ...'.
         log: takes plain lines; of several processes only the first one's says anything.
-        seconds: after which it is said.
+        seconds: after which the line is logged.
     """
     timer = threading.Timer(seconds, log, [line])
     timer.daemon = True

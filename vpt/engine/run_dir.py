@@ -113,7 +113,7 @@ class RunDirectory:
         self._lock = lock
 
     def close(self) -> None:
-        """Give the directory free."""
+        """Release the directory's lock."""
         if self._lock is not None:
             _unlock(self._lock)
             self._lock = None

@@ -90,7 +90,7 @@ class MultiLabelEvaluator:
         return values
 
     def _decisions(self) -> tuple[Counts, Counts, Counts]:
-        """Of each class (C,) int64: images found rightly, images found, images that are of it."""
+        """(C,) int64 each: true positives, predicted images and true images of each class."""
         counts = []
         for label in range(self.num_classes):
             logits, truth = self._of_class(label)

@@ -95,6 +95,12 @@ class Classifier(PromptedModel):
         is the binary cross entropy, mean over images and classes, where a class weight multiplies
         the part of the images that are of the class, and label smoothing s makes targets of s / 2
         and 1 - s / 2.
+
+        Args:
+            batch: images and labels, on the model's device.
+            label_smoothing: in [0, 1).
+            class_weights: (C,) float32, or None for equal ones.
+            consistency: the parts beside the cross entropy.
         """
         assert self.head is not None
         features: Features = self.prompted(batch.images, need=self.head.needs)

@@ -148,7 +148,7 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 
 def _work(job: Callable[[], Any], pipe: Connection) -> None:
-    if not _is_told_of_owners_death():
+    if not _ends_with_owner():
         _watch_owner()
     outcome: tuple[Exception | None, Any]
     try:
@@ -159,10 +159,10 @@ def _work(job: Callable[[], Any], pipe: Connection) -> None:
         pipe.send(outcome)
 
 
-def _is_told_of_owners_death() -> bool:
+def _ends_with_owner() -> bool:
     """Have Linux send SIGTERM when the process, or the thread, that started this one is gone.
 
-    False where that is not to be had. A run that gets the signal saves its state and stops.
+    False where the system cannot do that. A run that gets the signal saves its state and stops.
     """
     owner = multiprocessing.parent_process()
     if sys.platform != "linux" or owner is None:

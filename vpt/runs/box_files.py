@@ -112,6 +112,12 @@ def write_rows(
 
     csv has a row per box, and one without a box for an image in which nothing was found; jsonl an
     object per image.
+
+    Args:
+        predictions: in the order of the rows.
+        names: of the classes.
+        stream: that is written to.
+        output_format: 'csv' or 'jsonl'.
     """
     table = csv.writer(stream, lineterminator="\n")
     if output_format == "csv":

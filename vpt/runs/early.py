@@ -22,7 +22,7 @@ def check_named(config: AnyRunConfig, mode: OpenMode | Literal["probe"] | None) 
 
     Args:
         config: checked.
-        mode: see `open_run_directory`; 'probe': a new run that cannot be gone on with; None:
+        mode: see `open_run_directory`; 'probe': a new run that cannot be resumed; None:
             the directory is not used.
 
     Raises:

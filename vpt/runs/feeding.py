@@ -66,7 +66,7 @@ def fit_data(
         log: takes lines on what is kept, and what is not.
 
     Raises:
-        ConfigError: `data.cache: memory` or `data.decoded: disk` cannot be had.
+        ConfigError: `data.cache: memory` or `data.decoded: disk` is not possible.
     """
     config = experiment.config
     train_split, val_split = experiment.splits.require("train"), experiment.splits.get("val")
@@ -239,6 +239,13 @@ def in_order(
     """The batches of a split on the device, every image once, in its own order.
 
     Of N processes each has every Nth.
+
+    Args:
+        split: is read whole.
+        transform: of evaluation.
+        batch_size: images per batch; the last one may be smaller.
+        num_workers: processes that decode images.
+        device: where the batches go.
     """
     dataset = dataset_of(split, transform, 0)
     loader = _loader(dataset, num_workers, device, keep_workers=False)
@@ -265,7 +272,14 @@ def _own_parts(batches: EpochBatches) -> tuple[EpochBatches | list[list[tuple[in
 def dataset_of(
     split: AnySplit, transform: Any, seed: int, decoded: DecodedImages | None = None
 ) -> ImageDataset | DetectionDataset:
-    """A split as tensors by (epoch, index); the first of an item are its image's pixels, uint8."""
+    """A split as tensors by (epoch, index); the first of an item are its image's pixels, uint8.
+
+    Args:
+        split: of either task.
+        transform: its pixels are taken, not yet normalised.
+        seed: of the run.
+        decoded: the images of the split as the transform settles them, to be read instead.
+    """
     scaled = transform.preprocess.value_range
     if isinstance(split, DetectionSplit):
         return DetectionDataset(split, transform.pixels, seed, value_range=scaled)

@@ -96,7 +96,7 @@ def get_dataset(
         console: where progress is drawn on a terminal.
 
     Raises:
-        DataError: it cannot be had, in one line that says what a person can do.
+        DataError: it cannot be fetched, in one line that says what a person can do.
         Interrupted: by a signal; what has come is kept.
     """
     if not 0 < timeout <= 86_400:

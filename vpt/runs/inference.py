@@ -60,7 +60,20 @@ def measure(
     results: Path | None = None,
     coco_eval: CocoEval = "pycocotools",
 ) -> tuple[dict[str, float], Evaluator]:
-    """Metrics of a model of either task on one split, and the evaluator for more."""
+    """Metrics of a model of either task on one split, and the evaluator for more.
+
+    Args:
+        model: on the device.
+        split: is read whole, in its order.
+        transform: of evaluation.
+        device: of the model.
+        batch_size: images per forward pass.
+        num_workers: processes that decode images.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        after_batch: called with the number of images of each batch.
+        results: of a detector, a file for its detections as COCO results.
+        coco_eval: of a detector, see `DetectionEvaluator`.
+    """
     batches = in_order(
         split, transform, batch_size=batch_size, num_workers=num_workers, device=device
     )
@@ -126,7 +139,7 @@ def evaluate_split(
     num_workers: Workers = 2,
     precision: str = "fp32",
 ) -> tuple[dict[str, float], ClassificationEvaluator]:
-    """Metrics of a classifier on one split, and the evaluator for more."""
+    """Metrics of a classifier on one split, and the evaluator for more; arguments of `measure`."""
     metrics, evaluator = measure(
         model,
         split,

@@ -50,8 +50,16 @@ def predict_images(
 ) -> Iterator[Prediction]:
     """Predictions in the order of the paths.
 
-    An unreadable image gives its error, and the rest goes on. Of a multi-label model they have
-    the classes with a probability of at least `min_score`.
+    An unreadable image gives its error, and the rest goes on.
+
+    Args:
+        model: on the device.
+        paths: of the images.
+        device: of the model.
+        batch_size: images per forward pass.
+        top_k: classes in `Prediction.top`.
+        probabilities: see `Classifier.predict`.
+        min_score: of a multi-label model, the least probability of a class in `Prediction.labels`.
     """
     with model.as_baked():
         transform = evaluation_transform(model.preprocess)

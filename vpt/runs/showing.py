@@ -88,7 +88,7 @@ def show_errors(
     events.picture(events.step, "val/worst_errors", pixels)
     names = split.class_names
     rows = [
-        [str(number), split.samples[mistake.place].key, *_told(mistake, names)]
+        [str(number), split.samples[mistake.place].key, *_cells(mistake, names)]
         for number, mistake in enumerate(mistakes, 1)
     ]
     events.text("val/worst_errors", _aligned([_COLUMNS, *rows]), step=events.step)
@@ -102,6 +102,12 @@ def write_confusions(
     """`confusion_matrix.png` of a split, and the same in TensorBoard.
 
     Where images may be of several classes there is none.
+
+    Args:
+        run: whose file is replaced, or removed.
+        events: of the run.
+        split: that was evaluated.
+        evaluator: of that.
 
     Raises:
         RunError: it cannot be written.
@@ -148,7 +154,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 _COLUMNS = ["", "image", "true", "predicted", "confidence", "loss"]
 
 
-def _told(mistake: Mistake, names: tuple[str, ...]) -> list[str]:
+def _cells(mistake: Mistake, names: tuple[str, ...]) -> list[str]:
     classes = [names[mistake.label], names[mistake.predicted]]
     return [*classes, f"{mistake.confidence:.3f}", f"{mistake.loss:.3f}"]
 

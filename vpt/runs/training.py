@@ -22,9 +22,9 @@ from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.distributed import (
     asked_to_stop,
     is_first,
-    lost_partners_told,
     on_first,
     own_device,
+    reporting_lost_partners,
     world_size,
 )
 from vpt.engine.energy import EnergyMeter, open_meter
@@ -128,7 +128,7 @@ class RunResult:
     test_confused: tuple[Confused, ...] = ()
 
 
-@lost_partners_told()
+@reporting_lost_partners()
 def train(
     config: AnyRunConfig,
     *,

@@ -51,7 +51,7 @@ def atomic_stream(path: Path, *, size: int = 0) -> Iterator[BinaryIO]:
         size: bytes that will be written, if they are known; for the message.
 
     Raises:
-        RunError: as of `write_atomic`.
+        RunError: see `write_atomic`.
     """
     if _is_pipe_or_device(path):
         with _naming_errors(path, size), io.BufferedWriter(_Output(path, 0, path)) as stream:
@@ -84,7 +84,7 @@ def write_new(path: Path, content: bytes) -> None:
 
     Raises:
         FileExistsError: there is something of that name.
-        RunError: as of `write_atomic`.
+        RunError: see `write_atomic`.
     """
     temporary = _temporary_beside(path)
     try:

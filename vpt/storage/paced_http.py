@@ -45,7 +45,7 @@ class Pace:
 def paced_handlers(pace: Pace) -> list[urllib.request.BaseHandler]:
     """The handlers of http and https for `urllib.request.build_opener`.
 
-    Connecting and each hop of a redirect get the pace's seconds anew.
+    Connecting, and each hop of a redirect, starts the pace's time again.
     """
     return [_Http(pace), _Https(pace)]
 

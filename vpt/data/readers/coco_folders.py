@@ -98,7 +98,7 @@ def _split_of_file(path: Path) -> SplitName | None:
 
 
 def _listed(path: Path) -> tuple[str, ...] | None:
-    """Some images of an annotation file; None: it is none with boxes, or its test without them."""
+    """Some images of an annotation file; None where it holds no boxes."""
     if path.name.startswith(_OTHER_KINDS):
         return None
     try:

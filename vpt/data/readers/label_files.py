@@ -16,7 +16,7 @@ from vpt.errors import DataError
 
 
 class LabelFileError(DataError):
-    """A label file of no use.
+    """A label file that cannot be used.
 
     Attributes:
         path: of the file.
@@ -94,7 +94,16 @@ class LabelledSplit:
         area: float | None = None,
         crowd: bool = False,
     ) -> None:
-        """A box xywh of an image that was added."""
+        """A box of an image that was added.
+
+        Args:
+            image: its number; 0: it was refused, and so is the box.
+            category: its number.
+            box: xywh in `units`.
+            line: of the label file, counted from 1.
+            area: of the object, where the file has it.
+            crowd: whether it is no target.
+        """
         self._last_box += 1
         if image:
             found = CocoBox(self._last_box, line, category, box, area, crowd)
@@ -105,13 +114,21 @@ class LabelledSplit:
         self.findings.append(Finding(kind, self.source, message, line=line))
 
     def add_unreadable(self, image: Path, error: LabelFileError) -> None:
-        """A label file of no use, whose image is left out."""
+        """A label file that cannot be used; its image is left out."""
         self.add("label_unreadable", error.reason, image, error.path, error.line)
 
     def add(
         self, kind: str, message: str, image: Path, label: Path | None, line: int | None = None
     ) -> None:
-        """Something wrong with an image's label file; a box that cannot be read is counted."""
+        """Something wrong with an image's label file; a box that cannot be read is counted.
+
+        Args:
+            kind: see `Finding`.
+            message: likewise.
+            image: the file.
+            label: its label file; None: the list or folder of the split.
+            line: of the label file, counted from 1.
+        """
         self.counts["unusable"] += kind.startswith("box_")
         found = Finding(kind, label or self.source, message, self.name_of(image), line=line)
         self.findings.append(found)

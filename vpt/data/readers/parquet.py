@@ -231,7 +231,7 @@ def _class_names(file: Path, schema: Any, column: str) -> tuple[str, ...] | None
 
 
 def read_packed_image(source: PackedImage, *, value_range: ValueRange | None = None) -> Image.Image:
-    """The image of a row, whole, upright, in RGB; `value_range` as of `read_image`.
+    """The image of a row, whole, upright, in RGB; for `value_range` see `read_image`.
 
     Its row group is read, and kept for the next image as long as `CACHED_BYTES` last.
 

@@ -240,7 +240,17 @@ def images_below(folder: Path) -> tuple[Path, ...]:
 def text_rows(
     path: Path, *, fields: int, what: str, last: bool = False
 ) -> list[tuple[str, list[str]]]:
-    """('file:line', fields) of each line that is not blank; the first or last field is a word."""
+    """('file:line', fields) of each line that is not blank.
+
+    Args:
+        path: a text file.
+        fields: how many there are in a line, with blanks between them.
+        what: a line of the file looks like, for errors.
+        last: the first field may hold blanks; else the last one.
+
+    Raises:
+        DataError: a line has fewer fields, or the file is no text.
+    """
     rows = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(path)), start=1):
         if not line.strip():

@@ -55,7 +55,17 @@ def label_rows(
     rows: Mapping[SplitName, Iterable[Row] | Rows],
     names: Sequence[str] = (),
 ) -> Parts:
-    """Samples of rows; the classes are the descriptor's, those given, or else those that occur."""
+    """Samples of rows; the classes are the descriptor's, those given, or else those that occur.
+
+    Args:
+        descriptor: of the data set.
+        root: its folder.
+        rows: of each split.
+        names: of the classes, where the list itself has them.
+
+    Raises:
+        DataError: a label is unknown, or an image is missing.
+    """
     tables = {split: Rows.of(part) for split, part in rows.items()}
     if descriptor.name_variants:
         keys = [key for table in tables.values() for key in table.keys]
@@ -80,7 +90,7 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Iterable[Row] | Rows) -> Rows:
-        """These rows; of an iterator none is held."""
+        """These rows; those of an iterator are not kept as objects."""
         if isinstance(rows, Rows):
             return rows
         table = cls()

@@ -121,8 +121,8 @@ def read_yolo(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoFile]:
     """The label files of each split.
 
     Raises:
-        DataError: a folder, list or data.yaml is missing or of no use, or no image of a split has
-            a label file.
+        DataError: a folder, list or data.yaml is missing or cannot be used, or no image of a split
+            has a label file.
     """
     content = _data_yaml(descriptor, root)
     pairs = _pairs(descriptor, root, content)

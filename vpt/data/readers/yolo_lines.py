@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 class LineError(Exception):
-    """A line of no use: the kind of finding, and why."""
+    """A line that cannot be used: the kind of finding, and why."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)

@@ -80,7 +80,7 @@ def read_data_yaml(path: Path) -> DataYaml:
 
     Raises:
         ConfigError: it is no YAML.
-        DataError: a value is of no use, or the images are not where it says; one line.
+        DataError: a value cannot be used, or the images are not where it says; one line.
     """
     values = load_foreign_yaml(path)
     base = _base(path, values.get("path"))

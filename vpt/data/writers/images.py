@@ -103,6 +103,12 @@ def place_file(source: Path, target: Path, images: Images) -> None:
 def place_sample(split: Split, sample: Sample, target: Path, images: Images) -> None:
     """The image of a sample: its file, the bytes in its parquet file, or its pixels as a PNG.
 
+    Args:
+        split: of the sample.
+        sample: whose image it is.
+        target: where it goes; folders are made.
+        images: of a file, whether to copy it or to link to it.
+
     Raises:
         DataError: it cannot be done.
     """
