@@ -9,29 +9,29 @@ from vpt.errors import ConfigError
 from vpt.limits import MAX_CLASSES, MAX_NAME
 
 
-def checked_class_names(given: Any, *, what: str = "class_names") -> list[str]:
+def checked_class_names(given: Any) -> list[str]:
     """The names as a list of texts.
 
     Args:
         given: a list, a tuple or another sequence of texts.
-        what: how the caller calls them, for the error.
 
     Raises:
         ConfigError: a single text, an unordered set, a mapping, no name at all, a name that is not
             text, that is blank or too long, or that is there twice.
     """
     if isinstance(given, str | bytes):
-        raise ConfigError(f"{what} is the one text {_shown(given)}; give a list: [{_shown(given)}]")
+        text = _shown(given)
+        raise ConfigError(f"class_names is the one text {text}; give a list: [{text}]")
     if isinstance(given, set | frozenset):
-        raise ConfigError(f"{what} is a set, which has no order; give a list in label order")
+        raise ConfigError("class_names is a set, which has no order; give a list in label order")
     if isinstance(given, Mapping):
-        raise ConfigError(f"{what} is a mapping; give a list of its names in label order")
+        raise ConfigError("class_names is a mapping; give a list of its names in label order")
     if not isinstance(given, Iterable):
-        raise ConfigError(f"{what} is {_shown(given)}; give a list of texts in label order")
+        raise ConfigError(f"class_names is {_shown(given)}; give a list of texts in label order")
     names = list(given)
     problem = class_names_problem(names)
     if problem is not None:
-        raise ConfigError(f"{what}{problem}")
+        raise ConfigError(f"class_names{problem}")
     return [str(name) for name in names]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         TransformConfig,
         json_schema,
     )
-    from vpt.config.schema import AtMost, NamedSchema, Schema, key_names, validate
+    from vpt.config.schema import AtMost, Schema, key_names, validate
     from vpt.config.yaml_text import dump, load_foreign_yaml, load_yaml
 else:
     __getattr__, __dir__ = lazy_names(__name__)
@@ -31,7 +31,6 @@ __all__ = [
     "BoxTransformConfig",
     "DetectionRunConfig",
     "HeadConfig",
-    "NamedSchema",
     "OptimConfig",
     "PromptConfig",
     "Registered",

@@ -35,7 +35,7 @@ class Categories:
         self._reference, self._add = reference, add
         self._by_name = descriptor.match_categories == "name"
         self.ids = tuple(reference.categories)
-        self.class_names = tuple(descriptor.classes or self._names_told_apart())
+        self.class_names = tuple(descriptor.classes or self._unique_names())
         if len(self.class_names) != len(self.ids):
             raise DataError(
                 f"{reference.path} has {len(self.ids)} categories, the descriptor "
@@ -68,7 +68,7 @@ class Categories:
         message = f"{written} of the file are called {given}"
         self._add(Finding("classes_renamed", self._reference.path, message))
 
-    def _names_told_apart(self) -> list[str]:
+    def _unique_names(self) -> list[str]:
         """The categories' names, with the ids added to those that are not alone."""
         names = dict(self._reference.categories)
         for name, count in Counter(names.values()).items():

@@ -15,7 +15,7 @@ import numpy as np
 
 from vpt.config import dump
 from vpt.data.descriptor import Descriptor, SplitSources
-from vpt.data.detection import DetectionSplit, data_lines
+from vpt.data.detection import DetectionSplit, report_lines
 from vpt.data.layouts import load_descriptor
 from vpt.data.readers.parts import find_root
 from vpt.data.reading import read_splits
@@ -113,7 +113,7 @@ def convert(
     if descriptor.holds_boxes:
         problems: Literal["skip", "raise"] = "skip" if skip_bad else "raise"
         found = read_detection(descriptor, root, problems=problems)
-        for line in data_lines(found.findings):
+        for line in report_lines(found.findings):
             log(line)
         return job.write_boxes(_present(found))
     return job.write_classes(_present(read_splits(descriptor, root)))

@@ -297,7 +297,7 @@ LEFT_OUT = "left out: "
 """How every line about an image, a box or an entry that was left out begins."""
 
 
-def data_lines(findings: Sequence[Finding]) -> list[str]:
+def report_lines(findings: Sequence[Finding]) -> list[str]:
     """What a run logs of its data: all that was left out, and counts of what is unusual."""
     lines = [f"{LEFT_OUT}{finding}" for finding in findings if finding.severity == "error"]
     kinds: Counter[str] = Counter()

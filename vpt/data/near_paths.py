@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -101,20 +101,18 @@ def find_near_paths(
     folder: Path,
     *,
     among: Sequence[Variant] = VARIANTS,
-    suffixes: Collection[str] = SUFFIXES,
     most: int = MOST_ENTRIES,
 ) -> dict[str, NearPath]:
     """For each missing name the file below a folder that it probably means, where there is one.
 
     The folder is walked once, whatever the number of names, and not at all if there is none; what
     is held in memory grows with the names, not with the folder. A name for which two files would do
-    equally well gets none.
+    equally well gets none, and only image files are meant: a.xml is not the image a.jpg.
 
     Args:
         missing: names relative to the folder (or absolute ones of another machine).
         folder: where they were expected; hidden folders below it are not entered.
         among: what may differ.
-        suffixes: in lower case; other files are never meant (a.xml is not the image a.jpg).
         most: files and folders that are looked at. In a folder with more, a second file that would
             do as well could be among the rest; so there nothing is found.
     """
@@ -128,7 +126,7 @@ def find_near_paths(
         if count == most:
             return {}
         names = wanted.get(_key(path), ())
-        if names and PurePosixPath(path.strip()).suffix.lower() not in suffixes:
+        if names and PurePosixPath(path.strip()).suffix.lower() not in SUFFIXES:
             continue
         for name in names:
             if (variants := differences(name, path, among)) is not None:

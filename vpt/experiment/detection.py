@@ -15,10 +15,11 @@ from vpt.data import (
     DetectionSplits,
     box_evaluation_transform,
     box_training_transform,
+    layout_lines,
     load_descriptor,
     read_detection,
 )
-from vpt.data.cuts import with_cuts
+from vpt.data.cuts import cut_line, with_cuts
 from vpt.engine.distributed import on_first
 from vpt.engine.fit import FitSettings
 from vpt.errors import ConfigError, DataError
@@ -57,6 +58,12 @@ class DetectionExperiment:
     def batches_per_epoch(self) -> int:
         """Training batches per epoch; the last may be smaller."""
         return -(-len(self.splits.require("train")) // self.config.data.batch_size)
+
+    @property
+    def data_lines(self) -> list[str]:
+        """What to say of how the data were read."""
+        cut = self.splits.cut
+        return [*layout_lines(self.descriptor), *([] if cut is None else [cut_line(cut)])]
 
     def with_splits(self, splits: DetectionSplits) -> DetectionExperiment:
         """The same with other images, and what follows from their numbers."""

@@ -19,11 +19,11 @@ from vpt.data import (
     DetectionSample,
     DetectionSplit,
     box_evaluation_transform,
-    data_lines,
     layout_lines,
     load_descriptor,
     read_detection,
     read_image,
+    report_lines,
     to_coco_dict,
 )
 from vpt.data.cuts import cut_difference, cut_line
@@ -190,7 +190,7 @@ def _split_of(
         needed=[split] if with_images else [],
         cut=cut,
     )
-    for line in [*layout_lines(descriptor), *data_lines(splits.findings)]:
+    for line in [*layout_lines(descriptor), *report_lines(splits.findings)]:
         log(line)
     if splits.cut is not None:
         log(cut_line(splits.cut))

@@ -28,6 +28,9 @@ COLOURS = (
 )
 """Of the classes, in turn; all are light enough for black letters."""
 
+_COLUMNS = 4
+"""Most tiles in a row."""
+
 _HIDDEN = 0.25
 """Share of another box that a caption may lie on."""
 
@@ -94,7 +97,7 @@ def _sizes(
 
 
 def draw_tiles(
-    tiles: Sequence[tuple[Image.Image, Sequence[str]]], *, side: int, title: str, columns: int = 4
+    tiles: Sequence[tuple[Image.Image, Sequence[str]]], *, side: int, title: str
 ) -> Image.Image:
     """Images in rows on white, each enlarged or shrunk to one size, with lines of text below.
 
@@ -102,12 +105,11 @@ def draw_tiles(
         tiles: K images, at least one, each with as many lines.
         side: pixels of the longer side of each image.
         title: a line above.
-        columns: most of them in a row.
     """
     font, gap = _font(12), 8
     line_height = round(font.size * 1.4)
     cell = side + gap, side + line_height * len(tiles[0][1]) + gap
-    columns = min(columns, len(tiles))
+    columns = min(_COLUMNS, len(tiles))
     head = gap + line_height
     size = columns * cell[0] + gap, -(-len(tiles) // columns) * cell[1] + head
     picture = Image.new("RGB", size, "white")

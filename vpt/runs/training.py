@@ -15,8 +15,7 @@ from torch import Tensor
 from vpt.api import save_prompt
 from vpt.backbones import Backbone
 from vpt.config import AnyRunConfig
-from vpt.data import data_lines, layout_lines
-from vpt.data.cuts import cut_line
+from vpt.data import report_lines
 from vpt.engine.checkpoint import Checkpoint, CheckpointStore
 from vpt.engine.device import choose_device, peak_memory_bytes
 from vpt.engine.distributed import (
@@ -176,14 +175,7 @@ def train(
             return earlier
         resume = earlier
         on_first(lambda: check_space(run, experiment))
-        if isinstance(experiment, DetectionExperiment):
-            cut = experiment.splits.cut
-            lines = layout_lines(experiment.descriptor) + ([cut_line(cut)] if cut else [])
-        else:
-            lines = experiment.data_lines
-        for line in lines:
-            log(line)
-        for line in advice_lines(experiment):
+        for line in [*experiment.data_lines, *advice_lines(experiment)]:
             log(line)
         log(_trained_line(experiment.model))
         log_pooling(experiment.model, log)
@@ -193,7 +185,7 @@ def train(
             log(_processes_line(config.data.batch_size))
         left_out = LeftOut(log)
         if isinstance(experiment, DetectionExperiment):
-            for line in data_lines(experiment.splits.findings):
+            for line in report_lines(experiment.splits.findings):
                 left_out(line)
         experiment = scanned(experiment, left_out)
         warn_of_depth(experiment, log)

@@ -176,15 +176,6 @@ def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:
     return paths
 
 
-def read_coco_file(path: Path, units: BoxUnits = COCO_UNITS) -> CocoFile:
-    """The entries of an annotation file.
-
-    Raises:
-        DataError: it cannot be read as JSON, or has not the lists of a COCO file.
-    """
-    return _read(path, read_json_lists(path, _LISTS), units)
-
-
 def _read(path: Path, content: Any, units: BoxUnits) -> CocoFile:
     _check_outline(path, content)
     return _Reader(path, units).read(content)

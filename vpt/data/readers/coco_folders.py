@@ -9,10 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vpt.data.descriptor import Descriptor, ImageFolders, SplitSources
+from vpt.data.descriptor import AUTOMATIC_CUT, Descriptor, ImageFolders, SplitSources
 from vpt.data.image_files import has_images
 from vpt.data.images import SUFFIXES
-from vpt.data.readers.label_folders import HELD_OUT
 from vpt.data.recognising import question, recognised, split_of_name
 from vpt.data.splits import SPLIT_NAMES, SplitName
 
@@ -60,8 +59,8 @@ def _descriptor(folder: Path, places: dict[SplitName, _Annotations]) -> Descript
     texts = [f"{_below(folder, e.path)} with {images[n] or '.'}/" for n, e in places.items()]
     seen = f"boxes in COCO's format ({', '.join(texts)})"
     if "val" not in sources and "train" in sources:
-        sources["val"] = HELD_OUT
-        seen += f"; without validation images, {HELD_OUT.fraction:.0%} of train are held out"
+        sources["val"] = AUTOMATIC_CUT
+        seen += f"; without validation images, {AUTOMATIC_CUT.fraction:.0%} of train are held out"
     one = set(images.values())
     return recognised(
         folder,

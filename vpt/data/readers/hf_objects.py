@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
-from vpt.data.descriptor import Cut, Descriptor, SplitSources
+from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor, SplitSources
 from vpt.data.readers.coco import CocoFile, as_integer, as_number
 from vpt.data.readers.label_files import LabelFileError, LabelledSplit
-from vpt.data.readers.label_folders import HELD_OUT
 from vpt.data.readers.parts import UNPRINTABLE, hint, shown
 from vpt.data.recognising import recognised, split_of_name
 from vpt.data.splits import SPLIT_NAMES, SplitName
@@ -40,8 +39,8 @@ def recognise(folder: Path) -> Descriptor | None:
     }
     seen = f"boxes in image folders of Hugging Face ({', '.join(sources.values())})"
     if "train" in sources and "val" not in sources:
-        sources["val"] = HELD_OUT
-        seen += f"; without validation images, {HELD_OUT.fraction:.0%} of train are held out"
+        sources["val"] = AUTOMATIC_CUT
+        seen += f"; without validation images, {AUTOMATIC_CUT.fraction:.0%} of train are held out"
     return recognised(folder, seen, format="hf_objects", splits=SplitSources(**sources))
 
 

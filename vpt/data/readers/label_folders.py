@@ -18,8 +18,6 @@ from vpt.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "jpegimages", "imgs", "img", "image")
 _LOOKED_AT = 200  # label files; enough to see what a folder holds
-HELD_OUT = AUTOMATIC_CUT
-"""The validation images of a folder that has none of its own."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,8 @@ def _descriptor(
     sources: dict[str, Any] = {n: _below(folder, place.images) for n, place in places.items()}
     seen = f"{layout.called} ({'; '.join(texts)})"
     if "val" not in places and "train" in places:
-        sources["val"] = HELD_OUT
-        seen += f"; without validation images, {HELD_OUT.fraction:.0%} of train are held out"
+        sources["val"] = AUTOMATIC_CUT
+        seen += f"; without validation images, {AUTOMATIC_CUT.fraction:.0%} of train are held out"
     labels = {name: _below(folder, place.labels) for name, place in places.items()}
     descriptor = recognised(
         folder,
@@ -224,8 +222,8 @@ def _official(folder: Path, year: Path, fields: dict[str, Any]) -> Descriptor | 
         return None
     seen = f"boxes in PASCAL VOC's format ({', '.join(sources.values())})"
     if "val" not in sources and "train" in sources:
-        sources["val"] = HELD_OUT
-        seen += f"; without validation images, {HELD_OUT.fraction:.0%} of train are held out"
+        sources["val"] = AUTOMATIC_CUT
+        seen += f"; without validation images, {AUTOMATIC_CUT.fraction:.0%} of train are held out"
     return recognised(
         folder,
         seen,

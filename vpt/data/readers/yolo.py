@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpt.data.box_units import BoxUnits, find_other_layout
-from vpt.data.descriptor import Cut, Descriptor, SplitSources
+from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor, SplitSources
 from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile
 from vpt.data.readers.label_files import LabelFileError, LabelledSplit, names_in_file
 from vpt.data.readers.label_folders import (
-    HELD_OUT,
     LabelLayout,
     recognise_labels,
     with_usual_places,
@@ -82,12 +81,12 @@ def recognise_yaml(path: Path) -> Descriptor | None:
     seen = f"boxes in YOLO's format ({path.name}: {', '.join(splits)})"
     sources = SplitSources()
     content = read_data_yaml(path)
-    share = f"{HELD_OUT.fraction:.0%} of train are held out"
+    share = f"{AUTOMATIC_CUT.fraction:.0%} of train are held out"
     if "train" in splits and content.same:
-        sources = SplitSources(val=HELD_OUT)
+        sources = SplitSources(val=AUTOMATIC_CUT)
         seen += f"; val is the training images, so {share} instead"
     elif "train" in splits and "val" not in splits:
-        sources = SplitSources(val=HELD_OUT)
+        sources = SplitSources(val=AUTOMATIC_CUT)
         seen += f"; without validation images, {share}"
     return recognised(folder, seen, format="yolo", file=path.name, splits=sources)
 
