@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vpt.data.near_paths import (
@@ -147,6 +147,7 @@ NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filt
 
 
 @given(NAMES)
+@example("\xa0")
 def test_differences__find_every_variant_of_any_name(name):
     for suffix in (".jpg", ".PNG"):
         file = name + suffix

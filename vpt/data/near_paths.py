@@ -272,7 +272,9 @@ def _key(name: str) -> str:
 
 
 def _without_blanks(part: str) -> str:
-    """One blank between words, none at the ends or before the suffix."""
+    """One blank between words, none at the ends or before the suffix; blanks alone are a name."""
+    if re.fullmatch(r"\s+\.[^.\s]*\s*", part):
+        return part.rstrip()
     return re.sub(r" +(?=\.[^. ]*$)", "", " ".join(part.split()))
 
 
