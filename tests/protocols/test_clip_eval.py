@@ -145,7 +145,7 @@ def test_zero_shot_and_methods__share_preprocessing__and_each_has_its_own_precis
     }
     result = evaluate_clip(load_clip_eval(write_yaml(tmp_path / "clip.yaml", config)))
     file = tmp_path / "run/base_to_new/vpt_deep/2_shots/seed_1/prompt.safetensors"
-    own = read_prompt_header(file).preprocess
+    own = read_prompt_header(file).preprocess.preprocess().to_dict()
     assert all(preprocess.to_dict() == own for preprocess, _ in seen)
     assert result.setting["preprocess"] == own
     # zero-shot on all, the new classes after the base run, zero-shot on each half

@@ -41,9 +41,9 @@ def reads(monkeypatch):
     counts: Counter[tuple[str, str]] = Counter()
     load_sample = vpt.data.loader.load_sample
 
-    def counting(split, sample):
+    def counting(split, sample, value_range=None):
         counts[split.name, sample.key] += 1
-        return load_sample(split, sample)
+        return load_sample(split, sample, value_range)
 
     monkeypatch.setattr(vpt.data.loader, "load_sample", counting)
     return counts

@@ -59,9 +59,9 @@ def finished(tmp_path_factory, data):
     folder, reads = tmp_path_factory.mktemp("finished"), Counter()
     load_sample = vpt.data.loader.load_sample
 
-    def counting(split, sample):
+    def counting(split, sample, value_range=None):
         reads[split.name] += 1
-        return load_sample(split, sample)
+        return load_sample(split, sample, value_range)
 
     config = load_sweep(write_yaml(folder / "sweep.yaml", sweep_values(folder / "run", data)))
     with pytest.MonkeyPatch.context() as patch:

@@ -1,5 +1,4 @@
 import errno
-import io
 import os
 import pickle  # noqa: TID251 (an attacker's file)
 import zipfile
@@ -9,7 +8,6 @@ import safetensors.torch
 import torch
 
 from vpt.errors import RunError
-from vpt.storage import atomic_file
 from vpt.storage.sealed_file import (
     HEAD_LIMIT,
     SealedFileError,
@@ -160,32 +158,25 @@ def no_space(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-class FullDisk(io.FileIO):
-    """A file on a disk that takes half of what is written."""
-
-    def write(self, data):
-        super().write(data[: len(data) // 2])
-        no_space()
+def half_then_full(descriptor, data):
+    """A disk that takes half of what is written."""
+    WRITE(descriptor, data[: len(data) // 2])
+    no_space()
 
 
-class ShortWrites(io.FileIO):
-    """A file that takes a few bytes at a time."""
-
-    def write(self, data):
-        return super().write(data[:100])
+def a_few_bytes(descriptor, data):
+    """A disk that takes a few bytes at a time."""
+    return WRITE(descriptor, data[:100])
 
 
-def on_disk(monkeypatch, kind):
-    """Files are written through another class; its errors are named as ever."""
-    output = type("Output", (atomic_file._Output, kind), {})
-    monkeypatch.setattr(atomic_file, "_Output", output)
+WRITE = os.write
 
 
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_sealed_file__disk_full__old_file_intact_and_no_leftover(sealed, monkeypatch, call):
     old = sealed.read_bytes()
     if call == "write":
-        on_disk(monkeypatch, FullDisk)
+        monkeypatch.setattr(os, "write", half_then_full)
     else:
         monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(RunError, match=r"no space left to write .*a\.safetensors: \d+ bytes"):
@@ -197,8 +188,9 @@ def test_sealed_file__disk_full__old_file_intact_and_no_leftover(sealed, monkeyp
 
 def test_sealed_file__short_writes__whole_file_written(sealed, monkeypatch):
     old = sealed.read_bytes()
-    on_disk(monkeypatch, ShortWrites)
+    monkeypatch.setattr(os, "write", a_few_bytes)
     write_sealed(sealed, tensors(), HEADER)
+    monkeypatch.undo()
     assert sealed.read_bytes() == old
 
 
