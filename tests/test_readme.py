@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -90,18 +92,22 @@ def test_the_public_names__are_all_there():
     assert set(dir(vpt)) == set(vpt.__all__)
 
 
-def test_the_prompt_method_of_contributing__works_in_one_file(monkeypatch, tmp_path):
-    code = re.search(
-        r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL
-    )
-    monkeypatch.setattr(PROMPTS, "_entries", dict(PROMPTS._entries))
-    names = {"PROMPTS": PROMPTS, "Prompt": Prompt, "Schema": Schema, "Field": Field, "nn": torch.nn}
-    names |= {"torch": torch, "Tensor": torch.Tensor, "Dimensions": Dimensions}
-    exec("from __future__ import annotations\n" + code[1], names)
-    model = vpt.create_model("bundled/glyph_vit", "gated", num_tokens=3, num_classes=2).eval()
-    vpt.save_prompt(model, tmp_path / "gated.safetensors")
+def test_the_prompt_method_of_contributing__works(monkeypatch, tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    options, method = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.setattr(PROMPTS, "_entries", {name: PROMPTS[name] for name in PROMPTS.names()})
+    start = "from __future__ import annotations\n"
+    exec(start + options, {"PROMPTS": PROMPTS, "Schema": Schema, "Field": Field})
+    module = types.ModuleType("vpt.prompts.scaled")
+    given = {"Prompt": Prompt, "Dimensions": Dimensions, "torch": torch, "nn": torch.nn}
+    vars(module).update(given, Tensor=torch.Tensor)
+    exec(start + method, vars(module))
+    monkeypatch.setitem(sys.modules, "vpt.prompts.scaled", module)
+    model = vpt.create_model("bundled/glyph_vit", "vpt_scaled", num_tokens=3, num_classes=2).eval()
+    assert type(model.prompt).__name__ == "ScaledPrompt"
+    vpt.save_prompt(model, tmp_path / "scaled.safetensors")
     images = torch.randn(2, 3, *model.preprocess.size)
-    again = vpt.load_prompt(tmp_path / "gated.safetensors", backbone=model.backbone)
+    again = vpt.load_prompt(tmp_path / "scaled.safetensors", backbone=model.backbone)
     assert torch.equal(model(images), again(images))
 
 

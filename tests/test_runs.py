@@ -948,6 +948,6 @@ def test_predictions__keep_their_order__and_name_what_cannot_be_read(data, unint
 def test_evaluate__on_other_classes__is_refused(data, weights, tmp_path):
     images = make_folder(tmp_path / "data", classes=4)
     train(make_config(tmp_path / "run", images, train__max_steps=1, backbone__weights=weights))
+    prompt = tmp_path / "run/prompt.safetensors"
     with pytest.raises(PromptFileError, match="other classes"):
-        prompt = tmp_path / "run/prompt.safetensors"
         measure_prompt(prompt, data, device="cpu", num_workers=0, weights=weights)
