@@ -79,8 +79,8 @@ def recognise(folder: Path) -> Descriptor | None:
     if name not in _LABELS and _all_differ(records, name):
         raise question(
             folder,
-            f"has metadata whose column '{name}' differs from image to image, as a caption does; "
-            "a label needs a column in which images share values; if it is one all the same",
+            f"has metadata whose only column, '{name}', differs from image to image, as captions "
+            "do and labels do not",
             descriptors,
         )
     return descriptors[0]
