@@ -172,6 +172,19 @@ def test_classes_missing_from_val_and_test__are_left_out_of_the_metrics(
 
 def test_class_that_train_lacks__is_named_with_the_near_one(tmp_path):
     data = make_folder(tmp_path / "photos")
+    (data / "val" / "new").mkdir()
+    make_image().save(data / "val" / "new" / "a.png")
+    with pytest.raises(DataError, match=r"folder 'new' .*train'; give it images there too, or"):
+        load_splits(config(tmp_path, data))
+    shutil.rmtree(data / "val" / "new")
     (data / "val" / "class_1").rename(data / "val" / "Class_1")
     with pytest.raises(DataError, match=r"folder 'Class_1' that is no class of .*'class_1'\?"):
         load_splits(config(tmp_path, data))
+
+
+def test_evaluate__of_data_without_test_images__names_its_own_option(tmp_path):
+    data = make_folder(tmp_path / "photos", splits=("train", "val"))
+    settings = config(tmp_path, data)
+    train(settings)
+    with pytest.raises(DataError, match=r"has: train, val\); choose another with --split, or"):
+        evaluate_prompt(settings.run_dir / "prompt.safetensors", data, device="cpu", num_workers=0)

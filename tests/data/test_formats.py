@@ -162,7 +162,7 @@ def test_folder__images_without_a_class__are_counted_or_refused(tmp_path):
     make_folder(tmp_path)
     make_image().save(tmp_path / "train" / "loose.png")
     (note,) = read_splits(described(tmp_path)).notes
-    assert note.startswith("1 images directly in '") or note.startswith("1 image directly in '")
+    assert note == f"1 image directly in '{tmp_path / 'train'}' left out: it has no class"
     shutil.rmtree(tmp_path / "val")
     (tmp_path / "val").mkdir()
     make_image().save(tmp_path / "val" / "loose.png")
@@ -234,6 +234,13 @@ def test_file_that_is_no_descriptor__says_what_to_give(tmp_path, name, message):
     with pytest.raises(DataError) as caught:
         load_descriptor(tmp_path / name)
     assert message in str(caught.value)
+
+
+def test_config_of_a_training__in_place_of_a_descriptor__is_recognised(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run_dir: r\nbackbone: bundled/glyph_vit\ndata: {dataset: photos}\n")
+    with pytest.raises(DataError, match=r"is the config of a training, .* under data\.dataset"):
+        load_descriptor(path)
 
 
 def test_descriptor_in_a_message__is_one_that_reads(tmp_path):

@@ -103,6 +103,15 @@ def test_one_other_column__is_the_label_whatever_its_name(tmp_path):
     )
 
 
+def test_one_other_column__of_captions__is_no_label_without_a_word(tmp_path):
+    rows = [{"file_name": row["file_name"], "text": f"photo {i}"} for i, row in enumerate(ROWS)]
+    text = refusal(write(tmp_path / "data" / "train", rows).parent)
+    assert "only column, 'text', differs from image to image, as captions do" in text
+    path = tmp_path / "printed.yaml"
+    path.write_text(text.split("\n\n")[1])
+    assert validate(Descriptor, load_yaml(path), source="p").columns.label == "text"
+
+
 def test_of_several_columns__the_usual_name_is_the_label(tmp_path):
     rows = [
         {"file_name": row["file_name"], "site": i, "label": row["label"], "mask_file_name": "m"}

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform as timm_transform
 
+from tests.data.test_rgb import png
 from tests.fixtures import make_image
 from vpt.config import TransformConfig
 from vpt.data.images import read_image
@@ -96,6 +97,7 @@ def test_training_transform__same_seed__gives_same_bits_in_any_order(name):
 
 SCRIPT = """
 import hashlib
+from tests.data.test_rgb import png
 from tests.fixtures import make_image
 from vpt.config import TransformConfig
 from vpt.data.transforms import training_transform
@@ -200,6 +202,22 @@ def test_create_transform__of_what_is_no_pil_image__says_what_to_pass(wrong, say
     for transform in (create_transform(UNIT), create_transform(UNIT, train=True)):
         with pytest.raises(ConfigError, match=says):
             transform(wrong)
+
+
+def test_create_transform__an_image_read_without_the_models_range__is_refused(tmp_path):
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    colours = np.stack([values] * 3, axis=-1)
+    (tmp_path / "colour.png").write_bytes(png(colours, bits=16, colour=2))
+    transform = create_transform(replace(UNIT, value_range=(0.0, 4095.0)))
+    for path in (tmp_path / "grey.png", tmp_path / "colour.png"):
+        expected = transform(read_image(path, value_range=(0, 4095)))
+        with Image.open(path) as opened:
+            assert torch.equal(transform(opened), expected)
+        assert expected.max() > 0.99
+        with pytest.raises(DataError, match=r"scaled by \[0,65535\] .* takes \[0,4095\]; read it"):
+            transform(read_image(path))
+        assert create_transform(UNIT)(read_image(path)).max() < 0.1
 
 
 def test_create_transform__of_pixels_without_a_range__is_one_line():

@@ -240,7 +240,7 @@ def _head_of(path: Path | io.BytesIO) -> bytes:
 def _reason_of_path(path: Path, error: BaseException) -> str | None:
     """What is wrong with a path; None: it leads to a file that holds something."""
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return "a link to a file that is not there" if path.is_symlink() else "no such file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

@@ -67,7 +67,13 @@ def load_descriptor(path: Path) -> Descriptor:
         )
     if is_data_yaml(load_foreign_yaml(path)):
         return _of_data_yaml(path)
-    return validate(Descriptor, load_yaml(path), source=str(path))
+    values = load_yaml(path)
+    if "format" not in values and {"run_dir", "backbone"} & set(values):
+        raise DataError(
+            f"'{path}' is the config of a training, not a descriptor; name the folder or the "
+            "descriptor that stands in it under data.dataset"
+        )
+    return validate(Descriptor, values, source=str(path))
 
 
 def _folder_of(annotations: Path) -> str:

@@ -21,6 +21,7 @@ ValueRange = tuple[float, float]
 _ORIENTATION = 0x0112  # the EXIF tag
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 _FULL_16_BIT = (0.0, 65535.0)
+_SCALED_BY = "value_range"  # key of `Image.info`: the range that an image's values were scaled by
 _GREY_BITS = {"L;2": 2, "L;4": 4}  # Pillow's raw modes of greys that a PNG packs into bytes
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -61,10 +62,11 @@ class DeepImage:
         if self.inverted:
             bytes_ = 255 - bytes_
         image = Image.fromarray(bytes_).convert("RGB")
-        if self.alpha is None:
-            return image
-        image.putalpha(Image.fromarray(self.alpha))
-        return _over_white(image)
+        if self.alpha is not None:
+            image.putalpha(Image.fromarray(self.alpha))
+            image = _over_white(image)
+        image.info[_SCALED_BY] = chosen
+        return image
 
 
 def upright_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
@@ -82,13 +84,22 @@ def upright_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Im
             changed by it.
 
     Raises:
-        ValueError: the range of the values is unknown (floating point, 32-bit integers), or the
-            mode cannot be converted.
+        ValueError: the range of the values is unknown (floating point, 32-bit integers), the
+            mode cannot be converted, or the image is one that was scaled here by another range.
     """
+    before = image.info.get(_SCALED_BY)
+    if before is not None and value_range is not None and tuple(value_range) != tuple(before):
+        raise ValueError(
+            f"its values were scaled by [{before[0]:g},{before[1]:g}] when it was read, and the "
+            f"model takes [{value_range[0]:g},{value_range[1]:g}]; read it with "
+            "vpt.read_image(path, value_range=model.preprocess.value_range)"
+        )
     colours = value_range is not None or "transparency" in image.info
     deep = deep_image(image, colours=colours)
     if deep is not None:
         return deep.to_rgb(value_range)
+    if _swapped_modes(image) is not None:
+        image.info[_SCALED_BY] = _FULL_16_BIT  # Pillow takes the high byte
     bits = _GREY_BITS.get(_raw_mode(image))
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -173,7 +173,7 @@ def create_transform(
     Images go the way that they go in `vpt train` and `vpt predict`: turned as their EXIF
     orientation says, on white where they are transparent. Pass what `vpt.read_image` gives, or an
     image that PIL opened; after `image.convert("RGB")`, torchvision's default, the transparency is
-    lost.
+    lost. Where the preprocessing has a `value_range`, `vpt.read_image` needs it as well.
 
     Args:
         preprocess: what the backbone wants, `model.preprocess`.

@@ -18,6 +18,8 @@ def find_sweep(place: Path) -> SweepConfig:
     Raises:
         ConfigError: it is neither.
     """
+    if not place.exists():
+        raise ConfigError(f"{place}: no such file or folder; name a sweep's run_dir or its config")
     return sweep_in(place) if place.is_dir() else load_sweep(place)
 
 

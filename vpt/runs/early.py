@@ -74,6 +74,8 @@ def _check_weights(weights: Path | None) -> None:
 def _missing(path: Path) -> str:
     """That a path is not there, or of another kind, and which neighbour may have been meant."""
     if path.exists():
-        return "is a folder" if path.is_dir() else "is not a folder"
+        if path.is_dir():
+            return "is a folder"
+        return "is a file" if path.is_file() else "is a device or a pipe"
     names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"no such file or folder{nearest(path.name, names)}"

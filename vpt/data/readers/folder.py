@@ -137,7 +137,8 @@ def read_folder(descriptor: Descriptor, root: Path) -> Parts:
                 "(format: csv)"
             )
         if loose:
-            notes.append(f"{loose:,} images directly in '{folder}' left out: they have no class")
+            images, they = ("image", "it has") if loose == 1 else ("images", "they have")
+            notes.append(f"{loose:,} {images} directly in '{folder}' left out: {they} no class")
         samples[split] = SamplesBuilder()
         for label, name in enumerate(names):
             if name not in present:
@@ -166,7 +167,7 @@ def _check_known(folder: Path, present: Sequence[str], names: Sequence[str], fir
             raise DataError(
                 f"'{folder}' has a folder '{name}' that is no class of "
                 f"{'the descriptor' if folder == first else repr(str(first))}"
-                f"{nearest(name, names)}"
+                f"{nearest(name, names) or '; give it images there too, or move it away'}"
             )
 
 

@@ -24,6 +24,7 @@ from vpt.errors import DataError
 
 FILE_NAME = "file_name"
 _FILES = ("metadata.csv", "metadata.jsonl")
+_ENOUGH_ROWS = 5  # to take a column of values that all differ for something else than a label
 _LABELS = ("label", "labels", "class", "class_name", "category", "target")
 """Columns that are labels where several might be, in this order."""
 
@@ -73,6 +74,14 @@ def recognise(folder: Path) -> Descriptor | None:
             folder,
             f"has metadata in which it is not certain what the label is ({listed})",
             descriptors or [recognised(folder, seen, **fields)],
+        )
+    (name,) = choices
+    if name not in _LABELS and _all_differ(records, name):
+        raise question(
+            folder,
+            f"has metadata whose only column, '{name}', differs from image to image, as captions "
+            "do and labels do not",
+            descriptors,
         )
     return descriptors[0]
 
@@ -180,6 +189,12 @@ def _label_columns(records: Sequence[Record]) -> dict[str, dict[str, str]]:
     chosen = others if len(others) == 1 else usual[:1] or others
     lists = {name for _, values in records for name in chosen if isinstance(values.get(name), list)}
     return {name: {"labels" if name in lists else "label": name} for name in chosen}
+
+
+def _all_differ(records: Sequence[Record], name: str) -> bool:
+    """Whether no two rows share a value; too few rows say nothing."""
+    values = {str(values.get(name)) for _, values in records}
+    return len(values) == len(records) >= _ENOUGH_ROWS
 
 
 def _metadata_of_splits(folder: Path) -> dict[SplitName, Path]:
