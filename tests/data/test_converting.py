@@ -302,3 +302,23 @@ def test_errors_in_the_data__stop_or_are_left_out(tmp_path):
     done = convert(tmp_path / "s", tmp_path / "out", "voc", skip_bad=True, log=said.append)
     assert done.images == {"train": 5, "val": 6}
     assert any(line.startswith("left out: ") for line in said)
+
+
+@pytest.mark.parametrize("to", BOX_TARGETS)
+def test_annotations_alone__hold_out_what_the_folder_does(tmp_path, to):
+    source = make_coco(tmp_path / "source", splits=("train",))
+    before = read_detection(load_descriptor(source))
+    done = convert(source, tmp_path / "out", to, images="none")
+    after = read_detection(load_descriptor(done.read_as))
+    assert after.val is not None
+    assert len(after.val) == len(before.val) > 0
+    assert same_boxes(before, after) > 0
+
+
+def test_tables_of_a_flat_folder__hold_out_what_it_does(tmp_path):
+    make_folder(tmp_path, splits=("photos",), images=10)
+    before = read_splits(load_descriptor(tmp_path / "photos"))
+    done = convert(tmp_path / "photos", tmp_path / "out", "csv", images="copy")
+    after = read_splits(load_descriptor(done.read_as))
+    for name in ("train", "val", "test"):
+        assert len(after.get(name)) == len(before.get(name)) > 0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vpt.config import dump
-from vpt.data.descriptor import Descriptor, SplitSources
+from vpt.data.descriptor import Cut, Descriptor, SplitSources
 from vpt.data.detection import DetectionSplit, told
 from vpt.data.layouts import load_descriptor
 from vpt.data.readers.parts import find_root
@@ -100,7 +100,8 @@ def convert(
     Raises:
         DataError: the data cannot be read, the format cannot hold them, or `folder` is not empty.
     """
-    descriptor = _without_own_cuts(load_descriptor(source))
+    given = load_descriptor(source)
+    descriptor = _without_own_cuts(given)
     for line in layout_lines(descriptor):
         log(line)
     if descriptor.holds_boxes != (to in _OF_BOXES):
@@ -109,7 +110,7 @@ def convert(
         raise DataError(f"'{descriptor.name}' holds {what}, which {to} cannot say; use {fitting}")
     base = Path() if descriptor.format == "sklearn_digits" else find_root(descriptor, root)
     _check_place(folder, source, base if descriptor.format != "sklearn_digits" else None)
-    job = _Job(descriptor, base, folder, to, images, log, progress)
+    job = _Job(descriptor, base, folder, to, images, log, progress, _own_cuts(given))
     if descriptor.holds_boxes:
         problems: Literal["skip", "raise"] = "skip" if skip_bad else "raise"
         found = read_detection(descriptor, root, problems=problems)
@@ -121,6 +122,13 @@ def convert(
 
 def _present(splits: SplitsOf[AnySplit]) -> dict[SplitName, AnySplit]:
     return {name: split for name in SPLIT_NAMES if (split := splits.get(name)) is not None}
+
+
+def _own_cuts(descriptor: Descriptor) -> dict[SplitName, Cut]:
+    """The splits that a recognised folder holds out of its training images."""
+    if descriptor.seen is None:
+        return {}
+    return {s: v for s in SPLIT_NAMES if isinstance(v := getattr(descriptor.splits, s), Cut)}
 
 
 def _without_own_cuts(descriptor: Descriptor) -> Descriptor:
@@ -159,6 +167,7 @@ class _Job:
     images: Images
     log: Log
     progress: Progress
+    own_cuts: Mapping[SplitName, Cut]
 
     # Boxes
 
@@ -334,6 +343,9 @@ class _Job:
     # Both
 
     def _write_descriptor(self, place: Path, fields: dict[str, Any]) -> Path:
+        """A descriptor that holds out of the training images what the folder that was read does."""
+        if self.own_cuts:
+            fields = {**fields, "splits": {**fields.get("splits", {}), **self.own_cuts}}
         kept = {key: getattr(self.descriptor, key) for key in ("licence", "source")}
         values = {"name": self.descriptor.name, "root": self.folder, **fields, **kept}
         text = dump(Descriptor.model_validate(values), defaults=False)

@@ -156,8 +156,12 @@ class SplitsOf(Generic[AnySplit]):
     test: AnySplit | None
     class_names: tuple[str, ...]
 
-    def require(self, name: SplitName) -> AnySplit:
+    def require(self, name: SplitName, way_out: str | None = None) -> AnySplit:
         """The split of that name.
+
+        Args:
+            name: of the split.
+            way_out: what to do where there is none; None: have it cut out of train.
 
         Raises:
             DataError: the data set has none.
@@ -165,10 +169,11 @@ class SplitsOf(Generic[AnySplit]):
         split = self.get(name)
         if split is None:
             known = ", ".join(other for other in get_args(SplitName) if self.get(other))
-            raise DataError(
-                f"the data set has no '{name}' split (it has: {known}); data.{name}_fraction=0.2 "
-                "cuts one out of train, or name it under 'splits' in a descriptor"
+            way_out = way_out or (
+                f"data.{name}_fraction=0.2 cuts one out of train, or name it under 'splits' in a "
+                "descriptor"
             )
+            raise DataError(f"the data set has no '{name}' split (it has: {known}); {way_out}")
         return split
 
     def get(self, name: SplitName) -> AnySplit | None:

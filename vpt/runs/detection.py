@@ -205,7 +205,7 @@ def _split_of(
         log(cut_line(splits.cut))
     if cut is not None and (differing := cut_difference(splits.cut, cut, split)):
         log(f"warning: {differing}")
-    chosen = splits.require(split)
+    chosen = splits.require(split, "--split names one to measure on")
     if not any(chosen.class_counts()):
         log(f"split '{split}' of {dataset} has no box: AP is undefined")
     return chosen

@@ -173,7 +173,7 @@ def measure_prompt(
     record = read_prompt_header(path).cut
     cut = None if record is None else ContentCut(**record.model_dump())
     splits = read_splits(descriptor, root, cut=cut)
-    chosen = splits.require(split)  # type: ignore[arg-type]
+    chosen = splits.require(split, "--split names one to measure on")  # type: ignore[arg-type]
     for line in [*layout_lines(descriptor), *splits.notes]:
         log(line)
     if cut is not None and (differing := cut_difference(splits.cut, cut, chosen.name)):
