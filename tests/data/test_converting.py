@@ -322,3 +322,12 @@ def test_tables_of_a_flat_folder__hold_out_what_it_does(tmp_path):
     after = read_splits(load_descriptor(done.read_as))
     for name in ("train", "val", "test"):
         assert len(after.get(name)) == len(before.get(name)) > 0
+
+
+def test_what_a_killed_conversion_left__is_named(tmp_path):
+    source = make_coco(tmp_path / "source")
+    (tmp_path / ".out.0a1b2c3d.tmp").mkdir()
+    said: list[str] = []
+    convert(source, tmp_path / "out", "yolo", log=said.append)
+    left = f"'{tmp_path}/.out.0a1b2c3d.tmp' is what a killed conversion left"
+    assert f"{left}; remove it if none is running" in said

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -110,6 +111,8 @@ def convert(
         raise DataError(f"'{descriptor.name}' holds {what}, which {to} cannot say; use {fitting}")
     base = Path() if descriptor.format == "sklearn_digits" else find_root(descriptor, root)
     _check_place(folder, source, base if descriptor.format != "sklearn_digits" else None)
+    for left in sorted(folder.parent.glob(f".{escape(folder.name)}.*.tmp")):
+        log(f"'{left}' is what a killed conversion left; remove it if none is running")
     job = _Job(descriptor, base, folder, to, images, log, progress, _own_cuts(given))
     if descriptor.holds_boxes:
         problems: Literal["skip", "raise"] = "skip" if skip_bad else "raise"
