@@ -226,4 +226,4 @@ def test_what_is_left_out_or_mended__is_told(tmp_path):
     config = make_config(tmp_path / "run", path, data={**data, "on_bad_image": "skip"})
     train(config, log=lines.append)
     assert any(line.startswith("left out: ") and "annotation 1" in line for line in lines)
-    assert any("mended or odd" in line and "area_missing" in line for line in lines)
+    assert any("repaired or odd" in line and "area_missing" in line for line in lines)

@@ -266,11 +266,14 @@ def test_a_folder_that_holds_something__is_left_alone(tmp_path):
     write_files(tmp_path / "out", {"mine.txt": "x"})
     with pytest.raises(DataError, match="is not empty; name a new or empty folder"):
         convert(tmp_path / "s", tmp_path / "out", "yolo")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="is a link; name a new folder"):
+        convert(tmp_path / "s", tmp_path / "link", "yolo")
     with pytest.raises(DataError, match="is a file; name a new folder"):
         convert(tmp_path / "s", tmp_path / "out" / "mine.txt", "yolo")
     with pytest.raises(DataError, match="lies in the data set that is read"):
         convert(tmp_path / "s", tmp_path / "s" / "yolo", "yolo")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "s"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "s"]
     (tmp_path / "empty").mkdir()
     assert convert(tmp_path / "s", tmp_path / "empty", "yolo").images == {"train": 6, "val": 6}
 

@@ -146,6 +146,8 @@ def _without_own_cuts(descriptor: Descriptor) -> Descriptor:
 
 def _check_place(folder: Path, source: Path, root: Path | None) -> None:
     """Refuse to write into what is there, or into the data set itself."""
+    if folder.is_symlink():
+        raise DataError(f"'{folder}' is a link; name a new folder, or the one that it leads to")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"'{folder}' is a file; name a new folder")
     if folder.is_dir() and any(folder.iterdir()):

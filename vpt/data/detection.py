@@ -306,7 +306,7 @@ def told(findings: Sequence[Finding]) -> list[str]:
             kinds[finding.kind] += finding.count
     if kinds:
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        lines.append(f"mended or odd in the data: {counts}; 'vpt data check' lists them")
+        lines.append(f"repaired or odd in the data: {counts}; 'vpt data check' lists them")
     return lines
 
 
