@@ -318,10 +318,11 @@ def test_annotations_alone__hold_out_what_the_folder_does(tmp_path, to):
     assert same_boxes(before, after) > 0
 
 
-def test_tables_of_a_flat_folder__hold_out_what_it_does(tmp_path):
+@pytest.mark.parametrize("to", ["csv", "folder"])
+def test_classes_of_a_flat_folder__are_held_out_as_there(tmp_path, to):
     make_folder(tmp_path, splits=("photos",), images=10)
     before = read_splits(load_descriptor(tmp_path / "photos"))
-    done = convert(tmp_path / "photos", tmp_path / "out", "csv", images="copy")
+    done = convert(tmp_path / "photos", tmp_path / "out", to)
     after = read_splits(load_descriptor(done.read_as))
     for name in ("train", "val", "test"):
         assert len(after.get(name)) == len(before.get(name)) > 0

@@ -294,6 +294,7 @@ class _Job:
                 else (self._write_tables(place, splits))
             )
             needed = self.to == "csv" or fields["classes"] != sorted(fields["classes"])
+            needed |= "test" in self.own_cuts  # a folder with train/ alone has no test cut out
             read_as = self._write_descriptor(place, fields) if needed else self.folder
         return Conversion(self.folder, {n: len(s) for n, s in splits.items()}, read_as)
 
