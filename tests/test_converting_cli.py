@@ -1,5 +1,8 @@
 """`vpt data convert` as a user meets it."""
 
+import os
+import signal
+
 from tests.data.coco_files import make_coco
 from tests.fixtures import make_folder
 from tests.test_cli import fails_in_one_line, run
@@ -35,3 +38,15 @@ def test_a_mistake__is_one_line(tmp_path):
     fails_in_one_line("data", "convert", boxes, out, "--to", "tfrecord", saying="'tfrecord'")
     fails_in_one_line("data", "convert", boxes, out, saying="--to")
     assert not out.exists()
+
+
+def test_sigterm__leaves_nothing_half_written(tmp_path, monkeypatch):
+    source = make_coco(tmp_path / "boxes")
+
+    def stop(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("vpt.data.converting.place_file", stop)
+    code, said = run("data", "convert", source, tmp_path / "out", "--to", "yolo")
+    assert (code, said) == (130, "vpt: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["boxes"]

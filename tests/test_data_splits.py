@@ -187,4 +187,4 @@ def test_evaluate__of_data_without_test_images__names_its_own_option(tmp_path):
     settings = config(tmp_path, data)
     train(settings)
     with pytest.raises(DataError, match=r"has: train, val\); choose another with --split, or"):
-        evaluate_prompt(settings.run_dir / "prompt.safetensors", data, device="cpu", num_workers=0)
+        measure_prompt(settings.run_dir / "prompt.safetensors", data, device="cpu", num_workers=0)

@@ -167,7 +167,7 @@ def test_areas_larger_than_the_boxes__contradict_even_where_nothing_explains_the
     boxes, sizes = spread(6)
     found = find_foreign_units(boxes, sizes, boxes[:, 2:].prod(axis=1) * 7.3 + 100)
     assert (found.units, found.certain) == ((), True)
-    assert found.names == "boxes of no one unit that is known here"
+    assert found.names == "a mixture of units, or one that is not known"
     assert found.evidence == "6 of 6 areas are larger than the boxes"
 
 
@@ -177,6 +177,13 @@ def test_corners_that_both_belong_to_the_box__are_named_by_their_areas():
     areas = boxes[:, 2:].prod(axis=1)
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1], axis=1)
     assert find_foreign_units(corners, sizes, areas).units[0] == BoxUnits(layout="xyxy")
+
+
+def test_areas_multiplied_out_of_corners__do_not_hide_them():
+    boxes, sizes = spread(30)
+    corners = written(boxes, sizes, BoxUnits(layout="xyxy"))
+    found = find_foreign_units(corners, sizes, corners[:, 2:].prod(axis=1))
+    assert (found.units[0], found.certain) == (BoxUnits(layout="xyxy"), True)
 
 
 def test_shares_beside_pixels__are_a_mixture():

@@ -266,11 +266,14 @@ def test_a_folder_that_holds_something__is_left_alone(tmp_path):
     write_files(tmp_path / "out", {"mine.txt": "x"})
     with pytest.raises(DataError, match="is not empty; name a new or empty folder"):
         convert(tmp_path / "s", tmp_path / "out", "yolo")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="is a link; name a new folder"):
+        convert(tmp_path / "s", tmp_path / "link", "yolo")
     with pytest.raises(DataError, match="is a file; name a new folder"):
         convert(tmp_path / "s", tmp_path / "out" / "mine.txt", "yolo")
     with pytest.raises(DataError, match="lies in the data set that is read"):
         convert(tmp_path / "s", tmp_path / "s" / "yolo", "yolo")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "s"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "s"]
     (tmp_path / "empty").mkdir()
     assert convert(tmp_path / "s", tmp_path / "empty", "yolo").images == {"train": 6, "val": 6}
 
@@ -302,3 +305,33 @@ def test_errors_in_the_data__stop_or_are_left_out(tmp_path):
     done = convert(tmp_path / "s", tmp_path / "out", "voc", skip_bad=True, log=said.append)
     assert done.images == {"train": 5, "val": 6}
     assert any(line.startswith("left out: ") for line in said)
+
+
+@pytest.mark.parametrize("to", BOX_TARGETS)
+def test_annotations_alone__hold_out_what_the_folder_does(tmp_path, to):
+    source = make_coco(tmp_path / "source", splits=("train",))
+    before = read_detection(load_descriptor(source))
+    done = convert(source, tmp_path / "out", to, images="none")
+    after = read_detection(load_descriptor(done.read_as))
+    assert after.val is not None
+    assert len(after.val) == len(before.val) > 0
+    assert same_boxes(before, after) > 0
+
+
+@pytest.mark.parametrize("to", ["csv", "folder"])
+def test_classes_of_a_flat_folder__are_held_out_as_there(tmp_path, to):
+    make_folder(tmp_path, splits=("photos",), images=10)
+    before = read_splits(load_descriptor(tmp_path / "photos"))
+    done = convert(tmp_path / "photos", tmp_path / "out", to)
+    after = read_splits(load_descriptor(done.read_as))
+    for name in ("train", "val", "test"):
+        assert len(after.get(name)) == len(before.get(name)) > 0
+
+
+def test_what_a_killed_conversion_left__is_named(tmp_path):
+    source = make_coco(tmp_path / "source")
+    (tmp_path / ".out.0a1b2c3d.tmp").mkdir()
+    said: list[str] = []
+    convert(source, tmp_path / "out", "yolo", log=said.append)
+    left = f"'{tmp_path}/.out.0a1b2c3d.tmp' is what a killed conversion left"
+    assert f"{left}; remove it if none is running" in said

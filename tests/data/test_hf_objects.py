@@ -39,6 +39,7 @@ def test_rows__are_boxes_in_pixels(tmp_path):
     assert (first.labels.tolist(), first.crowds.tolist()) == ([1, 0], [False, True])
     assert first.areas.tolist() == [900, 50]
     assert splits.class_names == ("0", "1")
+    assert "category_unnamed" in kinds(splits)
 
 
 def test_objects_as_a_list__with_names__are_read(tmp_path):
@@ -75,7 +76,7 @@ def test_an_image_listed_again__is_taken_once(tmp_path):
     write_rows(tmp_path, "train", row("a.jpg", ([1, 2, 3, 4], 0)), row("a.jpg", ([1, 2, 3, 4], 0)))
     write_rows(tmp_path, "val", row("b.jpg", ([1, 2, 3, 4], 0)))
     splits = read(tmp_path)
-    assert kinds(splits) == ["image_listed_twice"]
+    assert kinds(splits) == ["image_listed_twice", "category_unnamed"]
     assert len(splits.require("train")) == 1
 
 

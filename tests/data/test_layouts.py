@@ -57,3 +57,23 @@ def test_folder_of_two_layouts__asks_with_a_descriptor_for_each(tmp_path):
         ("folder", folder),
     ]
     assert "# folders of images by class: train\nname: both\nformat: folder\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("annotations.xml", '<annotations><image id="0"></image></annotations>', "CVAT's own XML"),
+        ("train/a.json", '{"shapes": [], "imagePath": "a.jpg"}', "labelme's JSON"),
+        ("project.json", '[{"value": {"rectanglelabels": ["cat"]}}]', "Label Studio's own JSON"),
+        ("train/_annotations.csv", "filename,class,xmin,ymin,xmax,ymax\n", "a table of boxes"),
+    ],
+)
+def test_annotations_that_are_not_read__are_named_with_the_way_out(tmp_path, name, text, what):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    way_out = "export the annotations as COCO, PASCAL VOC or YOLO, or convert them"
+    sentence = f"'{path}' is {what}, which is not read: {way_out}"
+    assert sentence in refusal(tmp_path)
+    if path.suffix != ".csv":
+        assert refusal(path) == sentence

@@ -381,6 +381,10 @@ def test_a_split_without_label_files__is_named_with_its_folder(tmp_path):
         (f"{PATHS}names: []\n", "names is empty"),
         (f"{PATHS}nc: many\n", 'nc "many" is no number of classes'),
         ("train: nowhere/images\nval: valid/images\nnames: [a]\n", "train: no such folder or list"),
+        (
+            "train: train/images\nval: nowhere/images\nnames: [a]\n",
+            "without this line a part of train is held out",
+        ),
         ("train: {a: b}\nval: valid/images\nnames: [a]\n", 'train {"a": "b"} is no folder'),
         ("path: [1]\ntrain: train/images\nnames: [a]\n", "path [1] is not the name of a folder"),
         ("train: train/images\nnames: [a]\nkpt_shape: 17\n", "kpt_shape 17 is not [points, 2]"),

@@ -187,6 +187,21 @@ def test_results_in_other_units__are_refused_by_name(words, place):
     assert ap(perfect(truth), truth) == pytest.approx(1.0)
 
 
+def test_percent__of_an_image_of_about_a_hundred_pixels__is_named_although_some_hit_as_written():
+    boxes = [(50.0 + 3 * k, 54.0 - k, 10.0, 9.0) for k in range(16)]
+    boxes += [(1.0, 1.0, 80.0, 50.0), (5.0, 2.0, 90.0, 60.0)]
+    truth = truth_of(*((100, 3, list(box)) for box in boxes))
+    truth["images"][0].update(width=120, height=80)
+
+    def percent(x: float, y: float, w: float, h: float) -> list[float]:
+        return [x / 1.2, y / 0.8, w / 1.2, h / 0.8]
+
+    records = perfect(truth, bbox=lambda row: percent(*row["bbox"]))
+    said = r"percent.*: 18 of the 18 best hit a true box then, 2 as written"
+    with pytest.raises(DataError, match=said):
+        ap(records, truth)
+
+
 FRAMES = {
     "stretched to 512": lambda x, y, w, h: [x * 0.8, y * 512 / 480, w * 0.8, h * 512 / 480],
     "padded at the right or below to 1280": lambda *box: [2 * side for side in box],

@@ -277,3 +277,17 @@ def test_tool__is_the_command(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=here)
     assert done.returncode == 0, done.stderr
     assert "ready to train" in done.stdout
+
+
+def test_advice_on_a_recognised_folder__comes_with_its_descriptor(tmp_path):
+    source = make_coco(tmp_path / "boxes", change={"train": corners})
+    lines = finding_lines(check_data(source, num_workers=0))
+    assert any("write 'box_units: {layout: xyxy}' in the descriptor" in line for line in lines)
+    written = next(line for line in lines if line.startswith("this descriptor reads the folder"))
+    assert f"format: coco\nroot: {source}\n" in written
+
+
+def corners(content: dict[str, list[dict[str, list[float]]]]) -> None:
+    for each in content["annotations"]:
+        x, y, width, height = each["bbox"]
+        each["bbox"] = [x, y, x + width, y + height]

@@ -113,17 +113,19 @@ def convert_data(
 ) -> None:
     """Write a data set in another format; its splits, classes and boxes stay what they are."""
     from vpt.data.converting import convert
+    from vpt.engine.interrupt import sigterm_as_ctrl_c
     from vpt.engine.progress import images_progress
 
-    done = convert(
-        source,
-        folder,
-        to,
-        root=root,
-        images="none" if annotations_only else "link" if link else "copy",
-        skip_bad=on_bad_image == "skip",
-        log=log,
-        progress=lambda total: images_progress(total, err),
-    )
+    with sigterm_as_ctrl_c():  # what is half written is removed
+        done = convert(
+            source,
+            folder,
+            to,
+            root=root,
+            images="none" if annotations_only else "link" if link else "copy",
+            skip_bad=on_bad_image == "skip",
+            log=log,
+            progress=lambda total: images_progress(total, err),
+        )
     counts = ", ".join(f"{name} {count:,}" for name, count in done.images.items())
     log(f"written to {done.folder} ({counts} images); look at it: vpt data check {done.read_as}")

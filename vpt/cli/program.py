@@ -54,7 +54,7 @@ for group in (training, evaluating, predicting, comparing, looking, benchmarks):
     app.add_typer(group.commands)
 app.add_typer(data.commands, name="data")
 
-EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 75
+EXIT_MISTAKE, EXIT_INTERRUPTED, EXIT_STOPPED = 2, 75, 130
 # Typer carries a click of its own, and names its errors only through their subclass.
 ClickException: Any = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
@@ -115,6 +115,8 @@ def _answer(words: Sequence[str], wants_traceback: bool) -> int:
     try:
         with _stopping(words):
             code = app(words, prog_name="vpt", standalone_mode=False)
+        if code == EXIT_STOPPED:  # as Typer answers a KeyboardInterrupt
+            return _fail("interrupted", code, wants_traceback)
         return code if isinstance(code, int) else 0
     except VptError as error:
         return _fail(str(error), EXIT_MISTAKE, wants_traceback)
@@ -126,7 +128,7 @@ def _answer(words: Sequence[str], wants_traceback: bool) -> int:
     except Interrupted as stop:
         return _fail(str(stop), EXIT_INTERRUPTED, wants_traceback)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130, wants_traceback)
+        return _fail("interrupted", EXIT_STOPPED, wants_traceback)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

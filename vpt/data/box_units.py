@@ -90,7 +90,7 @@ class ForeignUnits:
     def names(self) -> str:
         """The units in words, of one scale as all of them are."""
         if not self.units:
-            return "boxes of no one unit that is known here"
+            return "a mixture of units, or one that is not known"
         layouts = " or ".join(_LAYOUTS[each.layout] for each in self.units)
         return f"{layouts} in {_SCALES[self.units[0].scale][1]}"
 
@@ -257,6 +257,10 @@ class _Seen:
 
     def by_edges(self) -> ForeignUnits | None:
         """Boxes that reach out of their images, and do not in other units."""
+        product = self.boxes[:, 2:].prod(axis=1)
+        if (derived := np.abs(self.areas - product) <= _SAME_AREA * product).any():
+            # Whoever multiplied the last two numbers need not have known that they are corners.
+            return _Seen(self.boxes, self.sizes, np.where(derived, np.nan, self.areas)).by_edges()
         wrong = int((~self.fits(COCO_UNITS)).sum())
         # A hasty box reaches over the edge, but none begins beyond it; and thousandths are a scale
         # in which nearly any box has room.

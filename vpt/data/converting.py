@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
 from vpt.config import dump
-from vpt.data.descriptor import Descriptor, SplitSources
+from vpt.data.descriptor import Cut, Descriptor, SplitSources
 from vpt.data.detection import DetectionSplit, report_lines
 from vpt.data.layouts import load_descriptor
 from vpt.data.readers.parts import find_root
@@ -100,7 +101,8 @@ def convert(
     Raises:
         DataError: the data cannot be read, the format cannot hold them, or `folder` is not empty.
     """
-    descriptor = _without_own_cuts(load_descriptor(source))
+    given = load_descriptor(source)
+    descriptor = _without_own_cuts(given)
     for line in layout_lines(descriptor):
         log(line)
     if descriptor.holds_boxes != (to in _OF_BOXES):
@@ -109,7 +111,9 @@ def convert(
         raise DataError(f"'{descriptor.name}' holds {what}, which {to} cannot say; use {fitting}")
     base = Path() if descriptor.format == "sklearn_digits" else find_root(descriptor, root)
     _check_place(folder, source, base if descriptor.format != "sklearn_digits" else None)
-    job = _Job(descriptor, base, folder, to, images, log, progress)
+    for left in sorted(folder.parent.glob(f".{escape(folder.name)}.*.tmp")):
+        log(f"'{left}' is what a killed conversion left; remove it if none is running")
+    job = _Job(descriptor, base, folder, to, images, log, progress, _own_cuts(given))
     if descriptor.holds_boxes:
         problems: Literal["skip", "raise"] = "skip" if skip_bad else "raise"
         found = read_detection(descriptor, root, problems=problems)
@@ -121,6 +125,13 @@ def convert(
 
 def _present(splits: SplitsOf[AnySplit]) -> dict[SplitName, AnySplit]:
     return {name: split for name in SPLIT_NAMES if (split := splits.get(name)) is not None}
+
+
+def _own_cuts(descriptor: Descriptor) -> dict[SplitName, Cut]:
+    """The splits that a recognised folder holds out of its training images."""
+    if descriptor.seen is None:
+        return {}
+    return {s: v for s in SPLIT_NAMES if isinstance(v := getattr(descriptor.splits, s), Cut)}
 
 
 def _without_own_cuts(descriptor: Descriptor) -> Descriptor:
@@ -135,6 +146,8 @@ def _without_own_cuts(descriptor: Descriptor) -> Descriptor:
 
 def _check_place(folder: Path, source: Path, root: Path | None) -> None:
     """Refuse to write into what is there, or into the data set itself."""
+    if folder.is_symlink():
+        raise DataError(f"'{folder}' is a link; name a new folder, or the one that it leads to")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"'{folder}' is a file; name a new folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -159,6 +172,7 @@ class _Job:
     images: Images
     log: Log
     progress: Progress
+    own_cuts: Mapping[SplitName, Cut]
 
     # Boxes
 
@@ -280,6 +294,7 @@ class _Job:
                 else (self._write_tables(place, splits))
             )
             needed = self.to == "csv" or fields["classes"] != sorted(fields["classes"])
+            needed |= "test" in self.own_cuts  # a folder with train/ alone has no test cut out
             read_as = self._write_descriptor(place, fields) if needed else self.folder
         return Conversion(self.folder, {n: len(s) for n, s in splits.items()}, read_as)
 
@@ -334,6 +349,9 @@ class _Job:
     # Both
 
     def _write_descriptor(self, place: Path, fields: dict[str, Any]) -> Path:
+        """A descriptor that holds out of the training images what the folder that was read does."""
+        if self.own_cuts:
+            fields = {**fields, "splits": {**fields.get("splits", {}), **self.own_cuts}}
         kept = {key: getattr(self.descriptor, key) for key in ("licence", "source")}
         values = {"name": self.descriptor.name, "root": self.folder, **fields, **kept}
         text = dump(Descriptor.model_validate(values), defaults=False)

@@ -15,6 +15,7 @@ from vpt.data.readers import coco_folders, folder, hf_images, hf_objects, parque
 from vpt.data.readers.parts import class_folders
 from vpt.data.readers.yolo_yaml import is_data_yaml
 from vpt.data.recognising import question
+from vpt.data.unread_formats import refusal_of, unread_annotations
 from vpt.errors import DataError
 from vpt.registry import nearest
 
@@ -44,6 +45,10 @@ def load_descriptor(path: Path) -> Descriptor:
             layout.
         ConfigError: the file is no descriptor.
     """
+    if path.is_file() and path.suffix.lower() not in _LISTS and (unread := refusal_of(path)):
+        raise DataError(unread)
+    if path.suffix.lower() == ".xml" and path.is_file():
+        raise DataError(f"'{path}' is the annotation of one image; name the folder of them all")
     if path.suffix.lower() == ".json" and path.is_file():
         raise DataError(
             f"{path} holds annotations; {_folder_of(path)}name it under 'splits' in a descriptor "
@@ -113,6 +118,8 @@ def recognise_folder(path: Path) -> Descriptor:
         inside = [path / name for name in class_folders(path) if _is_data_set(path / name)]
         if len(inside) == 1:
             raise DataError(f"{nothing}; '{inside[0]}' is one: name that")
+        if unread := unread_annotations(path):
+            raise DataError(f"'{path}' is no data set that is recognised; {unread}")
         raise DataError(
             f"{nothing}; read as it lies is a folder that holds a folder of images for each class, "
             "directly or in train/ and val/, images with metadata.csv, or boxes in the format of "

@@ -64,12 +64,16 @@ def with_written(error: DataError, descriptor: Descriptor) -> DataError:
         descriptor: by which the data were read.
     """
     text = str(error)
-    if descriptor.seen is None or "descriptor" not in text or "\n" in text:
-        return error
+    written = to_change(descriptor, text)
+    return error if "\n" in text or not written else DataError(f"{text}; {written}")
+
+
+def to_change(descriptor: Descriptor, advice: str) -> str:
+    """A recognised folder's descriptor, where advice says what to write in one; '' elsewhere."""
+    if descriptor.seen is None or "descriptor" not in advice:
+        return ""
     written = dump(descriptor, defaults=False).rstrip()
-    return DataError(
-        f"{text}; this descriptor reads the folder as it is, to be changed:\n\n{written}"
-    )
+    return f"this descriptor reads the folder as it is, to be changed:\n\n{written}"
 
 
 def layout_lines(descriptor: Descriptor) -> list[str]:

@@ -114,9 +114,10 @@ def judge_losses(descriptor: Descriptor, file: CocoFile, split: DetectionSplit) 
     lost = given - int(split.table.box_counts.sum())
     if lost <= max(1, _LOST * given) or descriptor.dropped_boxes == "allow":
         return None
+    allowed = "" if lost == given else ", or write 'dropped_boxes: allow' in the descriptor"
     message = (
         f"{lost} of {given} boxes of '{split.name}' cannot be used, so their objects would become "
-        "background; correct them, or write 'dropped_boxes: allow' in the descriptor"
+        f"background; correct them{allowed}"
     )
     return Finding("boxes_lost", file.path, message, count=lost)
 

@@ -33,6 +33,7 @@ from vpt.data.readers.parquet import packed_bytes
 from vpt.data.readers.parts import check_counts
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
+from vpt.data.recognising import to_change
 from vpt.data.rgb import ValueRange
 from vpt.data.scans import ScanMemory, scan_images
 from vpt.data.splits import SPLIT_NAMES, PackedImage, Sample, Split
@@ -46,6 +47,11 @@ Bins = tuple[tuple[str, int], ...]
 SHOWN_PER_KIND = 20
 
 _RARE = 10
+_OF_MISSING = {
+    "train": "",
+    "val": "; data.val_fraction=0.2 cuts it out of train, as does 'val: {fraction: 0.2, seed: 0}' "
+    "under 'splits' of a descriptor",
+}
 _HALF_PATCH = 8.0
 _COUNTED_DETECTIONS = 100
 _SCORED = 2000
@@ -313,7 +319,10 @@ def summary_table(check: DataCheck) -> Table:
 
 
 def finding_lines(check: DataCheck) -> list[str]:
-    """Each kind of finding with its count, then the first twenty of it, one line each."""
+    """Each kind of finding with its count, then the first twenty of it, one line each.
+
+    Of a recognised folder the descriptor follows in which to write what they advise.
+    """
     lines = []
     for kind, group in check.by_kind().items():
         severity, meaning = KINDS[kind]
@@ -321,6 +330,8 @@ def finding_lines(check: DataCheck) -> list[str]:
         lines += [f"  {finding}" for finding in group[:SHOWN_PER_KIND]]
         if len(group) > SHOWN_PER_KIND:
             lines.append(f"  and {len(group) - SHOWN_PER_KIND:,} more")
+    if written := to_change(check.descriptor, "\n".join(lines)):
+        lines += ["", written, ""]
     return lines
 
 
@@ -388,8 +399,8 @@ def _copies(splits: Iterable[Split | DetectionSplit], file: Path) -> list[Findin
 def _missing(file: Path, found: Mapping[str, Any]) -> list[Finding]:
     """Splits that training cannot do without."""
     return [
-        Finding("split_missing", file, f"there is no split '{name}'")
-        for name in ("train", "val")
+        Finding("split_missing", file, f"there is no split '{name}'{way_out}")
+        for name, way_out in _OF_MISSING.items()
         if name not in found
     ]
 

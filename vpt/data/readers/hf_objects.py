@@ -15,6 +15,7 @@ from typing import Any
 
 from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
 from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor, SplitSources
+from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile, as_integer, as_number
 from vpt.data.readers.label_files import LabelFileError, LabelledSplit
 from vpt.data.readers.parts import UNPRINTABLE, hint, shown
@@ -74,10 +75,14 @@ def read_hf_objects(descriptor: Descriptor, root: Path) -> dict[SplitName, CocoF
     every = [row for part in rows.values() for _, row in part]
     names = _class_names(descriptor, every)
     units = descriptor.box_units or COCO_UNITS
-    return {
-        split: _read_split(root, paths[split], part, names, units).file(root)
-        for split, part in rows.items()
+    read = {
+        split: _read_split(root, paths[split], part, names, units) for split, part in rows.items()
     }
+    if all(str(number) == name for number, name in names.items()):
+        first = next(iter(read.values()))
+        text = f"no {_FILE} names the classes; write 'classes: [...]' in the descriptor to do so"
+        first.findings.append(Finding("category_unnamed", first.source, text))
+    return {split: each.file(root) for split, each in read.items()}
 
 
 def _paths(descriptor: Descriptor, root: Path) -> dict[SplitName, Path]:

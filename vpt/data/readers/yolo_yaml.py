@@ -94,6 +94,9 @@ def read_data_yaml(path: Path) -> DataYaml:
         try:
             sources[split] = [_found(path, base, split, each) for each in texts]
         except LabelFileError as error:
+            if split == "val" and sources:
+                text = f"{error.reason}; without this line a part of train is held out"
+                raise LabelFileError(path, text) from error
             if split != "test" or not sources:
                 raise
             no_test = f"{error.reason}; left out"
