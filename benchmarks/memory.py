@@ -132,7 +132,7 @@ def _worker_growth(samples: Any) -> float:
 
     from functools import partial
 
-    from vpt.data.workers import start_worker
+    from vpt.data.loading.workers import start_worker
 
     loader: Any = DataLoader(
         Touched(),

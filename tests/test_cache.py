@@ -17,7 +17,7 @@ from tests.training import make_config
 from vpt.api import create_model
 from vpt.backbones import create_backbone, wrap_backbone
 from vpt.config import dump
-from vpt.data.loader import ImageDataset
+from vpt.data.loading.loader import ImageDataset
 from vpt.errors import ConfigError
 from vpt.experiment import build, plan_cache
 from vpt.models import Classifier

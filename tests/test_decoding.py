@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import vpt.data.loader
+import vpt.data.loading.loader
 import vpt.runs.showing
 from tests.data.test_loader import same
 from tests.fixtures import make_folder
@@ -68,7 +68,7 @@ def test_the_second_run__decodes_no_training_or_validation_image(data, tmp_path,
     config, lines = config_of(tmp_path, data, "auto"), []
     first = batches_of(config)
     monkeypatch.setattr(
-        "vpt.data.loader.read_image", lambda path, **_: pytest.fail("decoded again")
+        "vpt.data.loading.loader.read_image", lambda path, **_: pytest.fail("decoded again")
     )
     assert same(batches_of(config, lines), first)
     assert [line.split(", ")[-1] for line in lines] == [f"found in {tmp_path / 'decoded'}"] * 2
@@ -158,7 +158,7 @@ def test_a_stop_while_images_are_decoded__leaves_no_file(data, tmp_path, monkeyp
         os.kill(os.getpid(), signal.SIGTERM)
         return read_image(path, **options)
 
-    monkeypatch.setattr(vpt.data.loader, "read_image", stopping)
+    monkeypatch.setattr(vpt.data.loading.loader, "read_image", stopping)
     config = config_of(tmp_path, data, "disk", data__num_workers=0, data__scan=False)
     ours = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:

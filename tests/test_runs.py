@@ -19,8 +19,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import vpt.data.loader
-import vpt.data.scans
+import vpt.data.loading.loader
+import vpt.data.loading.scans
 import vpt.engine.fit
 import vpt.runs
 import vpt.runs.showing
@@ -38,7 +38,7 @@ from tests.training import (
 from vpt.api import load_prompt
 from vpt.config import dump
 from vpt.data import EpochBatches, read_image
-from vpt.data.workers import start_worker
+from vpt.data.loading.workers import start_worker
 from vpt.engine.interrupt import Interrupted
 from vpt.engine.prompt_file import read_prompt_header
 from vpt.errors import ConfigError, DataError, PromptFileError, RunError
@@ -532,7 +532,7 @@ def test_resume_of_a_finished_run__does_nothing__and_gives_the_same_result(
     first = train(config)
     files = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     monkeypatch.setattr(
-        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+        vpt.data.loading.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
     )
     said: list[str] = []
     assert train(config, mode="resume", log=said.append) == first
@@ -585,7 +585,7 @@ def test_a_rate_far_too_high__ends_in_one_line(data, tmp_path):
 def test_too_little_disk__is_said_before_the_first_image_is_read(data, tmp_path, monkeypatch):
     monkeypatch.setattr(vpt.runs.start, "free_bytes", lambda path: 2**20)
     monkeypatch.setattr(
-        vpt.data.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
+        vpt.data.loading.loader, "read_image", lambda path, **_: pytest.fail(f"read {path}")
     )
     with pytest.raises(RunError, match=r"has 1 MB of free disk space, the run needs about \d+ MB"):
         train(make_config(tmp_path / "run", data))
@@ -627,13 +627,13 @@ def test_a_disk_that_fills_up__is_one_line__and_the_run_goes_on_later(
 
 def reads(monkeypatch):
     """Every image file that is decoded from now on."""
-    read, paths = vpt.data.loader.read_image, []
+    read, paths = vpt.data.loading.loader.read_image, []
 
     def noting(path, **options):
         paths.append(path)
         return read(path, **options)
 
-    monkeypatch.setattr(vpt.data.loader, "read_image", noting)
+    monkeypatch.setattr(vpt.data.loading.loader, "read_image", noting)
     return paths
 
 
@@ -802,7 +802,7 @@ def test_a_second_run_and_a_resumed_one__scan_no_image_again(tmp_path, monkeypat
         scanned.append(path)
         return read_image(path, **options)
 
-    monkeypatch.setattr(vpt.data.scans, "read_source", counted)
+    monkeypatch.setattr(vpt.data.loading.scans, "read_source", counted)
     first = make_config(tmp_path / "first", images, train__epochs=1)
     train(first)
     assert len(scanned) == len(set(scanned)) == len(list(images.rglob("*.png")))

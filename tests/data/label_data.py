@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vpt.data.detection import DetectionSplits
+from vpt.data.boxes.detection import DetectionSplits
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading_boxes import Problems, read_detection
 from vpt.errors import DataError

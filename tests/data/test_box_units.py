@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from vpt.data.box_units import (
+from vpt.data.boxes.box_units import (
     COCO_UNITS,
     BoxUnits,
     as_xywh,

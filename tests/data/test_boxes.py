@@ -11,15 +11,19 @@ from PIL import Image
 from tests.data.coco_files import coco_descriptor, draw_objects, make_coco
 from tests.fixtures import make_image
 from vpt.config import BoxTransformConfig, validate
-from vpt.data.boxes import LetterboxedImage, box_evaluation_transform, box_training_transform
-from vpt.data.detection import DetectionSplit
-from vpt.data.detection_loader import (
+from vpt.data.boxes.detection import DetectionSplit
+from vpt.data.loading.detection_loader import (
     DetectionDataset,
     collate_detection,
     make_detection_loader,
 )
 from vpt.data.reading_boxes import read_detection
 from vpt.data.sampling import EpochBatches
+from vpt.data.transforms.boxes import (
+    LetterboxedImage,
+    box_evaluation_transform,
+    box_training_transform,
+)
 from vpt.errors import ConfigError, DataError
 from vpt.structures import DetectionBatch, Letterbox, Preprocess
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.coco_files import coco_descriptor, make_coco
-from vpt.data.detection import KINDS, SKIPPABLE, DetectionSplits, boxes_hash
+from vpt.data.boxes.detection import KINDS, SKIPPABLE, DetectionSplits, boxes_hash
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection, to_coco_dict

@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as masks
 
 from tests.data.coco_files import coco_descriptor, make_coco
-from vpt.data.detection import DetectionSplits, to_coco_dict
+from vpt.data.boxes.detection import DetectionSplits, to_coco_dict
 from vpt.data.reading_boxes import read_detection
 from vpt.errors import DataError
 

@@ -17,8 +17,8 @@ from tests.data.label_data import write_files, write_images
 from tests.data.parquet_files import make_parquet
 from tests.fixtures import make_folder
 from vpt.config import dump
+from vpt.data.boxes.detection import DetectionSplits
 from vpt.data.converting import convert
-from vpt.data.detection import DetectionSplits
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection

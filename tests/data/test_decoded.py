@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from tests.fixtures import make_image
 from vpt.config import TransformConfig
-from vpt.data.decoded import (
+from vpt.data.loading.decoded import (
     DecodedDataset,
     DecodedImages,
     build_decoded,
@@ -27,9 +27,9 @@ from vpt.data.decoded import (
     find_decoded,
     make_room,
 )
-from vpt.data.loader import ImageDataset
+from vpt.data.loading.loader import ImageDataset
 from vpt.data.splits import Sample, Split
-from vpt.data.transforms import Transform, training_transform
+from vpt.data.transforms.images import Transform, training_transform
 from vpt.errors import DataError
 from vpt.storage.records import RecordsError
 from vpt.structures import Preprocess

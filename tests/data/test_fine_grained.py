@@ -22,7 +22,7 @@ from tests.data.fine_grained_layouts import (
 )
 from vpt.data import Descriptor, Split, load_descriptor, read_splits
 from vpt.data.descriptor import Counts, Cut
-from vpt.data.loader import load_sample
+from vpt.data.loading.loader import load_sample
 from vpt.errors import DataError
 
 FOLDER = Path(__file__).parents[2] / "datasets"

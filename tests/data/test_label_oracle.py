@@ -7,9 +7,9 @@ import pytest
 
 from tests.data.coco_files import make_coco
 from tests.data.label_data import read, voc_object, voc_xml, write_files, write_images
+from vpt.data.boxes.detection import DetectionSplit
 from vpt.data.converting import convert
 from vpt.data.descriptor import SplitSources
-from vpt.data.detection import DetectionSplit
 from vpt.data.layouts import load_descriptor
 from vpt.data.reading_boxes import read_detection
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from tests.fixtures import make_image
 from vpt.data.descriptor import Columns, Cut, Descriptor
 from vpt.data.layouts import load_descriptor
-from vpt.data.loader import ImageDataset, make_loader
+from vpt.data.loading.loader import ImageDataset, make_loader
+from vpt.data.loading.scans import drop_bad, scan_images
 from vpt.data.readers.label_sets import classes_of
 from vpt.data.reading import read_splits
 from vpt.data.sampling import EpochBatches, few_shot, holdout, restrict_classes
-from vpt.data.scans import drop_bad, scan_images
 from vpt.data.splits import Sample, Split
-from vpt.data.transforms import EvaluationTransform
+from vpt.data.transforms.images import EvaluationTransform
 from vpt.errors import ConfigError, DataError
 from vpt.structures import Preprocess
 

@@ -12,13 +12,13 @@ from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder, make_image
 from vpt.config import TransformConfig
 from vpt.data.layouts import load_descriptor
-from vpt.data.loader import ImageDataset, make_loader
+from vpt.data.loading.loader import ImageDataset, make_loader
+from vpt.data.loading.scans import drop_bad, scan_images
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
 from vpt.data.sampling import EpochBatches
-from vpt.data.scans import drop_bad, scan_images
 from vpt.data.splits import Sample, Split
-from vpt.data.transforms import training_transform
+from vpt.data.transforms.images import training_transform
 from vpt.errors import DataError
 from vpt.structures import Batch, Preprocess
 

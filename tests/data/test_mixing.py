@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpt.data.mixing import NO_MIXING, Mixing, _span, mix
+from vpt.data.transforms.mixing import NO_MIXING, Mixing, _span, mix
 from vpt.structures import Batch
 
 MIXUP, CUTMIX = Mixing(mixup_alpha=0.8), Mixing(cutmix_alpha=1.0)

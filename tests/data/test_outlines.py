@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as masks
 
-from vpt.data.outlines import outline_box
+from vpt.data.boxes.outlines import outline_box
 
 
 @pytest.mark.parametrize(

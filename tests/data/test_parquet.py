@@ -20,9 +20,9 @@ from tests.test_cli import run
 from tests.training import make_config, prompt_tensors, result_without_time, same_bits
 from vpt.data.descriptor import Descriptor
 from vpt.data.layouts import load_descriptor
-from vpt.data.loader import load_sample
+from vpt.data.loading.loader import load_sample
+from vpt.data.loading.scans import drop_bad, scan_images
 from vpt.data.reading import read_splits
-from vpt.data.scans import drop_bad, scan_images
 from vpt.data.splits import PackedImage, Split
 from vpt.errors import ConfigError, DataError
 from vpt.reports.data_check import check_data

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpt.data.detection_samples import DetectionSample, DetectionSamples
+from vpt.data.boxes.detection_samples import DetectionSample, DetectionSamples
 from vpt.data.samples import Sample, Samples
 from vpt.data.sources import PackedImage, Sources, SourcesBuilder
 from vpt.data.splits import Split

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-import vpt.data.loader
-import vpt.data.scans
+import vpt.data.loading.loader
+import vpt.data.loading.scans
 from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder
 from vpt.data.images import read_image
 from vpt.data.layouts import load_descriptor
+from vpt.data.loading.scans import ScanMemory, drop_bad, scan_images
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
-from vpt.data.scans import ScanMemory, drop_bad, scan_images
 from vpt.data.splits import Split
 from vpt.errors import DataError
 
@@ -38,7 +38,7 @@ def decoded(monkeypatch) -> Counter[str]:
         counts[path.name] += 1
         return read_image(path, **options)
 
-    monkeypatch.setattr(vpt.data.loader, "read_image", counted)
+    monkeypatch.setattr(vpt.data.loading.loader, "read_image", counted)
     return counts
 
 
@@ -108,7 +108,7 @@ def test_errors_of_the_moment__are_not_remembered(split, memory, monkeypatch):
             raise DataError(f"{path}: damaged or unsupported image ({error})") from error
 
     with monkeypatch.context() as patch:
-        patch.setattr(vpt.data.loader, "read_image", failing)
+        patch.setattr(vpt.data.loading.loader, "read_image", failing)
         assert len(scan_images(split, memory=memory)) == len(split)
     assert scan_images(split, memory=memory) == []
 
@@ -150,7 +150,7 @@ def test_a_memory_that_cannot_be_written__is_done_without(split, tmp_path, decod
 
 
 def test_scans_at_the_same_time__lose_nothing(split, memory, decoded, monkeypatch):
-    monkeypatch.setattr(vpt.data.scans, "_MOST_FILES", 3)
+    monkeypatch.setattr(vpt.data.loading.scans, "_MOST_FILES", 3)
     parts = [split.with_samples([sample]) for sample in split.samples]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda part: scan_images(part, memory=memory), parts))
@@ -163,22 +163,22 @@ def test_scans_at_the_same_time__lose_nothing(split, memory, decoded, monkeypatc
 
 
 def test_many_files__are_merged__and_the_oldest_images_forgotten(split, memory, monkeypatch):
-    monkeypatch.setattr(vpt.data.scans, "_MOST_FILES", 4)
-    monkeypatch.setattr(vpt.data.scans, "_MOST_IMAGES", 3)
+    monkeypatch.setattr(vpt.data.loading.scans, "_MOST_FILES", 4)
+    monkeypatch.setattr(vpt.data.loading.scans, "_MOST_IMAGES", 3)
     for number, sample in enumerate(split.samples[:5]):
         sample.source.write_bytes(b"")
         scan_images(split.with_samples([sample]), memory=memory)
         newest = max(memory.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, ns=(0, 10**9 * (10**9 + number)))  # as if a second had passed
     assert len(list(memory.folder.iterdir())) == 1
-    known, found = memory.recall(vpt.data.scans._keys_of(split, None))
+    known, found = memory.recall(vpt.data.loading.scans._keys_of(split, None))
     assert known.tolist() == [False, False, True, True, True, False, False, False]
     assert found == dict.fromkeys((2, 3, 4), "empty file (0 bytes)")
 
 
 def test_other_decoders__scan_anew(split, memory, decoded, monkeypatch):
     scan_images(split, memory=memory)
-    monkeypatch.setattr(vpt.data.scans, "decoder_versions", lambda: {"pil": "99"})
+    monkeypatch.setattr(vpt.data.loading.scans, "decoder_versions", lambda: {"pil": "99"})
     scan_images(split, memory=ScanMemory(memory.folder))
     assert decoded.total() == 2 * len(split)
 

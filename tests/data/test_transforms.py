@@ -17,7 +17,7 @@ from tests.data.test_rgb import png
 from tests.fixtures import make_image
 from vpt.config import TransformConfig
 from vpt.data.images import read_image
-from vpt.data.transforms import create_transform, evaluation_transform, training_transform
+from vpt.data.transforms.images import create_transform, evaluation_transform, training_transform
 from vpt.errors import ConfigError, DataError
 from vpt.structures import Preprocess
 
@@ -100,7 +100,7 @@ import hashlib
 from tests.data.test_rgb import png
 from tests.fixtures import make_image
 from vpt.config import TransformConfig
-from vpt.data.transforms import training_transform
+from vpt.data.transforms.images import training_transform
 from vpt.structures import Preprocess
 unit = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 options = {"rotate": 20.0, "color_jitter": 0.4, "rand_augment": {"num_ops": 3, "magnitude": 20}}

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from tests.fixtures import make_image
 from vpt.config import TransformConfig
 from vpt.config.run import DataConfig
-from vpt.data.loader import each_of
-from vpt.data.transforms import training_transform
-from vpt.data.workers import MOST_WORKERS, usable_cores, worker_count
+from vpt.data.loading.loader import each_of
+from vpt.data.loading.workers import MOST_WORKERS, usable_cores, worker_count
+from vpt.data.transforms.images import training_transform
 from vpt.structures import Preprocess
 
 
@@ -86,7 +86,7 @@ def test_a_worker__has_one_thread_and_that_of_its_queue(monkeypatch):
 
 SCRIPT = """
 from tests.data.test_workers import _Threads
-from vpt.data.loader import each_of
+from vpt.data.loading.loader import each_of
 
 def read():
     items = each_of(_Threads(), 2)

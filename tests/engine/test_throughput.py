@@ -89,7 +89,7 @@ def test_a_run_on_a_slow_disk__logs_the_line(data, tmp_path, monkeypatch):
         threading.Event().wait(0.03)
         return read_image(path, **options)
 
-    monkeypatch.setattr("vpt.data.loader.read_image", slowly)
+    monkeypatch.setattr("vpt.data.loading.loader.read_image", slowly)
     monkeypatch.setattr("vpt.engine.throughput._WINDOW_SECONDS", 0.1)
     changes = {"data__batch_size": 1, "train__epochs": 8, "train__evaluate_every": 8}
     experiment, lines = build(make_config(tmp_path / "run", data, prompt="none", **changes)), []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.evaluation.test_detection import TRUTH, truth_of
-from vpt.data.detection import DetectionSample, DetectionSamples, DetectionSplit, to_coco_dict
+from vpt.data.boxes.detection import DetectionSample, DetectionSamples, DetectionSplit, to_coco_dict
 from vpt.errors import DataError
 from vpt.evaluation import score_results
 from vpt.evaluation.result_files import read_results

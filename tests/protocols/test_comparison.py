@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vpt.data.loader
+import vpt.data.loading.loader
 from tests.fixtures import make_folder
 from tests.protocols.comparisons import RATES, comparison_values, write_yaml
 from vpt.api import list_prompts
@@ -39,13 +39,13 @@ def config(tmp_path, values):
 def reads(monkeypatch):
     """How often each image of each split was decoded."""
     counts: Counter[tuple[str, str]] = Counter()
-    load_sample = vpt.data.loader.load_sample
+    load_sample = vpt.data.loading.loader.load_sample
 
     def counting(split, sample, value_range=None):
         counts[split.name, sample.key] += 1
         return load_sample(split, sample, value_range)
 
-    monkeypatch.setattr(vpt.data.loader, "load_sample", counting)
+    monkeypatch.setattr(vpt.data.loading.loader, "load_sample", counting)
     return counts
 
 

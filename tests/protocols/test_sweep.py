@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-import vpt.data.loader
+import vpt.data.loading.loader
 import vpt.protocols.sweep
 from tests.fixtures import make_folder
 from tests.protocols.comparisons import comparison_values, write_yaml
@@ -57,7 +57,7 @@ def load(tmp_path, values):
 def finished(tmp_path_factory, data):
     """A finished sweep, and how many images of each split were decoded for it."""
     folder, reads = tmp_path_factory.mktemp("finished"), Counter()
-    load_sample = vpt.data.loader.load_sample
+    load_sample = vpt.data.loading.loader.load_sample
 
     def counting(split, sample, value_range=None):
         reads[split.name] += 1
@@ -65,7 +65,7 @@ def finished(tmp_path_factory, data):
 
     config = load_sweep(write_yaml(folder / "sweep.yaml", sweep_values(folder / "run", data)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vpt.data.loader, "load_sample", counting)
+        patch.setattr(vpt.data.loading.loader, "load_sample", counting)
         sweep(config)
     return config, reads
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.data.coco_files import coco_descriptor, make_coco
 from tests.fixtures import make_folder
 from vpt.cli.program import _run
-from vpt.data.detection import KINDS
+from vpt.data.boxes.detection import KINDS
 from vpt.data.reading_boxes import read_detection
 from vpt.errors import DataError
 from vpt.reports.data_check import check_data, finding_lines, score_ground_truth, to_json, verdict

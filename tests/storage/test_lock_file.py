@@ -11,7 +11,7 @@ import torch
 
 import vpt.engine.device
 import vpt.storage.lock_file
-from vpt.data.decoded import _only_builder
+from vpt.data.loading.decoded import _only_builder
 from vpt.engine.run_dir import open_run_directory
 from vpt.errors import RunError
 from vpt.runs.getting import _alone

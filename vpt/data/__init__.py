@@ -5,24 +5,7 @@ from typing import TYPE_CHECKING
 from vpt.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from vpt.data.boxes import (
-        BoxTransform,
-        LetterboxedImage,
-        box_evaluation_transform,
-        box_training_transform,
-    )
-    from vpt.data.decoded import (
-        DecodedDataset,
-        DecodedImages,
-        build_decoded,
-        decoded_path,
-        decoded_sizes,
-        find_decoded,
-        make_room,
-    )
-    from vpt.data.depth import depth_warning, depth_warning_of_files
-    from vpt.data.descriptor import Cut, Descriptor, TextNames
-    from vpt.data.detection import (
+    from vpt.data.boxes.detection import (
         LEFT_OUT,
         DetectionSample,
         DetectionSplit,
@@ -32,14 +15,25 @@ if TYPE_CHECKING:
         report_lines,
         to_coco_dict,
     )
-    from vpt.data.detection_loader import (
+    from vpt.data.depth import depth_warning, depth_warning_of_files
+    from vpt.data.descriptor import Cut, Descriptor, TextNames
+    from vpt.data.images import read_image
+    from vpt.data.layouts import load_descriptor
+    from vpt.data.loading.decoded import (
+        DecodedDataset,
+        DecodedImages,
+        build_decoded,
+        decoded_path,
+        decoded_sizes,
+        find_decoded,
+        make_room,
+    )
+    from vpt.data.loading.detection_loader import (
         DetectionDataset,
         collate_detection,
         make_detection_loader,
     )
-    from vpt.data.images import read_image
-    from vpt.data.layouts import load_descriptor
-    from vpt.data.loader import (
+    from vpt.data.loading.loader import (
         BatchLoader,
         ImageDataset,
         collate,
@@ -48,7 +42,8 @@ if TYPE_CHECKING:
         make_loader,
         targets_of,
     )
-    from vpt.data.mixing import NO_MIXING, Mixing, mix
+    from vpt.data.loading.scans import BadImage, ScanMemory, drop_bad, scan_images
+    from vpt.data.loading.workers import Workers, usable_cores, worker_count
     from vpt.data.readers.parts import check_classes
     from vpt.data.reading import read_splits
     from vpt.data.reading_boxes import read_detection
@@ -61,18 +56,23 @@ if TYPE_CHECKING:
         share_of,
         with_val_in_train,
     )
-    from vpt.data.scans import BadImage, ScanMemory, drop_bad, scan_images
     from vpt.data.scenes import SceneSettings, write_scenes
     from vpt.data.selections import apply_selection
     from vpt.data.splits import Sample, Split, Splits
-    from vpt.data.transforms import (
+    from vpt.data.transforms.boxes import (
+        BoxTransform,
+        LetterboxedImage,
+        box_evaluation_transform,
+        box_training_transform,
+    )
+    from vpt.data.transforms.images import (
         Normalise,
         Transform,
         create_transform,
         evaluation_transform,
         training_transform,
     )
-    from vpt.data.workers import Workers, usable_cores, worker_count
+    from vpt.data.transforms.mixing import NO_MIXING, Mixing, mix
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from vpt.data.detection import DetectionSplit
+from vpt.data.boxes.detection import DetectionSplit
+from vpt.data.loading.workers import usable_cores
 from vpt.data.readers.parquet import packed_bytes
 from vpt.data.splits import PackedImage, Split
-from vpt.data.workers import usable_cores
 from vpt.errors import DataError, RunError
 from vpt.storage.atomic_file import write_atomic
 from vpt.storage.cache import cache_folder

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vpt.config import dump
+from vpt.data.boxes.detection import DetectionSplit, report_lines
 from vpt.data.descriptor import Cut, Descriptor, SplitSources
-from vpt.data.detection import DetectionSplit, report_lines
 from vpt.data.layouts import load_descriptor
 from vpt.data.readers.parts import find_root
 from vpt.data.reading import read_splits

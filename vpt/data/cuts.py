@@ -9,10 +9,10 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from vpt.data.boxes.detection import DetectionSplit
 from vpt.data.content import content_hashes
 from vpt.data.content_split import content_split
 from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor
-from vpt.data.detection import DetectionSplit
 from vpt.data.splits import ContentCut, Split, SplitName
 from vpt.errors import ConfigError, DataError
 

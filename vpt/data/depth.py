@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpt.data.detection import DetectionSplit
+from vpt.data.boxes.detection import DetectionSplit
 from vpt.data.images import read_deep
 from vpt.data.readers.parquet import packed_bytes
 from vpt.data.rgb import DeepImage, ValueRange

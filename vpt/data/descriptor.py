@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from vpt.config import Schema
-from vpt.data.box_units import BoxUnits
+from vpt.data.boxes.box_units import BoxUnits
 from vpt.data.near_paths import Variant
 from vpt.data.published import PublishedFile
 

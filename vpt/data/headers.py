@@ -8,9 +8,9 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from vpt.data.images import ImageHeader, read_header
-from vpt.data.loader import each_of
+from vpt.data.loading.loader import each_of
+from vpt.data.loading.workers import MOST_WORKERS, usable_cores
 from vpt.data.texts import Texts
-from vpt.data.workers import MOST_WORKERS, usable_cores
 from vpt.errors import DataError
 
 _FEW = 2000  # files that are read sooner than processes start

@@ -10,11 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from vpt.data.box_units import BoxUnits, xywh_pixels
-from vpt.data.categories import Categories
-from vpt.data.cuts import cut_out, cuts_of
-from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
-from vpt.data.detection import (
+from vpt.data.boxes.box_units import BoxUnits, xywh_pixels
+from vpt.data.boxes.categories import Categories
+from vpt.data.boxes.detection import (
     DetectionSample,
     DetectionSamples,
     DetectionSplit,
@@ -24,6 +22,9 @@ from vpt.data.detection import (
     detection_holdout,
     to_coco_dict,
 )
+from vpt.data.boxes.whole_files import OF_WRONG_UNITS, judge_crowds, judge_losses, judge_units
+from vpt.data.cuts import cut_out, cuts_of
+from vpt.data.descriptor import BOX_FORMATS, Cut, Descriptor
 from vpt.data.headers import read_headers
 from vpt.data.images import ImageHeader
 from vpt.data.near_paths import explain_missing, find_accepted, is_foreign_path
@@ -34,7 +35,6 @@ from vpt.data.readers.voc import read_voc
 from vpt.data.readers.yolo import read_yolo
 from vpt.data.recognising import with_written
 from vpt.data.splits import SPLIT_NAMES, ContentCut, SplitName
-from vpt.data.whole_files import OF_WRONG_UNITS, judge_crowds, judge_losses, judge_units
 from vpt.errors import DataError
 from vpt.registry import nearest
 

@@ -1,7 +1,7 @@
 """Pixels of every kind to upright 8-bit RGB: orientation, transparency, more than 8 bits.
 
 `upright_rgb` is the one way that images go, for files (`vpt.data.images`) and for PIL images that a
-user opened (`vpt.data.transforms`).
+user opened (`vpt.data.transforms.images`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vpt.data.loader import load_sample
+from vpt.data.loading.loader import load_sample
 from vpt.data.splits import Split, SplitName, Splits
 from vpt.errors import DataError
 

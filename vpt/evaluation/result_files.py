@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.box_units import (
+from vpt.data.boxes.box_units import (
     COCO_UNITS,
     FOREIGN_UNITS,
     BoxUnits,
     find_foreign_units,
     xywh_pixels,
 )
-from vpt.data.outlines import outline_box
+from vpt.data.boxes.outlines import outline_box
 from vpt.data.readers.coco import as_integer, as_number
 from vpt.data.readers.parts import read_json, shown
 from vpt.errors import DataError

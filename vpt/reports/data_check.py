@@ -16,10 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from vpt.data.copies import same_content
-from vpt.data.depth import depth_warning
-from vpt.data.descriptor import Descriptor
-from vpt.data.detection import (
+from vpt.data.boxes.detection import (
     KINDS,
     DetectionSample,
     DetectionSplit,
@@ -27,15 +24,18 @@ from vpt.data.detection import (
     Severity,
     to_coco_dict,
 )
+from vpt.data.copies import same_content
+from vpt.data.depth import depth_warning
+from vpt.data.descriptor import Descriptor
 from vpt.data.images import read_header
 from vpt.data.layouts import load_descriptor
+from vpt.data.loading.scans import ScanMemory, scan_images
 from vpt.data.readers.parquet import packed_bytes
 from vpt.data.readers.parts import check_counts
 from vpt.data.reading import read_splits
 from vpt.data.reading_boxes import read_detection
 from vpt.data.recognising import to_change
 from vpt.data.rgb import ValueRange
-from vpt.data.scans import ScanMemory, scan_images
 from vpt.data.splits import SPLIT_NAMES, PackedImage, Sample, Split
 from vpt.errors import DataError
 from vpt.evaluation.detection import DetectionEvaluator

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from vpt.config import BoxTransformConfig
-from vpt.data.boxes import BoxTransform, box_training_transform
-from vpt.data.detection import KINDS, DetectionSample, DetectionSplit, Finding
+from vpt.data.boxes.detection import KINDS, DetectionSample, DetectionSplit, Finding
 from vpt.data.images import read_image
-from vpt.data.loader import load_sample
+from vpt.data.loading.loader import load_sample
 from vpt.data.splits import Sample, Split
+from vpt.data.transforms.boxes import BoxTransform, box_training_transform
 from vpt.engine.run_dir import write_json_atomic, write_text_atomic
 from vpt.errors import DataError
 from vpt.reports.data_check import (

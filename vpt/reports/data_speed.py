@@ -29,7 +29,7 @@ from vpt.data import (
     usable_cores,
     worker_count,
 )
-from vpt.data.detection_loader import DetectionDataset
+from vpt.data.loading.detection_loader import DetectionDataset
 from vpt.engine.acceleration import accelerated
 from vpt.engine.device import autocast, choose_device
 from vpt.engine.transfer import on_device

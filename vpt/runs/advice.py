@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vpt.data import Split
-from vpt.data.loader import load_sample
+from vpt.data.loading.loader import load_sample
 from vpt.errors import DataError
 from vpt.experiment import AnyExperiment
 

@@ -26,7 +26,7 @@ from vpt.data import (
     scan_images,
 )
 from vpt.data.cuts import cut_difference
-from vpt.data.scans import AnySplit as OneSplit
+from vpt.data.loading.scans import AnySplit as OneSplit
 from vpt.data.splits import ContentCut
 from vpt.engine.device import choose_device
 from vpt.engine.evaluate import evaluate

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
+from vpt.data.boxes.box_units import COCO_UNITS, BoxUnits, edges_and_sides
+from vpt.data.boxes.detection import Finding
+from vpt.data.boxes.outlines import outline_box
 from vpt.data.descriptor import Cut, Descriptor, ImageFolders
-from vpt.data.detection import Finding
-from vpt.data.outlines import outline_box
 from vpt.data.readers.json_lists import Entries, read_json_lists
 from vpt.data.readers.parts import UNPRINTABLE, hint, shown
 from vpt.data.splits import SPLIT_NAMES, SplitName

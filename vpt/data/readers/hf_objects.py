@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vpt.data.box_units import COCO_UNITS, BoxUnits, edges_and_sides
+from vpt.data.boxes.box_units import COCO_UNITS, BoxUnits, edges_and_sides
+from vpt.data.boxes.detection import Finding
 from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor, SplitSources
-from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile, as_integer, as_number
 from vpt.data.readers.label_files import LabelFileError, LabelledSplit
 from vpt.data.readers.parts import UNPRINTABLE, hint, shown

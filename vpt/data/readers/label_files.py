@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vpt.data.box_units import COCO_UNITS, BoxUnits
-from vpt.data.detection import Finding
+from vpt.data.boxes.box_units import COCO_UNITS, BoxUnits
+from vpt.data.boxes.detection import Finding
 from vpt.data.readers.coco import CocoBox, CocoFile, CocoImage
 from vpt.data.readers.parts import UNPRINTABLE
 from vpt.data.readers.text_files import read_text

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
 
+from vpt.data.boxes.detection import Finding
 from vpt.data.descriptor import Cut, Descriptor, ImageFolders
-from vpt.data.detection import Finding
 from vpt.data.image_files import find_files
 from vpt.data.images import SUFFIXES
 from vpt.data.readers.parts import hint

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vpt.data.boxes.detection import Finding
 from vpt.data.descriptor import Descriptor
-from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile
 from vpt.data.readers.label_files import LabelFileError, LabelledSplit, names_in_file
 from vpt.data.readers.label_folders import (

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.box_units import BoxUnits, find_other_layout
+from vpt.data.boxes.box_units import BoxUnits, find_other_layout
+from vpt.data.boxes.detection import Finding
 from vpt.data.descriptor import AUTOMATIC_CUT, Cut, Descriptor, SplitSources
-from vpt.data.detection import Finding
 from vpt.data.readers.coco import CocoFile
 from vpt.data.readers.label_files import LabelFileError, LabelledSplit, names_in_file
 from vpt.data.readers.label_folders import (

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from vpt.data.box_units import BoxUnits, edges_and_sides
+from vpt.data.boxes.box_units import BoxUnits, edges_and_sides
 from vpt.data.readers.parts import shown
 
 YOLO_UNITS = BoxUnits(layout="cxcywh", scale="share")

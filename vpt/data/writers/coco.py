@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vpt.data.detection import DetectionSplit, to_coco_dict
+from vpt.data.boxes.detection import DetectionSplit, to_coco_dict
 from vpt.data.splits import SplitName
 
 

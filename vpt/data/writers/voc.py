@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
-from vpt.data.detection import DetectionSample, DetectionSplit
+from vpt.data.boxes.detection import DetectionSample, DetectionSplit
 from vpt.data.splits import SplitName
 
 

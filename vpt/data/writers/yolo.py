@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from vpt.data.detection import DetectionSample, DetectionSplit
+from vpt.data.boxes.detection import DetectionSample, DetectionSplit
 from vpt.data.splits import SplitName
 
 

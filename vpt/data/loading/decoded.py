@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vpt.data.images import decoder_versions, read_header
-from vpt.data.loader import ImageDataset, each_of, load_sample
+from vpt.data.loading.loader import ImageDataset, each_of, load_sample
+from vpt.data.loading.workers import Workers, usable_cores
 from vpt.data.readers.parquet import packed_bytes
 from vpt.data.splits import Sample, Split
-from vpt.data.transforms import Pixels, Transform
-from vpt.data.workers import Workers, usable_cores
+from vpt.data.transforms.images import Pixels, Transform
 from vpt.errors import DataError
 from vpt.storage.atomic_file import is_leftover
 from vpt.storage.lock_file import lock, open_lock_file

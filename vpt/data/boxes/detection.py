@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vpt.data.detection_samples import DetectionSample as DetectionSample
-from vpt.data.detection_samples import DetectionSamples as DetectionSamples
+from vpt.data.boxes.detection_samples import DetectionSample as DetectionSample
+from vpt.data.boxes.detection_samples import DetectionSamples as DetectionSamples
 from vpt.data.sampling import shuffled
 from vpt.data.splits import ContentCut, SplitsOf
 from vpt.data.texts import Places

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from vpt.data.detection import DetectionSample, DetectionSplit
+from vpt.data.boxes.detection import DetectionSample, DetectionSplit
 from vpt.data.images import FORMATS, decoder_versions
-from vpt.data.loader import check_size, each_of, read_source
+from vpt.data.loading.loader import check_size, each_of, read_source
+from vpt.data.loading.workers import Workers
 from vpt.data.rgb import ValueRange
 from vpt.data.splits import PackedImage, Sample, Split
-from vpt.data.workers import Workers
 from vpt.errors import DataError
 from vpt.storage.atomic_file import is_leftover
 from vpt.storage.cache import cache_folder

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vpt.config import BoxTransformConfig
-from vpt.data.boxes import LetterboxedImage, LetterboxTransform
-from vpt.data.offline_albumentations import A
-from vpt.data.transforms import prepared
+from vpt.data.transforms.boxes import LetterboxedImage, LetterboxTransform
+from vpt.data.transforms.images import prepared
+from vpt.data.transforms.offline_albumentations import A
 from vpt.structures import Preprocess
 
 
@@ -49,7 +49,7 @@ class JitterTransform:
         """The same in uint8."""
         stream = random.Random(seed)
         zoom = math.exp(stream.uniform(*(math.log(limit) for limit in self.options.scale)))
-        # One stream for the whole pipeline, as in `vpt.data.augmentation`.
+        # One stream for the whole pipeline, as in `vpt.data.transforms.augmentation`.
         self.pipeline.set_random_state(np.random.default_rng(seed), stream)
         given = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         result = self.pipeline(

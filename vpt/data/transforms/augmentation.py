@@ -12,8 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vpt.config import TransformConfig
-from vpt.data.offline_albumentations import A
-from vpt.data.transforms import (
+from vpt.data.transforms.images import (
     Pixels,
     Transform,
     padding_colour,
@@ -23,6 +22,7 @@ from vpt.data.transforms import (
     short_side_size,
     to_planes,
 )
+from vpt.data.transforms.offline_albumentations import A
 from vpt.errors import ConfigError
 from vpt.seeding import derive_seed
 from vpt.structures import Preprocess

@@ -7,9 +7,9 @@ from itertools import chain, islice
 
 import numpy as np
 
-from vpt.data.box_units import COCO_UNITS, ForeignUnits, find_foreign_units
+from vpt.data.boxes.box_units import COCO_UNITS, ForeignUnits, find_foreign_units
+from vpt.data.boxes.detection import DetectionSplit, Finding
 from vpt.data.descriptor import Descriptor
-from vpt.data.detection import DetectionSplit, Finding
 from vpt.data.readers.coco import CocoBox, CocoFile
 
 OF_WRONG_UNITS = frozenset(

@@ -160,7 +160,7 @@ def training_transform(preprocess: Preprocess, options: TransformConfig) -> Tran
     """
     if options.name == "none":
         return EvaluationTransform(preprocess)
-    from vpt.data.augmentation import TrainingTransform
+    from vpt.data.transforms.augmentation import TrainingTransform
 
     return TrainingTransform(preprocess, options)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from vpt.data.boxes.detection import Finding
 from vpt.data.descriptor import Descriptor
-from vpt.data.detection import Finding
 from vpt.data.near_paths import find_near_name
 from vpt.data.readers.coco import CocoFile
 from vpt.errors import DataError

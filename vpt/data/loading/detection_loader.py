@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vpt.data.boxes import LetterboxedImage
-from vpt.data.detection import DetectionSplit
+from vpt.data.boxes.detection import DetectionSplit
 from vpt.data.images import read_image
-from vpt.data.loader import BatchLoader, Planned, check_size
+from vpt.data.loading.loader import BatchLoader, Planned, check_size
+from vpt.data.loading.workers import Workers
 from vpt.data.rgb import ValueRange
-from vpt.data.workers import Workers
+from vpt.data.transforms.boxes import LetterboxedImage
 from vpt.seeding import derive_seed
 from vpt.structures import DetectionBatch, DetectionTargets, Letterbox
 

@@ -15,7 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from vpt.config import BoxTransformConfig
-from vpt.data.transforms import Normalise, padding_colour, prepared, resampling_of, to_pixels
+from vpt.data.transforms.images import (
+    Normalise,
+    padding_colour,
+    prepared,
+    resampling_of,
+    to_pixels,
+)
 from vpt.errors import ConfigError
 from vpt.structures import Letterbox, Preprocess
 
@@ -138,6 +144,6 @@ def box_training_transform(preprocess: Preprocess, options: BoxTransformConfig) 
     """
     if options.name == "none":
         return LetterboxTransform(preprocess)
-    from vpt.data.box_augmentation import JitterTransform
+    from vpt.data.transforms.box_augmentation import JitterTransform
 
     return JitterTransform(preprocess, options)

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vpt.data.images import read_image
+from vpt.data.loading.workers import Workers, begin, start_worker, worker_count
 from vpt.data.readers.parquet import read_packed_image
 from vpt.data.rgb import ValueRange
 from vpt.data.sampling import EpochBatches
 from vpt.data.splits import PackedImage, Sample, Split
-from vpt.data.workers import Workers, begin, start_worker, worker_count
 from vpt.errors import DataError
 from vpt.seeding import derive_seed
 from vpt.structures import Batch

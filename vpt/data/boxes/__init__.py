@@ -1,0 +1,1 @@
+"""Images with boxes: their splits, and what is found wrong with annotations."""

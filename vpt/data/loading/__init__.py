@@ -1,0 +1,1 @@
+"""From splits to batches: decoding, worker processes, scans, decoded images that are kept."""
