@@ -12,6 +12,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# The first backward pass decides whether autograd has threads. After anything that makes fake
+# tensors (compiling, exporting) it would start some for a GPU that is not there, and no process
+# forked from this one could train.
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -138,7 +138,7 @@ REASONS = {
     "socket.png": "a pipe, socket or device, not an image",
     "device.png": "a pipe, socket or device, not an image",
     "terminal.png": "a pipe, socket or device, not an image",
-    "lost.png": "no such file",
+    "lost.png": "a link to a file that is not there",
 }
 
 
