@@ -687,7 +687,9 @@ def finite(**limits: Any) -> st.SearchStrategy[float]:
 
 
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-TEXT = st.text(LETTERS, min_size=1, max_size=60).filter(lambda text: "${" not in text and text != "???")
+TEXT = st.text(LETTERS, min_size=1, max_size=60).filter(
+    lambda text: "${" not in text and text != "???"
+)
 TRICKY = st.sampled_from(["5e-4", "no", "1:30", "010", "null", "~", "<<", "=", "a: b", "- a", " a"])
 
 
